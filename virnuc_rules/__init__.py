@@ -1,0 +1,3 @@
+"""VirNuc: find viral sequences in metagenomes. The library behind the workflow."""
+
+__version__ = "0.1.0"

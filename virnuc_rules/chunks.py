@@ -1,0 +1,379 @@
+"""Chunks: the open frames of a sample in files of a fixed number, and the manifest over them.
+
+A chunk folder holds
+
+    manifest.json       written last: what is here, with counts and hashes
+    windows.parquet     a row for every window, with its reason where it has no open frame
+    chunk_000000.parquet, ...   the open frames, in input order, `chunk_size` a file
+"""
+
+import hashlib
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from virnuc_rules import __version__
+from virnuc_rules.errors import ChunkError
+from virnuc_rules.fasta import Contig, read_contigs
+from virnuc_rules.files import replacing, sync_directory
+from virnuc_rules.orfs import FRAMES, REASONS, OpenFrames, open_frames
+from virnuc_rules.upstream import UpstreamFasta
+from virnuc_rules.windows import Windows, count, cut, span
+
+_BLOCK = 1 << 20  # bases that are translated at a time
+_COMPRESSION = "lz4"
+
+_FRAMES = pa.array(FRAMES)
+_REASONS = pa.array(REASONS[1:])
+_LABEL = pa.dictionary(pa.int32(), pa.string())
+
+CHUNK_SCHEMA = pa.schema(
+    [
+        ("window_row", pa.int64()),  # row of the window in windows.parquet
+        ("contig", _LABEL),  # id of the contig
+        ("window", pa.int32()),  # 1-based number of the window in the contig
+        ("frame", _LABEL),  # F1 F2 F3 R1 R2 R3
+        ("start", pa.int64()),  # codons in the contig: first base, 0-based
+        ("end", pa.int64()),  # base after the last codon
+        ("nucleotide", pa.string()),
+        ("protein", pa.string()),
+    ]
+)
+WINDOW_SCHEMA = pa.schema(
+    [
+        ("contig", _LABEL),
+        ("window", pa.int32()),
+        ("start", pa.int64()),  # in the contig, 0-based
+        ("end", pa.int64()),  # exclusive
+        ("open_frames", pa.int32()),
+        ("reason", _LABEL),  # why there is no open frame; null where there is one
+    ]
+)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ChunkEntry(_Record):
+    """One chunk file: its name, the sha256 of its content, and its size."""
+
+    file: str
+    sha256: str
+    open_frames: int
+    nucleotides: int
+    residues: int
+
+
+class Manifest(_Record):
+    """What a chunk folder holds. Written last, so a folder with a manifest is complete."""
+
+    version: str
+    source: str
+    window: int
+    chunk_size: int
+    contigs: int
+    bases: int
+    windows: int
+    open_frames: int
+    reasons: dict[str, int]  # number of windows without an open frame, by reason
+    chunks: list[ChunkEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """R open frames with their sequences; `ids` are upstream's names, unique in a sample."""
+
+    ids: list[str]
+    nucleotide: list[str]
+    protein: list[str]
+    table: pa.Table  # the columns of CHUNK_SCHEMA
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `folder/manifest.json`. Raises ChunkError where it is missing or not a manifest."""
+    path = folder / "manifest.json"
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ChunkError(f"{path}: no such file; chunk the sample first") from None
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise ChunkError(f"{path}: not a manifest ({problem}); delete it and run again") from None
+
+
+def read_chunk(path: Path, entry: ChunkEntry) -> Chunk:
+    """Read a chunk file and check it against its manifest entry (rows and sha256).
+
+    Raises ChunkError for a file that is missing, damaged, or has other content.
+    """
+    remedy = "delete the sample's chunk folder and run again"
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except FileNotFoundError:
+        raise ChunkError(f"{path}: no such file; {remedy}") from None
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise ChunkError(f"{path}: the chunk file is damaged ({reason}); {remedy}") from None
+    if table.schema != CHUNK_SCHEMA:
+        raise ChunkError(f"{path}: not a chunk file of this version; {remedy}")
+    chunk = Chunk(
+        frame_ids(table), table["nucleotide"].to_pylist(), table["protein"].to_pylist(), table
+    )
+    if _content_hash(chunk.ids, chunk.nucleotide, chunk.protein) != entry.sha256:
+        raise ChunkError(f"{path}: the content has changed since it was written; {remedy}")
+    return chunk
+
+
+def window_ids(table: pa.Table) -> list[str]:
+    """Return upstream's names of windows, `<contig>_chunk_<number>`, of a chunk or window table."""
+    rows = zip(table["contig"].to_pylist(), table["window"].to_pylist(), strict=True)
+    return [f"{contig}_chunk_{window}" for contig, window in rows]
+
+
+def frame_ids(table: pa.Table) -> list[str]:
+    """Return upstream's names of open frames, `<contig>_chunk_<number><frame>`."""
+    return [
+        f"{window}{frame}"
+        for window, frame in zip(window_ids(table), table["frame"].to_pylist(), strict=True)
+    ]
+
+
+def _content_hash(ids: list[str], nucleotide: list[str], protein: list[str]) -> str:
+    lines = "\n".join(itertools.chain.from_iterable(zip(ids, nucleotide, protein, strict=True)))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def write_chunks(
+    source: Path,
+    out: Path,
+    *,
+    sample: str,
+    window: int,
+    chunk_size: int,
+    upstream_fasta: Path | None = None,
+) -> Manifest:
+    """Cut a FASTA file into windows, find their open frames, and write the chunk folder `out`.
+
+    Everything is written beside `out` and moved there when it is complete: an error leaves what
+    was there before as it was. With `upstream_fasta` that folder also gets the files that
+    VirNucPro would have written. Raises InputError (see `read_contigs`).
+    """
+    stage = _stage_folder(out)
+    try:
+        with _ChunkWriter(stage, chunk_size) as writer, UpstreamFasta(upstream_fasta, window) as up:
+            for block in _blocks(read_contigs(source, sample), window):
+                frames = open_frames(block.bases.upper(), block.start, block.end)
+                up.write(block.bases, block.start, block.end, block.window_ids(), frames)
+                writer.add(block, frames)
+        manifest = writer.manifest(source, window)
+        with replacing(stage / "manifest.json") as handle:
+            handle.write(manifest.model_dump_json(indent=1) + "\n")
+        _move_into_place(stage, out)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return manifest
+
+
+def _stage_folder(out: Path) -> Path:
+    """Make a new folder beside `out`, and remove those that killed runs left there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for left_over in out.parent.glob(f".{out.name}.*.partial"):
+        shutil.rmtree(left_over)
+    stage = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    stage.mkdir()
+    return stage
+
+
+def _move_into_place(stage: Path, out: Path) -> None:
+    if out.exists():
+        old = stage.with_name(f".{out.name}.{os.getpid()}.old.partial")
+        out.rename(old)
+        stage.rename(out)
+        shutil.rmtree(old)
+    else:
+        stage.rename(out)
+    sync_directory(out.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Pieces of contigs, end to end, with the windows in them."""
+
+    bases: bytes  # as in the file, also lower case
+    start: NDArray[np.int64]  # [W] window in `bases`
+    end: NDArray[np.int64]
+    shift: NDArray[np.int64]  # [W] add to a place in `bases` to get the place in the contig
+    names: list[str]  # [C] contig ids
+    begun: list[int]  # lengths of the contigs whose first window is here
+    windows: Windows  # [W] `contig` indexes `names`
+
+    def window_ids(self) -> list[str]:
+        rows = zip(self.windows.contig.tolist(), self.windows.number.tolist(), strict=True)
+        return [f"{self.names[contig]}_chunk_{number}" for contig, number in rows]
+
+
+def _blocks(contigs: Iterator[Contig], window: int) -> Iterator[_Block]:
+    """Group contigs, and pieces of long ones, into blocks of about `_BLOCK` bases.
+
+    A block never needs the whole of a contig, so memory does not grow with its length.
+    """
+    pieces: list[tuple[Contig, int, int, bytes, int]] = []
+    nominal = 0
+    for contig in contigs:
+        total, first = count(contig.length, window), 0
+        while first < total:
+            number = min(total - first, max(1, (_BLOCK - nominal) // window))
+            left, right = span(contig.length, first, number, window)
+            pieces.append((contig, first, number, contig.bases(left, right), left))
+            nominal += number * window
+            first += number
+            if nominal >= _BLOCK - window:
+                yield _block(pieces, window)
+                pieces, nominal = [], 0
+    if pieces:
+        yield _block(pieces, window)
+
+
+def _block(pieces: list[tuple[Contig, int, int, bytes, int]], window: int) -> _Block:
+    contigs, first, number, bases, left = zip(*pieces, strict=True)
+    windows = cut(
+        np.array([contig.length for contig in contigs]), np.array(first), np.array(number), window
+    )
+    size = np.array([len(part) for part in bases])
+    shift = (np.array(left) - (np.cumsum(size) - size))[windows.contig]
+    return _Block(
+        b"".join(bases),
+        windows.start - shift,
+        windows.end - shift,
+        shift,
+        [contig.id for contig in contigs],
+        [contig.length for contig, index in zip(contigs, first, strict=True) if index == 0],
+        windows,
+    )
+
+
+def _label(index: NDArray[Any], values: pa.Array, null: NDArray[np.bool_] | None = None) -> pa.Array:
+    """Make a column of few distinct texts: `values[index]`, null where `null`."""
+    return pa.DictionaryArray.from_arrays(pa.array(index.astype(np.int32), mask=null), values)
+
+
+def _table(schema: pa.Schema, *columns: Any) -> pa.Table:
+    arrays = [
+        column if isinstance(column, pa.Array) else pa.array(column, field.type)
+        for column, field in zip(columns, schema, strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+class _ChunkWriter:
+    """Collects open frames and writes a chunk file whenever `chunk_size` are together."""
+
+    def __init__(self, folder: Path, chunk_size: int) -> None:
+        self.folder, self.chunk_size = folder, chunk_size
+        self.entries: list[ChunkEntry] = []
+        self.contigs = self.bases = self.windows = self.open_frames = 0
+        self.reasons = np.zeros(len(REASONS), np.int64)
+        self.pending: list[pa.Table] = []
+        self.waiting = 0  # rows in `pending`
+        self.window_table = pq.ParquetWriter(
+            folder / "windows.parquet",
+            WINDOW_SCHEMA,
+            compression=_COMPRESSION,
+            write_page_checksum=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None and self.waiting:
+            self.write(self.waiting)
+        self.window_table.close()
+
+    def add(self, block: _Block, frames: OpenFrames) -> None:
+        windows = block.windows
+        self.contigs += len(block.begun)
+        self.bases += sum(block.begun)
+        self.reasons += np.bincount(frames.reason, minlength=len(REASONS))
+        per_window = np.bincount(frames.window, minlength=len(windows))
+        names = pa.array(block.names)
+        self.window_table.write_table(
+            _table(
+                WINDOW_SCHEMA,
+                _label(windows.contig, names),
+                windows.number,
+                windows.start,
+                windows.end,
+                per_window,
+                _label(frames.reason - 1, _REASONS, frames.reason == 0),
+            )
+        )
+        shift = block.shift[frames.window]
+        self.pending.append(
+            _table(
+                CHUNK_SCHEMA,
+                self.windows + frames.window,
+                _label(windows.contig[frames.window], names),
+                windows.number[frames.window],
+                _label(frames.frame, _FRAMES),
+                frames.start + shift,
+                frames.end + shift,
+                pa.array(frames.nucleotide, pa.string()),
+                pa.array(frames.protein, pa.string()),
+            )
+        )
+        self.windows += len(windows)
+        self.waiting += len(frames.frame)
+        while self.waiting >= self.chunk_size:
+            self.write(self.chunk_size)
+
+    def write(self, rows: int) -> None:
+        """Write the first `rows` of what is waiting as the next chunk file."""
+        waiting = pa.concat_tables(self.pending)
+        table = waiting.slice(0, rows).unify_dictionaries().combine_chunks()
+        self.pending = [waiting.slice(rows)]
+        self.waiting -= rows
+        name = f"chunk_{len(self.entries):06d}.parquet"
+        pq.write_table(
+            table,
+            self.folder / name,
+            compression=_COMPRESSION,
+            use_dictionary=["contig", "frame"],
+            write_page_checksum=True,
+        )
+        nucleotide, protein = table["nucleotide"].to_pylist(), table["protein"].to_pylist()
+        self.entries.append(
+            ChunkEntry(
+                file=name,
+                sha256=_content_hash(frame_ids(table), nucleotide, protein),
+                open_frames=rows,
+                nucleotides=sum(map(len, nucleotide)),
+                residues=sum(map(len, protein)),
+            )
+        )
+        self.open_frames += rows
+
+    def manifest(self, source: Path, window: int) -> Manifest:
+        return Manifest(
+            version=__version__,
+            source=str(source),
+            window=window,
+            chunk_size=self.chunk_size,
+            contigs=self.contigs,
+            bases=self.bases,
+            windows=self.windows,
+            open_frames=self.open_frames,
+            reasons=dict(zip(REASONS[1:], self.reasons[1:].tolist(), strict=True)),
+            chunks=self.entries,
+        )

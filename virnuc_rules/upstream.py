@@ -1,0 +1,52 @@
+"""The intermediate and result files of the original VirNucPro, byte for byte."""
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Self
+
+from virnuc_rules.files import replacing
+from virnuc_rules.orfs import FRAMES, OpenFrames
+from virnuc_rules.windows import Int
+
+_WRAP = 60  # as Biopython's FASTA writer
+
+
+class UpstreamFasta:
+    """Writes `chunked<window>.fa`, `nucleotide.fa` and `protein.faa`; nothing if folder is None.
+
+    The files appear when the context ends without an error.
+    """
+
+    def __init__(self, folder: Path | None, window: int) -> None:
+        self.folder = folder
+        self.window = window
+        self._files = contextlib.ExitStack()
+        self._out: list[IO[str]] = []
+
+    def __enter__(self) -> Self:
+        if self.folder is not None:
+            names = (f"chunked{self.window}.fa", "nucleotide.fa", "protein.faa")
+            self._out = [self._files.enter_context(replacing(self.folder / n)) for n in names]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._files.__exit__(*error)  # type: ignore[arg-type]
+
+    def write(self, bases: bytes, start: Int, end: Int, ids: list[str], frames: OpenFrames) -> None:
+        """Write the windows `bases[start[i]:end[i]]` named `ids[i]`, and their open frames."""
+        if not self._out:
+            return
+        chunked, nucleotide, protein = self._out
+        text = bases.decode("ascii")
+        for name, left, right in zip(ids, start.tolist(), end.tolist(), strict=True):
+            lines = (text[at : min(at + _WRAP, right)] for at in range(left, right, _WRAP))
+            chunked.write(f">{name}\n" + "\n".join(lines) + "\n")
+        rows = zip(frames.window.tolist(), frames.frame.tolist(), strict=True)
+        names = [ids[window] + FRAMES[frame] for window, frame in rows]
+        _unwrapped(nucleotide, names, frames.nucleotide)
+        _unwrapped(protein, names, frames.protein)
+
+
+def _unwrapped(out: IO[str], names: list[str], sequences: Iterable[bytes]) -> None:
+    out.writelines(f">{n}\n{s.decode('ascii')}\n" for n, s in zip(names, sequences, strict=True))
