@@ -8,7 +8,6 @@ A chunk folder holds
 """
 
 import hashlib
-import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -31,7 +31,8 @@ from virnuc_rules.upstream import UpstreamFasta
 from virnuc_rules.windows import Windows, count, cut, span
 
 _BLOCK = 1 << 20  # bases that are translated at a time
-_COMPRESSION = "lz4"
+_WINDOW_BLOCKS = 100  # blocks whose windows are written together
+_COMPRESSION = "zstd"
 
 _FRAMES = pa.array(FRAMES)
 _REASONS = pa.array(REASONS[1:])
@@ -127,31 +128,30 @@ def read_chunk(path: Path, entry: ChunkEntry) -> Chunk:
         raise ChunkError(f"{path}: the chunk file is damaged ({reason}); {remedy}") from None
     if table.schema != CHUNK_SCHEMA:
         raise ChunkError(f"{path}: not a chunk file of this version; {remedy}")
-    chunk = Chunk(
-        frame_ids(table), table["nucleotide"].to_pylist(), table["protein"].to_pylist(), table
-    )
-    if _content_hash(chunk.ids, chunk.nucleotide, chunk.protein) != entry.sha256:
+    if _content_hash(table) != entry.sha256:
         raise ChunkError(f"{path}: the content has changed since it was written; {remedy}")
-    return chunk
+    columns = (frame_ids(table), table["nucleotide"], table["protein"])
+    return Chunk(*(column.to_pylist() for column in columns), table)
 
 
-def window_ids(table: pa.Table) -> list[str]:
+def window_ids(table: pa.Table) -> pa.ChunkedArray:
     """Return upstream's names of windows, `<contig>_chunk_<number>`, of a chunk or window table."""
-    rows = zip(table["contig"].to_pylist(), table["window"].to_pylist(), strict=True)
-    return [f"{contig}_chunk_{window}" for contig, window in rows]
+    contig, window = table["contig"].cast(pa.string()), table["window"].cast(pa.string())
+    return pc.binary_join_element_wise(contig, window, "_chunk_")
 
 
-def frame_ids(table: pa.Table) -> list[str]:
+def frame_ids(table: pa.Table) -> pa.ChunkedArray:
     """Return upstream's names of open frames, `<contig>_chunk_<number><frame>`."""
-    return [
-        f"{window}{frame}"
-        for window, frame in zip(window_ids(table), table["frame"].to_pylist(), strict=True)
-    ]
+    return pc.binary_join_element_wise(window_ids(table), table["frame"].cast(pa.string()), "")
 
 
-def _content_hash(ids: list[str], nucleotide: list[str], protein: list[str]) -> str:
-    lines = "\n".join(itertools.chain.from_iterable(zip(ids, nucleotide, protein, strict=True)))
-    return hashlib.sha256(lines.encode()).hexdigest()
+def _content_hash(table: pa.Table) -> str:
+    """Hash the lines id, nucleotides, protein of every row, in order."""
+    columns = (frame_ids(table), table["nucleotide"], table["protein"])
+    digest = hashlib.sha256()
+    for rows in pc.binary_join_element_wise(*columns, "", "\n").chunks:
+        digest.update(rows.buffers()[2] or b"")  # the texts, end to end
+    return digest.hexdigest()
 
 
 def write_chunks(
@@ -286,6 +286,7 @@ class _ChunkWriter:
         self.reasons = np.zeros(len(REASONS), np.int64)
         self.pending: list[pa.Table] = []
         self.waiting = 0  # rows in `pending`
+        self.window_rows: list[pa.Table] = []
         self.window_table = pq.ParquetWriter(
             folder / "windows.parquet",
             WINDOW_SCHEMA,
@@ -297,8 +298,10 @@ class _ChunkWriter:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None and self.waiting:
-            self.write(self.waiting)
+        if kind is None:
+            self.write_windows()
+            if self.waiting:
+                self.write(self.waiting)
         self.window_table.close()
 
     def add(self, block: _Block, frames: OpenFrames) -> None:
@@ -308,7 +311,7 @@ class _ChunkWriter:
         self.reasons += np.bincount(frames.reason, minlength=len(REASONS))
         per_window = np.bincount(frames.window, minlength=len(windows))
         names = pa.array(block.names)
-        self.window_table.write_table(
+        self.window_rows.append(
             _table(
                 WINDOW_SCHEMA,
                 _label(windows.contig, names),
@@ -335,8 +338,15 @@ class _ChunkWriter:
         )
         self.windows += len(windows)
         self.waiting += len(frames.frame)
+        if len(self.window_rows) >= _WINDOW_BLOCKS:
+            self.write_windows()
         while self.waiting >= self.chunk_size:
             self.write(self.chunk_size)
+
+    def write_windows(self) -> None:
+        if self.window_rows:
+            self.window_table.write_table(pa.concat_tables(self.window_rows).unify_dictionaries())
+            self.window_rows = []
 
     def write(self, rows: int) -> None:
         """Write the first `rows` of what is waiting as the next chunk file."""
@@ -350,16 +360,16 @@ class _ChunkWriter:
             self.folder / name,
             compression=_COMPRESSION,
             use_dictionary=["contig", "frame"],
+            write_statistics=False,
             write_page_checksum=True,
         )
-        nucleotide, protein = table["nucleotide"].to_pylist(), table["protein"].to_pylist()
         self.entries.append(
             ChunkEntry(
                 file=name,
-                sha256=_content_hash(frame_ids(table), nucleotide, protein),
+                sha256=_content_hash(table),
                 open_frames=rows,
-                nucleotides=sum(map(len, nucleotide)),
-                residues=sum(map(len, protein)),
+                nucleotides=pc.sum(pc.binary_length(table["nucleotide"])).as_py(),
+                residues=pc.sum(pc.binary_length(table["protein"])).as_py(),
             )
         )
         self.open_frames += rows

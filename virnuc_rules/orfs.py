@@ -21,19 +21,19 @@ FRAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 # Why a window has no open frame; "" where it has one. Indices into this are stored, not texts.
 REASONS = ("", "no_open_frame", "too_short", "ambiguous")
 
-_STOP = ord("*")
-_NOT_ACGT = 64  # the codon numbers are 0..63
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
+_NOT_ACGT = 64  # a base that is none of A C G T; codons are 0..63, and 64.. with such a base
+_UNKNOWN_CODONS = bytes(range(_NOT_ACGT, 256))
 
 
 def _tables() -> tuple[bytes, bytes, bytes]:
-    """Byte tables: base -> 0..3 (else 255), codon -> amino acid, codon -> that of its complement.
+    """Byte tables: base -> 0..3 (else 64), codon -> amino acid, codon -> that of its complement.
 
     The code is NCBI's table 1, the standard code, as upstream's.
     """
     standard = CodonTable.unambiguous_dna_by_id[1]
     code = {**standard.forward_table, **dict.fromkeys(standard.stop_codons, "*")}
-    base = bytearray([255]) * 256
+    base = bytearray([_NOT_ACGT]) * 256
     for number, letter in enumerate(b"ACGT"):
         base[letter] = number
     forward, reverse = bytearray(256), bytearray(256)
@@ -45,6 +45,7 @@ def _tables() -> tuple[bytes, bytes, bytes]:
 
 
 _BASE, _FORWARD, _REVERSE = _tables()
+_STOPS = bytes(ord("*") in pair for pair in zip(_FORWARD, _REVERSE, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,98 +66,78 @@ def open_frames(bases: bytes, start: Int, end: Int) -> OpenFrames:
 
     bases: upper-case letters; a window may lie anywhere in them, and windows may overlap.
     """
-    forward, reverse, stride = _translate(bases)
-    size = end - start
+    codons = _codons(bases)
+    stride = codons.shape[1]
     offset = np.arange(3)
-    codons = np.maximum(size[:, None] - offset, 0) // 3  # [W, 3], the same on both strands
-    low = np.concatenate(
-        [start[:, None] + offset, end[:, None] - offset - 3 * codons], axis=1
-    )  # [W, 6] the leftmost base of the frame's codons
-    codons = np.concatenate([codons, codons], axis=1)
-    # Place of the frame's leftmost codon in the phase-major translations (see _translate).
-    place = np.where(codons > 0, low % 3 * stride + low // 3, 0)
-    stop_free = codons > 0
-    for strand, translation in ((slice(0, 3), forward), (slice(3, 6), reverse)):
-        stops = np.flatnonzero(np.frombuffer(translation, np.uint8) == _STOP)
-        first = place[:, strand]
-        stop_free[:, strand] &= np.searchsorted(stops, first) == np.searchsorted(
-            stops, first + codons[:, strand]
-        )
-    return _collect(bases, start, end, low, codons, place, stop_free, forward, reverse)
+    number = np.maximum((end - start)[:, None] - offset, 0) // 3  # [W, 3], as on the other strand
+    left = np.concatenate([start[:, None] + offset, end[:, None] - offset - 3 * number], axis=1)
+    number = np.concatenate([number, number], axis=1)  # [W, 6] codons of a frame
+    # Place of the frame's leftmost codon in `flat`.
+    place = np.where(number > 0, left % 3 * stride + left // 3, 0)
+    flat = codons.tobytes()
+    either = np.flatnonzero(np.frombuffer(flat.translate(_STOPS), np.bool_))
+    codon = codons.reshape(-1)[either]
+    stop_free = number > 0
+    for strand, table in ((slice(0, 3), _FORWARD), (slice(3, 6), _REVERSE)):
+        is_stop = np.frombuffer(table, np.uint8) == ord("*")
+        stops = np.append(either[is_stop[codon]], len(flat))
+        next_stop = stops[np.searchsorted(stops, place[:, strand])]
+        stop_free[:, strand] &= next_stop >= place[:, strand] + number[:, strand]
 
-
-def _translate(bases: bytes) -> tuple[bytes, bytes, int]:
-    """Translate at every base, both strands, phase-major.
-
-    The codon that begins at base i stands at `i % 3 * stride + i // 3`, so the codons of a frame
-    lie side by side and a protein is a slice. Returns (forward, reverse, stride).
-    """
-    number = np.frombuffer(bases.translate(_BASE), np.uint8)
-    stride = len(number) // 3 + 1
-    codon = np.full((3, stride), _NOT_ACGT, np.uint8)
-    if len(number) >= 3:
-        first, second, third = number[:-2], number[1:-1], number[2:]
-        every = (first << 4) | (second << 2) | third
-        every[(first | second | third) > 3] = _NOT_ACGT
-        for phase in range(3):
-            part = every[phase::3]
-            codon[phase, : len(part)] = part
-    flat = codon.tobytes()
-    return flat.translate(_FORWARD), flat.translate(_REVERSE), stride
-
-
-def _collect(
-    bases: bytes,
-    start: Int,
-    end: Int,
-    low: Int,
-    codons: Int,
-    place: Int,
-    stop_free: NDArray[np.bool_],
-    forward: bytes,
-    reverse: bytes,
-) -> OpenFrames:
-    """Cut the sequences of the stop-free frames, drop the empty ones, give reasons to the rest."""
     window, frame = np.nonzero(stop_free)
-    backward = bases.translate(_COMPLEMENT)[::-1]
-    total = len(bases)
-    keep: list[int] = []
-    nucleotide: list[bytes] = []
-    protein: list[bytes] = []
-    rows = zip(
-        frame.tolist(),
-        place[window, frame].tolist(),
-        codons[window, frame].tolist(),
-        start[window].tolist(),
-        end[window].tolist(),
-        strict=True,
-    )
-    for row, (f, at, n, left, right) in enumerate(rows):
-        if f < 3:
-            strand, begin, limit = bases, left + f, right
-            residues = forward[at : at + n]
-        else:
-            strand, begin, limit = backward, total - right + f - 3, total - left
-            residues = reverse[at : at + n][::-1]
-        residues = residues.replace(b"\0", b"")
-        if residues:
-            keep.append(row)
-            protein.append(residues)
-            # The one extra base is upstream's: see the module's docstring.
-            nucleotide.append(strand[begin : min(begin + 3 * len(residues) + 1, limit)])
+    rows = np.stack([frame, place[window, frame], number[window, frame], start[window], end[window]])
+    sequences = _sequences(bases, flat, rows)
+    translated = np.array([protein != b"" for _, protein in sequences], bool)
 
     reason = np.full(len(start), REASONS.index("no_open_frame"), np.int8)
-    reason[stop_free.any(axis=1)] = REASONS.index("ambiguous")  # no stop, but no known codon
+    reason[window] = REASONS.index("ambiguous")  # no stop, but perhaps no known codon either
     reason[end - start < 3] = REASONS.index("too_short")
-    window, frame = window[keep], frame[keep]
+    window, frame = window[translated], frame[translated]
     reason[window] = REASONS.index("")
-    left = low[window, frame]
+    left = left[window, frame]
     return OpenFrames(
         window,
         frame.astype(np.int8),
         left,
-        left + 3 * codons[window, frame],
-        nucleotide,
-        protein,
+        left + 3 * number[window, frame],
+        [nucleotide for nucleotide, protein in sequences if protein],
+        [protein for _, protein in sequences if protein],
         reason,
     )
+
+
+def _codons(bases: bytes) -> NDArray[np.uint8]:
+    """Number the codon that begins at every base, phase-major: base i is at [i % 3, i // 3].
+
+    So the codons of a frame lie side by side and a frame is a slice. A=0 C=1 G=2 T=3, the first
+    base counts 16; 64 and above where a base is none of these, or the bases end.
+    """
+    base = np.frombuffer(bases.translate(_BASE), np.uint8)
+    codons = np.full((3, len(base) // 3 + 1), _NOT_ACGT, np.uint8)
+    if len(base) >= 3:
+        first, second, third = base[:-2], base[1:-1], base[2:]
+        # 64 << 4 and 64 << 2 fall out of the byte, so the flag is set apart.
+        every = (first | second) & _NOT_ACGT
+        every |= first << 4
+        every |= second << 2
+        every |= third
+        for phase in range(3):
+            part = every[phase::3]
+            codons[phase, : len(part)] = part
+    return codons
+
+
+def _sequences(bases: bytes, codons: bytes, rows: Int) -> list[tuple[bytes, bytes]]:
+    """Return (nucleotides, protein) of frames given as columns frame, place, number, start, end."""
+    sequences = []
+    for frame, place, number, start, end in rows.T.tolist():
+        strand, translated = bases[start:end], codons[place : place + number]
+        if frame < 3:
+            protein = translated.translate(_FORWARD, _UNKNOWN_CODONS)
+        else:
+            protein = translated[::-1].translate(_REVERSE, _UNKNOWN_CODONS)
+            strand = strand.translate(_COMPLEMENT)[::-1]
+            frame -= 3
+        # The one base more than the codons have is upstream's: see the module's docstring.
+        sequences.append((strand[frame : frame + 3 * len(protein) + 1], protein))
+    return sequences
