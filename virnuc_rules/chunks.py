@@ -130,8 +130,8 @@ def read_chunk(path: Path, entry: ChunkEntry) -> Chunk:
         raise ChunkError(f"{path}: not a chunk file of this version; {remedy}")
     if _content_hash(table) != entry.sha256:
         raise ChunkError(f"{path}: the content has changed since it was written; {remedy}")
-    columns = (frame_ids(table), table["nucleotide"], table["protein"])
-    return Chunk(*(column.to_pylist() for column in columns), table)
+    nucleotide, protein = table["nucleotide"].to_pylist(), table["protein"].to_pylist()
+    return Chunk(frame_ids(table).to_pylist(), nucleotide, protein, table)
 
 
 def window_ids(table: pa.Table) -> pa.ChunkedArray:
@@ -263,7 +263,9 @@ def _block(pieces: list[tuple[Contig, int, int, bytes, int]], window: int) -> _B
     )
 
 
-def _label(index: NDArray[Any], values: pa.Array, null: NDArray[np.bool_] | None = None) -> pa.Array:
+def _label(
+    index: NDArray[Any], values: pa.Array, null: NDArray[np.bool_] | None = None
+) -> pa.Array:
     """Make a column of few distinct texts: `values[index]`, null where `null`."""
     return pa.DictionaryArray.from_arrays(pa.array(index.astype(np.int32), mask=null), values)
 

@@ -1,4 +1,4 @@
-"""Reading FASTA: every contig once, in order, in little memory, with errors that name the record."""
+"""Reading FASTA: every contig once, in order, in little memory; errors name the record."""
 
 import gzip
 import tempfile
@@ -34,7 +34,7 @@ class Contig:
             return
         self._parts.append(bases)
         if self.length > _SPILL:
-            self._disk = tempfile.TemporaryFile(prefix="virnuc-contig-")
+            self._disk = tempfile.TemporaryFile(prefix="virnuc-")  # noqa: SIM115 - lives as long as the contig
             self._disk.writelines(self._parts)
             self._parts = []
 
@@ -72,13 +72,18 @@ class _Reader:
             self.handle = _open(path)
         except OSError as error:
             reason = error.strerror or str(error)
-            raise self.error(f"cannot be read ({reason}); check the path in the sample sheet") from None
+            raise self.error(
+                f"cannot be read ({reason}); check the path in the sample sheet"
+            ) from None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         self.handle.close()
 
@@ -138,7 +143,9 @@ class _Reader:
         try:
             name = words[0].decode()
         except UnicodeDecodeError:
-            raise self.error(f"record {number + 1}: the id is not UTF-8; rename the record") from None
+            raise self.error(
+                f"record {number + 1}: the id is not UTF-8; rename the record"
+            ) from None
         contig = Contig(number, name)
         if name in self.seen:
             raise self.error("this id is used twice; make ids unique", contig)

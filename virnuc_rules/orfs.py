@@ -85,7 +85,9 @@ def open_frames(bases: bytes, start: Int, end: Int) -> OpenFrames:
         stop_free[:, strand] &= next_stop >= place[:, strand] + number[:, strand]
 
     window, frame = np.nonzero(stop_free)
-    rows = np.stack([frame, place[window, frame], number[window, frame], start[window], end[window]])
+    rows = np.stack(
+        [frame, place[window, frame], number[window, frame], start[window], end[window]]
+    )
     sequences = _sequences(bases, flat, rows)
     translated = np.array([protein != b"" for _, protein in sequences], bool)
 

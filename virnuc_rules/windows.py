@@ -53,7 +53,7 @@ def cut(length: Int, first: Int, number: Int, window: int) -> Windows:
 
 
 def span(length: int, first: int, number: int, window: int) -> tuple[int, int]:
-    """Return the bases (start, end) that `number` windows of a contig cover, from its `first`-th."""
+    """Return the bases (start, end) that `number` windows from the `first`-th on cover."""
     if number == count(length, window):
         return 0, length
     ends = cut(np.array([length, length]), np.array([first, first + number - 1]), _PAIR, window)

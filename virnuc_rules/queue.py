@@ -1,0 +1,262 @@
+"""A task queue in a folder on a shared filesystem. State is a file's place; each step is one call.
+
+Work is at-least-once and results are idempotent: two workers that do the same task write the same
+bytes. No locks, no shared database, and never a comparison of two machines' clocks: a claim's file
+holds a counter that its owner's heartbeat raises, and another worker takes the claim over only
+after the counter stood still for `lease_seconds` of its own monotonic clock.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from virnuc_rules.files import replacing, sync_directory
+from virnuc_rules.store import Failure, Store, by_shard, listing
+
+_BEATS_PER_LEASE = 5
+_FIRST_PAUSE = 0.05  # seconds between looks at what others hold; doubles up to a beat
+
+
+@dataclass
+class Claim:
+    """The right to work on `key`, held by a link `claims/<key>` to a file of this worker."""
+
+    key: str
+    descriptor: int
+    identity: str  # what the file begins with, unique to this claim
+    beats: int = 0
+
+    def content(self) -> bytes:
+        """Return what the file says: identity and counter, always of the same length."""
+        return f"{self.identity} {self.beats:012d}\n".encode()
+
+    def beat(self) -> None:
+        """Raise the counter. An error means that the file is gone: the claim was taken over."""
+        self.beats += 1
+        with contextlib.suppress(OSError):
+            os.pwrite(self.descriptor, self.content(), 0)
+            os.fsync(self.descriptor)
+
+
+@dataclass
+class _Observed:
+    """What another's claim looked like when we saw it change last, by our monotonic clock."""
+
+    content: bytes
+    since: float
+
+
+class Queue:
+    """One worker's hands on the queue: claim, publish, fail, release; a thread keeps the heartbeat.
+
+    Use it as a context manager. Claims that are still held at the end are released.
+    """
+
+    def __init__(self, results: Path, worker: str, lease_seconds: float, log: str = "") -> None:
+        self.store = Store(results)
+        self.worker, self.lease_seconds, self.log = worker, lease_seconds, log
+        self.host = socket.gethostname()
+        self.owner = f"{worker}-{self.host}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        self.seconds_waiting = 0.0
+        self.held: dict[str, Claim] = {}
+        self._observed: dict[str, _Observed] = {}
+        self._number = itertools.count()
+        self._lock = threading.Lock()  # guards `held` against the heartbeat's iteration
+        self.interrupted = threading.Event()  # set it to end `drain` and its waiting
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        for folder in (self.store.claims, self.store.failures, self.store.workers):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for claim in list(self.held.values()):
+            self.release(claim)
+        self._closed.set()
+        self._thread.join()
+
+    def _heartbeat(self) -> None:
+        while not self._closed.wait(self.lease_seconds / _BEATS_PER_LEASE):
+            with self._lock:
+                for claim in self.held.values():
+                    claim.beat()
+
+    def claim(self, key: str) -> Claim | None:
+        """Try to get the right to work on a key; None where it is done or another's."""
+        target = self.store.claims / key
+        if self.store.is_done(key) or (target.exists() and not self._take_over(key)):
+            return None
+        name = self._unique(key)
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        claim = Claim(key, descriptor, name.name)
+        os.write(descriptor, claim.content())  # the first beat makes sure that others see it
+        with contextlib.suppress(OSError):
+            os.link(name, target)
+        # Only the link count tells the truth: NFS can lose the reply to a link that worked.
+        mine = os.fstat(descriptor).st_nlink == 2
+        name.unlink(missing_ok=True)
+        if not mine:
+            os.close(descriptor)
+            return None
+        with self._lock:
+            self.held[key] = claim
+        if self.store.is_done(key):  # the owner before us published after our first look
+            self.release(claim)
+            return None
+        return claim
+
+    def _take_over(self, key: str) -> bool:
+        """Remove another's claim if its heartbeat has stopped; True if the way is free now."""
+        now = time.monotonic()
+        try:
+            content = (self.store.claims / key).read_bytes()
+        except OSError:
+            return True  # released meanwhile
+        seen = self._observed.get(key)
+        if seen is None or seen.content != content:
+            self._observed[key] = _Observed(content, now)
+            return False
+        return now - seen.since >= self.lease_seconds and self._remove(key, content)
+
+    def _remove(self, key: str, meant: bytes) -> bool:
+        """Remove `claims/<key>` if it begins with `meant`; True if it did.
+
+        The rename comes first: only one can win it, and nobody removes what it has not looked at.
+        A claim that turns out to be another's is linked back. For a moment it was not there, and a
+        third may have claimed the key: then two do the same work, which does no harm.
+        """
+        target, aside = self.store.claims / key, self._unique(key)
+        try:
+            target.rename(aside)
+            found = aside.read_bytes().startswith(meant)
+        except OSError:
+            return False
+        if not found:
+            with contextlib.suppress(OSError):
+                os.link(aside, target)
+        aside.unlink(missing_ok=True)
+        return found
+
+    def release(self, claim: Claim) -> None:
+        """Give a claim up; the task is as its files say: done, failed or pending."""
+        with self._lock:
+            self.held.pop(claim.key, None)
+        self._remove(claim.key, claim.identity.encode())
+        os.close(claim.descriptor)
+
+    def publish(self, claim: Claim, write: Callable[[Path], None]) -> None:
+        """Store the result: `write` fills a temporary file, which then takes its place at once.
+
+        The file and the folder are on disk before the claim is released. A result that another has
+        published meanwhile is replaced by the same bytes.
+        """
+        target = self.store.result(claim.key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{claim.key}.{self.owner}.partial")
+        try:
+            write(partial)
+            with partial.open("rb") as handle:
+                os.fsync(handle.fileno())
+            partial.replace(target)
+        except FileNotFoundError:
+            if not target.exists():  # else a worker that saw it done has swept ours away
+                raise
+        finally:
+            partial.unlink(missing_ok=True)
+        sync_directory(target.parent)
+        (self.store.failures / f"{claim.key}.json").unlink(missing_ok=True)
+        self.release(claim)
+
+    def fail(self, claim: Claim, task: str, error: str, traceback: str) -> Failure:
+        """Record that the task failed, count the attempt, and release the claim."""
+        before = self.store.failure(claim.key)
+        failure = Failure(
+            key=claim.key,
+            task=task,
+            error=error,
+            traceback=traceback,
+            worker=self.worker,
+            host=self.host,
+            log=self.log,
+            attempts=1 + (before.attempts if before else 0),
+        )
+        with replacing(self.store.failures / f"{claim.key}.json") as handle:
+            handle.write(failure.model_dump_json(indent=1) + "\n")
+        self.release(claim)
+        return failure
+
+    def drain(self, keys: Iterable[str]) -> Iterator[Claim]:
+        """Yield claims until every key is done or has failed; the caller ends each before the next.
+
+        A key that had failed before this call gets one more try, by whichever worker claims it
+        first. Keys that others hold are waited for: should their owner die, we take them over.
+        """
+        shards = by_shard(keys)
+        failed_before = self._attempts(itertools.chain.from_iterable(shards.values()))
+        # Workers begin at different places, so that they meet late.
+        order = sorted(
+            shards, key=lambda shard: hashlib.sha256((shard + self.owner).encode()).digest()
+        )
+        pause = _FIRST_PAUSE
+        while shards and not self.interrupted.is_set():
+            before = sum(map(len, shards.values()))
+            for shard in order:
+                for key in self._open(shard, shards, failed_before):
+                    if self.interrupted.is_set():
+                        return
+                    claim = self.claim(key)
+                    if claim and self._attempts([key]).get(key) != failed_before.get(key):
+                        self.release(claim)  # another has just tried it and failed
+                    elif claim:
+                        pause = _FIRST_PAUSE
+                        yield claim
+            if shards and sum(map(len, shards.values())) == before:
+                self.interrupted.wait(pause)
+                self.seconds_waiting += pause
+                pause = min(2 * pause, self.lease_seconds / _BEATS_PER_LEASE)
+
+    def _open(
+        self, shard: str, shards: dict[str, list[str]], failed_before: dict[str, int]
+    ) -> list[str]:
+        """Return the keys of a shard that are neither done nor given up; forget the others."""
+        keys = shards.pop(shard, [])
+        done, attempts = self.store.done(keys), self._attempts(keys)
+        left = [k for k in keys if k not in done and attempts.get(k) == failed_before.get(k)]
+        if left:
+            shards[shard] = left
+        return left
+
+    def _attempts(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the attempts of those keys that have failed, listing the folder once."""
+        names = listing(self.store.failures)
+        failures = (self.store.failure(key) for key in keys if f"{key}.json" in names)
+        return {failure.key: failure.attempts for failure in failures if failure}
+
+    def sweep(self, keys: Iterable[str]) -> None:
+        """Remove what killed workers left of tasks that are done: claims and partial files.
+
+        Safe beside living workers: what they hold of a task that is done is of no use any more.
+        """
+        done = self.store.done(keys)
+        for path in self.store.claims.iterdir():
+            if path.name.strip(".").split(".")[0] in done:
+                path.unlink(missing_ok=True)
+        for shard in by_shard(done):
+            for path in (self.store.embeddings / shard).glob(".*.partial"):
+                if path.name.split(".")[1] in done:
+                    path.unlink(missing_ok=True)
+
+    def _unique(self, key: str) -> Path:
+        return self.store.claims / f".{key}.{self.owner}-{next(self._number)}"
