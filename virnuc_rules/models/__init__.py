@@ -1,0 +1,1 @@
+"""The networks and the bundle that holds their weights."""

@@ -1,0 +1,48 @@
+"""VirNucPro's classifier: a perceptron with one hidden layer over the two embeddings."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from virnuc_rules.models.weights import load_weights
+
+LABELS = ("others", "virus")  # the classes of score1 and score2
+
+
+class ClassifierShape(NamedTuple):
+    """Widths of the layers; upstream's are 3328 (768 DNABERT-S + 2560 ESM-2), 512 and 2."""
+
+    features: int
+    hidden: int
+    classes: int = len(LABELS)
+
+
+class MLPClassifier(nn.Module):
+    """Logits of features; float32 [N, features] -> [N, 2]. Names as in upstream's `.pth` files."""
+
+    def __init__(self, shape: ClassifierShape) -> None:
+        super().__init__()
+        self.hidden_layer = nn.Linear(shape.features, shape.hidden)
+        self.bn1 = nn.BatchNorm1d(shape.hidden)
+        self.output_layer = nn.Linear(shape.hidden, shape.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits; dropout lies between ReLU and output layer, and is off at inference."""
+        return self.output_layer(F.relu(self.bn1(self.hidden_layer(x))))  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def scores(self, dnabert_s: Tensor, esm2: Tensor) -> Tensor:
+        """Return softmax scores [N, 2]: column 0 others (score1), column 1 virus (score2)."""
+        features = torch.cat([dnabert_s, esm2], dim=1)  # this order: upstream's merge
+        return F.softmax(self(features), dim=1)
+
+
+def open_network(shape: ClassifierShape, weights: Path) -> MLPClassifier:
+    """Build the classifier on the CPU and load its weights (float32)."""
+    with torch.device("meta"):
+        network = MLPClassifier(shape)
+    load_weights(network, weights, "cpu", torch.float32)
+    return network

@@ -1,0 +1,103 @@
+"""The demo bundle: tiny networks of the real architectures with seeded random weights.
+
+It proves the plumbing. Its scores mean nothing, and its card says so.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer
+from torch import nn
+
+from virnuc_rules.fasta import read_contigs
+from virnuc_rules.models import bundle
+from virnuc_rules.models.classifier import ClassifierShape, MLPClassifier
+from virnuc_rules.models.dnabert import Dnabert, DnabertConfig
+from virnuc_rules.models.esm2 import Esm2
+
+_SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]  # ids as in the real tokenizer
+_DNABERT_S = DnabertConfig(
+    hidden_size=48,
+    num_attention_heads=12,  # not a power of two: ALiBi's general case
+    num_hidden_layers=3,
+    intermediate_size=128,
+    vocab_size=1024,
+)
+_ESM2 = {
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+}
+_CLASSIFIER = ClassifierShape(features=48 + 64, hidden=32)
+_WINDOW = 500
+
+
+def make_demo_bundle(fasta: Iterable[Path], out: Path, seed: int) -> bundle.BundleCard:
+    """Write the demo bundle: tokenizer trained on `fasta`, weights drawn from `seed`."""
+    out.mkdir(parents=True, exist_ok=True)
+    _train_tokenizer(fasta).save(str(out / bundle.TOKENIZER))
+    generator = torch.Generator().manual_seed(seed)
+    esm2 = Esm2(_ESM2).esm
+    esm2.rotary_embeddings = nn.Identity()  # computed, not stored
+    networks: dict[str, nn.Module] = {
+        bundle.DNABERT_S: Dnabert(_DNABERT_S),
+        bundle.ESM2: esm2,
+        bundle.CLASSIFIER: MLPClassifier(_CLASSIFIER),
+    }
+    for name, network in networks.items():
+        save_file(_drawn(network, generator), out / name)
+    return bundle.write_card(
+        out,
+        name="virnuc-demo",
+        description=(
+            "DEMO MODEL. Networks of the architectures of DNABERT-S, ESM-2 and VirNucPro's "
+            f"classifier with random weights (seed {seed}). Its scores and calls mean nothing: "
+            "it shows how data flow, not what is viral."
+        ),
+        demo=True,
+        window=_WINDOW,
+        dnabert_s=_DNABERT_S,
+        esm2=_ESM2,
+        classifier=_CLASSIFIER,
+    )
+
+
+def _train_tokenizer(fasta: Iterable[Path]) -> Tokenizer:
+    tokenizer = Tokenizer(BPE(unk_token="[UNK]"))  # noqa: S106 - a token of a tokenizer
+    tokenizer.pre_tokenizer = Whitespace()
+    trainer = BpeTrainer(
+        vocab_size=_DNABERT_S.vocab_size, special_tokens=_SPECIAL, show_progress=False
+    )
+    tokenizer.train_from_iterator(_windows(fasta), trainer)
+    special = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=special
+    )
+    return tokenizer
+
+
+def _windows(fasta: Iterable[Path]) -> Iterator[str]:
+    for path in fasta:
+        for contig in read_contigs(path, "demo"):
+            bases = contig.bases(0, contig.length).upper().decode()
+            yield from (bases[at : at + _WINDOW] for at in range(0, contig.length, _WINDOW))
+
+
+def _drawn(network: nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Draw the weights wider than for training, so that different sequences differ in score."""
+    tensors = {}
+    for name, tensor in network.state_dict().items():
+        if tensor.ndim == 2:
+            scale = 1.0 if "embeddings" in name else 1.5 / tensor.shape[1] ** 0.5
+            tensors[name] = scale * torch.randn(tensor.shape, generator=generator)
+        else:  # norms stay at one, biases at zero, running statistics at their start
+            is_bias = name.endswith("bias")
+            tensors[name] = torch.zeros_like(tensor) if is_bias else tensor.clone()
+    return tensors

@@ -1,0 +1,205 @@
+"""DNABERT-S: BERT with ALiBi instead of positions, one Wqkv, a gated GELU MLP, post-norm.
+
+The architecture is MosaicBERT's as published with DNABERT-2 and DNABERT-S
+(Zhou et al., arXiv 2402.08777); the names of the parameters are those of its checkpoint.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from virnuc_rules.errors import ModelError
+from virnuc_rules.models.weights import load_weights
+
+
+@dataclass(frozen=True)
+class DnabertConfig:
+    """The shape of the network, as in the checkpoint's `config.json`."""
+
+    hidden_size: int
+    num_attention_heads: int
+    num_hidden_layers: int
+    intermediate_size: int
+    vocab_size: int
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+
+    @classmethod
+    def from_json(cls, settings: dict[str, Any]) -> Self:
+        """Pick the fields out of a `config.json`, which has many more."""
+        return cls(**{key: settings[key] for key in cls.__dataclass_fields__ if key in settings})
+
+
+class Dnabert(nn.Module):
+    """Hidden states of token ids; [B, T] -> [B, T, hidden_size]."""
+
+    def __init__(self, config: DnabertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return hidden states [B, T, width] of the last layer, in the weights' dtype.
+
+        input_ids: int64 [B, T]; attention_mask: bool [B, T], False at padding, whose hidden states
+        mean nothing.
+        """
+        return self.encoder(self.embeddings(input_ids), attention_mask)  # type: ignore[no-any-return]
+
+
+class Embeddings(nn.Module):
+    """Token embeddings, plus the one of segment 0, normalised."""
+
+    def __init__(self, config: DnabertConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]
+        return self.LayerNorm(x)  # type: ignore[no-any-return]
+
+
+class Encoder(nn.Module):
+    """The layers, and the bias that ALiBi adds to their attention."""
+
+    def __init__(self, config: DnabertConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.slopes = alibi_slopes(config.num_attention_heads)
+
+    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+        bias = self.bias(attention_mask).to(x.dtype)
+        for layer in self.layer:
+            x = layer(x, bias)
+        return x
+
+    def bias(self, attention_mask: Tensor) -> Tensor:
+        """Return what is added to attention scores: -slope * distance, -inf at padding.
+
+        float32 [B, heads, T, T], or [1, heads, T, T] where there is no padding.
+        """
+        place = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        distance = (place[:, None] - place[None, :]).abs()
+        slopes = torch.tensor(self.slopes, device=attention_mask.device)
+        bias = (-slopes[:, None, None] * distance)[None]
+        if bool(attention_mask.all()):
+            return bias
+        return bias.masked_fill(~attention_mask[:, None, None, :], -math.inf)
+
+
+class Layer(nn.Module):
+    """Attention, then the gated MLP; each is added to its input and normalised."""
+
+    def __init__(self, config: DnabertConfig) -> None:
+        super().__init__()
+        self.attention = nn.ModuleDict(
+            {"self": SelfAttention(config), "output": AttentionOutput(config)}
+        )
+        self.mlp = GatedMlp(config)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        x = self.attention["output"](self.attention["self"](x, bias), x)
+        return self.mlp(x)  # type: ignore[no-any-return]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention with one matrix for queries, keys and values."""
+
+    def __init__(self, config: DnabertConfig) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        qkv = self.Wqkv(x).view(batch, length, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return x.transpose(1, 2).reshape(batch, length, width)
+
+
+class AttentionOutput(nn.Module):
+    """The projection after attention, added to the layer's input and normalised."""
+
+    def __init__(self, config: DnabertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dense(x) + residual)  # type: ignore[no-any-return]
+
+
+class GatedMlp(nn.Module):
+    """GELU of the first half of `gated_layers` times the second half, then `wo`."""
+
+    def __init__(self, config: DnabertConfig) -> None:
+        super().__init__()
+        self.gated_layers = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.wo = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.gated_layers(x).chunk(2, dim=-1)
+        return self.layernorm(self.wo(F.gelu(gate) * value) + x)  # type: ignore[no-any-return]
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """Return the slope of each head (Press et al., arXiv 2108.12409, and its reference code).
+
+    Powers of two of heads: a geometric series from 2^(-8/heads). Other numbers: those of the
+    power of two below, then every second one of the power of two above.
+    """
+    below = 2 ** math.floor(math.log2(heads))
+    series = [2 ** (-8 * (i + 1) / below) for i in range(below)]
+    if below == heads:
+        return series
+    return series + alibi_slopes(2 * below)[0::2][: heads - below]
+
+
+def open_network(
+    config: DnabertConfig, weights: Path, device: torch.device | str, dtype: torch.dtype
+) -> Dnabert:
+    """Build the network and load its weights. Raises ModelError where they do not fit.
+
+    A pooler in the file is not used: embeddings are means of hidden states.
+    """
+    with torch.device("meta"):
+        network = Dnabert(config)
+    load_weights(network, weights, device, dtype, ignore=("pooler.",))
+    return network
+
+
+def load(folder: Path | str, device: torch.device | str, dtype: torch.dtype) -> Dnabert:
+    """Load `config.json` and `model.safetensors` of a folder onto a device.
+
+    The module's `forward(input_ids [B, T] int64, attention_mask [B, T] bool)` gives the hidden
+    states [B, T, width]. Raises ModelError for missing, damaged or unfitting files.
+    """
+    folder = Path(folder)
+    try:
+        config = DnabertConfig.from_json(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{folder / 'config.json'}: cannot be used ({error})") from None
+    return open_network(config, folder / "model.safetensors", device, dtype)
+
+
+def open_tokenizer(path: Path) -> Tokenizer:
+    """Open `tokenizer.json` with the padding and truncation to 2,000 tokens in it switched off."""
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise ModelError(f"{path}: not a tokenizer ({error})") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
