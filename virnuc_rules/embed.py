@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
@@ -23,18 +22,9 @@ from virnuc_rules.errors import ChunkError, ModelError, ResultError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.dnabert import Dnabert
 from virnuc_rules.models.esm2 import Esm2
+from virnuc_rules.tasks import SCHEMA, Settings
 
-SCHEMA = 1  # of the result files and of what is computed; raising it makes old results unknown
 _METADATA = "virnuc"  # one JSON text: safetensors writes several keys in random order
-
-
-class Settings(BaseModel):
-    """What decides the bytes of a result, beside the chunk and the bundle."""
-
-    model_config = ConfigDict(frozen=True)
-
-    precision: str
-    batch_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +54,6 @@ class Embeddings:
     esm2: Tensor  # [R, width of ESM-2], mean over the residues only
     tokens: int = 0  # of both models, without padding
     notes: dict[str, int] = field(default_factory=dict)  # what was out of the ordinary
-
-
-def result_key(chunk_sha256: str, fingerprint: str, settings: Settings) -> str:
-    """Name the result of a chunk: everything that its bytes depend on, hashed."""
-    parts = [SCHEMA, chunk_sha256, fingerprint, settings.model_dump()]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def micro_batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
@@ -108,6 +92,15 @@ def embed_chunk(
             raise ChunkError(f"{name} gave non-finite embeddings for {len(bad)} rows: {names}")
     tokens = sum(map(len, dna_tokens)) + sum(map(len, residues))
     return Embeddings(chunk.ids, dnabert_s, proteins, tokens, notes)
+
+
+def self_check(networks: Networks, settings: Settings) -> Tensor:
+    """Embed a tiny fixed chunk; float32 [1, both widths]. On a sound device: always the same."""
+    chunk = Chunk(
+        ["self_check"], ["ATGGCTAAAGGTTTCGATCCGTAA" * 4], ["MAKGFDPQWERTYHILCNVS" * 2], None
+    )
+    result = embed_chunk(chunk, networks, settings)
+    return torch.cat([result.dnabert_s, result.esm2], dim=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ class Store:
         self.claims = results / "queue" / "claims"
         self.failures = results / "queue" / "failed"
         self.workers = results / "queue" / "workers"
+        self.stamps = results / "queue" / "stamps"  # the outputs that Snakemake knows
 
     def result(self, key: str) -> Path:
         """Return the place of a result; folders of at most 1/256 of them stay quick to list."""
@@ -51,6 +52,12 @@ class Store:
             names = listing(self.embeddings / shard)
             found.update(key for key in members if f"{key}.safetensors" in names)
         return found
+
+    def forget(self, key: str) -> None:
+        """Make a task pending again, and let Snakemake know that the workers are needed."""
+        self.result(key).unlink(missing_ok=True)
+        for stamp in self.stamps.rglob("*.json"):
+            stamp.unlink(missing_ok=True)
 
     def failure(self, key: str) -> Failure | None:
         """Return what is known of a failed task, None where it has not failed."""

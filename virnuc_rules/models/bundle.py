@@ -7,50 +7,27 @@ classifier.safetensors
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tokenizers import Tokenizer
 
 from virnuc_rules.errors import ModelError
 from virnuc_rules.files import replacing
 from virnuc_rules.models import classifier, dnabert, esm2
+from virnuc_rules.models.card import (
+    CLASSIFIER,
+    DNABERT_S,
+    ESM2,
+    FILES,
+    TOKENIZER,
+    BundleCard,
+    read_card,
+)
 from virnuc_rules.models.classifier import ClassifierShape, MLPClassifier
 from virnuc_rules.models.dnabert import Dnabert, DnabertConfig
 from virnuc_rules.models.esm2 import Esm2
-
-DNABERT_S, TOKENIZER = "dnabert_s.safetensors", "tokenizer.json"
-ESM2, CLASSIFIER = "esm2.safetensors", "classifier.safetensors"
-EMBEDDING_FILES = (DNABERT_S, TOKENIZER, ESM2)
-FILES = (*EMBEDDING_FILES, CLASSIFIER)
-
-
-class BundleCard(BaseModel):
-    """`bundle.json`: what a bundle is and how its files are to be read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    description: str  # what it was made from, and what its scores are worth
-    demo: bool  # True: a demo model, no substitute for the published ones
-    window: int  # bases of the windows that the classifier was trained on
-    dnabert_s: DnabertConfig
-    esm2: dict[str, Any]  # hidden_size, num_hidden_layers, num_attention_heads, intermediate_size
-    classifier: ClassifierShape
-    sha256: dict[str, str] = Field(description="of each file of the bundle")
-
-    @property
-    def fingerprint(self) -> str:
-        """Identify the embeddings that the bundle gives: a hash of both networks and tokenizer.
-
-        The classifier does not enter: embeddings are computed once for all classifiers.
-        """
-        parts = self.model_dump(include={"dnabert_s", "esm2"}, mode="json")
-        parts["sha256"] = {name: self.sha256[name] for name in EMBEDDING_FILES}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 class Bundle:
@@ -85,7 +62,8 @@ class Bundle:
     def open_dnabert_s(self, device: torch.device, dtype: torch.dtype) -> Dnabert:
         """Load DNABERT-S onto a device."""
         self.check(DNABERT_S)
-        return dnabert.open_network(self.card.dnabert_s, self.folder / DNABERT_S, device, dtype)
+        config = DnabertConfig.from_json(self.card.dnabert_s)
+        return dnabert.open_network(config, self.folder / DNABERT_S, device, dtype)
 
     def open_esm2(self, device: torch.device, dtype: torch.dtype) -> Esm2:
         """Load ESM-2 onto a device."""
@@ -95,24 +73,8 @@ class Bundle:
     def open_classifier(self) -> MLPClassifier:
         """Load the classifier; it runs on the CPU in float32."""
         self.check(CLASSIFIER)
-        return classifier.open_network(self.card.classifier, self.folder / CLASSIFIER)
-
-
-def read_card(folder: Path) -> BundleCard:
-    """Read `bundle.json`. Raises ModelError where it is missing, wrong, or names no files."""
-    path = folder / "bundle.json"
-    try:
-        card = BundleCard.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; give the folder of a model bundle") from None
-    except (OSError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{path}: not a bundle card ({reason}); make the bundle again") from None
-    if missing := set(FILES) - set(card.sha256):
-        raise ModelError(
-            f"{path}: no sha256 of {', '.join(sorted(missing))}; make the bundle again"
-        )
-    return card
+        shape = ClassifierShape(**self.card.classifier)
+        return classifier.open_network(shape, self.folder / CLASSIFIER)
 
 
 def write_card(folder: Path, **fields: Any) -> BundleCard:

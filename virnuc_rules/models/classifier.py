@@ -9,15 +9,13 @@ from torch import Tensor, nn
 
 from virnuc_rules.models.weights import load_weights
 
-LABELS = ("others", "virus")  # the classes of score1 and score2
-
 
 class ClassifierShape(NamedTuple):
     """Widths of the layers; upstream's are 3328 (768 DNABERT-S + 2560 ESM-2), 512 and 2."""
 
     features: int
     hidden: int
-    classes: int = len(LABELS)
+    classes: int = 2
 
 
 class MLPClassifier(nn.Module):

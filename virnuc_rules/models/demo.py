@@ -4,6 +4,7 @@ It proves the plumbing. Its scores mean nothing, and its card says so.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,7 +17,8 @@ from tokenizers.trainers import BpeTrainer
 from torch import nn
 
 from virnuc_rules.fasta import read_contigs
-from virnuc_rules.models import bundle
+from virnuc_rules.models import card
+from virnuc_rules.models.bundle import write_card
 from virnuc_rules.models.classifier import ClassifierShape, MLPClassifier
 from virnuc_rules.models.dnabert import Dnabert, DnabertConfig
 from virnuc_rules.models.esm2 import Esm2
@@ -39,21 +41,21 @@ _CLASSIFIER = ClassifierShape(features=48 + 64, hidden=32)
 _WINDOW = 500
 
 
-def make_demo_bundle(fasta: Iterable[Path], out: Path, seed: int) -> bundle.BundleCard:
+def make_demo_bundle(fasta: Iterable[Path], out: Path, seed: int) -> card.BundleCard:
     """Write the demo bundle: tokenizer trained on `fasta`, weights drawn from `seed`."""
     out.mkdir(parents=True, exist_ok=True)
-    _train_tokenizer(fasta).save(str(out / bundle.TOKENIZER))
+    _train_tokenizer(fasta).save(str(out / card.TOKENIZER))
     generator = torch.Generator().manual_seed(seed)
     esm2 = Esm2(_ESM2).esm
     esm2.rotary_embeddings = nn.Identity()  # computed, not stored
     networks: dict[str, nn.Module] = {
-        bundle.DNABERT_S: Dnabert(_DNABERT_S),
-        bundle.ESM2: esm2,
-        bundle.CLASSIFIER: MLPClassifier(_CLASSIFIER),
+        card.DNABERT_S: Dnabert(_DNABERT_S),
+        card.ESM2: esm2,
+        card.CLASSIFIER: MLPClassifier(_CLASSIFIER),
     }
     for name, network in networks.items():
         save_file(_drawn(network, generator), out / name)
-    return bundle.write_card(
+    return write_card(
         out,
         name="virnuc-demo",
         description=(
@@ -63,9 +65,9 @@ def make_demo_bundle(fasta: Iterable[Path], out: Path, seed: int) -> bundle.Bund
         ),
         demo=True,
         window=_WINDOW,
-        dnabert_s=_DNABERT_S,
+        dnabert_s=asdict(_DNABERT_S),
         esm2=_ESM2,
-        classifier=_CLASSIFIER,
+        classifier=_CLASSIFIER._asdict(),
     )
 
 

@@ -1,0 +1,135 @@
+"""Every setting of a run: one model gives the defaults, the checks and the documentation.
+
+`config/config.yaml` is written from it (a test keeps them equal), Snakemake checks with it, and the
+options of `virnuc-rules` take their defaults and help texts from it.
+"""
+
+import csv
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from virnuc_rules.errors import VirnucError
+
+_SAMPLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Config(BaseModel):
+    """The keys of the config file. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    samples: Path = Field(
+        Path("config/samples.tsv"), description="sample sheet: columns sample and path"
+    )
+    results: Path = Field(Path("results"), description="folder for everything that is written")
+    bundle: Path = Field(Path("demo/bundle"), description="folder of the model bundle")
+    window: Annotated[int, Field(ge=3)] = Field(
+        500, description="bases in a window; must be the one that the bundle was trained for"
+    )
+    chunk_size: Annotated[int, Field(ge=1)] = Field(
+        10_000, description="open frames in a chunk, the unit of work and of repetition"
+    )
+    persistent_models: bool = Field(
+        True,
+        description="true: workers keep the models and pull chunks; false: a job loads them anew "
+        "for every chunk (same bytes, for debugging)",
+    )
+    workers: Annotated[int, Field(ge=1)] = Field(
+        1, description="number of model servers, one for each device"
+    )
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+        "auto", description="auto (CUDA where there is one, else the CPU), cpu, cuda or cuda:N"
+    )
+    threads: Annotated[int, Field(ge=1)] = Field(
+        2, description="CPU threads of a model server or an embedding job"
+    )
+    precision: Literal["fp32"] = Field("fp32", description="arithmetic of the networks")
+    batch_tokens: Annotated[int, Field(ge=64)] = Field(
+        8192, description="tokens in a micro-batch, padding included"
+    )
+    cache_clear_interval: Annotated[int, Field(ge=0)] = Field(
+        10, description="chunks between clearings of the memory caches; 0 = never"
+    )
+    lease_seconds: Annotated[float, Field(gt=0)] = Field(
+        60, description="a claim whose heartbeat stood still this long is taken over"
+    )
+    load_timeout: Annotated[float, Field(gt=0)] = Field(
+        1800, description="seconds after which loading the models is given up"
+    )
+    on_failed_chunks: Literal["error", "report"] = Field(
+        "error",
+        description="error: the run fails after all other chunks are done; report: go on, and mark "
+        "their windows no_call",
+    )
+
+    def options(self, *keys: str) -> str:
+        """Return keys as options of `virnuc-rules`, quoted for a shell line."""
+        words: list[str] = []
+        for key in keys:
+            words += [f"--{key.replace('_', '-')}", str(getattr(self, key))]
+        return shlex.join(words)
+
+
+def check_config(settings: dict[str, Any]) -> Config:
+    """Check a parsed config file. Raises VirnucError that names the key and the problem."""
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise VirnucError(f"config: {key}: {problem['msg']} (found {problem['input']!r})") from None
+
+
+def document(config: Config | None = None) -> str:
+    """Write the config file: every key with its description and its value."""
+    lines = ["# Settings of VirNuc. Every key may be left out; these are the defaults.", ""]
+    values = (config or Config()).model_dump(mode="json")
+    for key, field in Config.model_fields.items():
+        value = values[key]
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        lines += [f"# {field.description}", f"{key}: {text}", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def read_samples(sheet: Path) -> dict[str, Path]:
+    """Read a sample sheet: tab-separated, with a header and the columns `sample` and `path`.
+
+    Raises VirnucError with file, line and fix.
+    """
+    try:
+        with sheet.open(encoding="utf-8-sig", newline="") as handle:
+            reader = csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
+            if reader.fieldnames is None or {"sample", "path"} - set(reader.fieldnames):
+                raise VirnucError(
+                    f"{sheet}: line 1: the columns 'sample' and 'path' are needed, tab-separated"
+                )
+            samples = _samples(sheet, list(reader))
+    except OSError as error:
+        raise VirnucError(f"{sheet}: cannot be read ({error.strerror}); set `samples`") from None
+    except UnicodeDecodeError:
+        raise VirnucError(f"{sheet}: not UTF-8 text; save it as tab-separated text") from None
+    if not samples:
+        raise VirnucError(f"{sheet}: no samples; add a line with a sample and a path")
+    return samples
+
+
+def _samples(sheet: Path, rows: list[dict[str, str | None]]) -> dict[str, Path]:
+    samples: dict[str, Path] = {}
+    for number, row in enumerate(rows, start=2):
+        name, path = (row["sample"] or "").strip(), (row["path"] or "").strip()
+        where = f"{sheet}: line {number}:"
+        if not _SAMPLE.fullmatch(name):
+            raise VirnucError(
+                f"{where} sample name {name!r}: use letters, digits, '.', '_' and '-', "
+                "and begin with a letter or digit"
+            )
+        if name in samples:
+            raise VirnucError(f"{where} sample {name!r} is there twice; make names unique")
+        if not path:
+            raise VirnucError(f"{where} sample {name!r} has no path; add one")
+        samples[name] = Path(path)
+    return samples

@@ -1,0 +1,133 @@
+"""From embeddings to calls: scores of open frames, consensus over the frames of a window."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from virnuc_rules.chunks import read_manifest
+from virnuc_rules.config import Config
+from virnuc_rules.embed import read_result
+from virnuc_rules.errors import ChunkError, ResultError
+from virnuc_rules.models.bundle import Bundle
+from virnuc_rules.models.classifier import MLPClassifier
+from virnuc_rules.store import Store
+from virnuc_rules.tables import ScoredChunk, SampleTables
+from virnuc_rules.tasks import Settings, Task, chunk_folder, sample_tasks
+
+logger = logging.getLogger(__name__)
+
+Float = NDArray[np.float32]
+
+
+class Consensus:
+    """The best scores of each of W windows over its open frames, collected chunk by chunk.
+
+    A window is called virus if the best score2 of its frames is at least the best score1
+    (upstream's rule: the two may come from different frames).
+    """
+
+    def __init__(self, windows: int) -> None:
+        self.score1: Float = np.full(windows, -np.inf, np.float32)
+        self.score2: Float = np.full(windows, -np.inf, np.float32)
+        self.frames = np.zeros(windows, np.int64)  # scored open frames
+        self.failed = np.zeros(windows, np.bool_)  # a frame of it could not be embedded
+
+    def add(self, window_row: NDArray[np.int64], scores: Float) -> None:
+        """Take in the scores [R, 2] of open frames that belong to windows [R]."""
+        np.maximum.at(self.score1, window_row, scores[:, 0])
+        np.maximum.at(self.score2, window_row, scores[:, 1])
+        np.add.at(self.frames, window_row, 1)
+
+    def fail(self, window_row: NDArray[np.int64]) -> None:
+        """Mark windows whose open frames have no embedding: their call would rest on a part."""
+        self.failed[window_row] = True
+
+    @property
+    def virus(self) -> NDArray[np.bool_]:
+        """Tell which windows are viral; False also where there is no call."""
+        return (self.frames > 0) & (self.score2 >= self.score1)
+
+
+def predict(config: Config, sample: str, out: Path) -> None:
+    """Write the tables of a sample into the folder `out`; see `SampleTables`.
+
+    Raises ResultError where results are missing or damaged (a damaged one is removed, so that the
+    same command embeds it again) and leaves older tables as they were.
+    """
+    bundle = Bundle(config.bundle)
+    settings = Settings(precision=config.precision, batch_tokens=config.batch_tokens)
+    tasks = list(sample_tasks(config.results, sample, bundle.card, settings))
+    folder = chunk_folder(config.results, sample)
+    manifest = read_manifest(folder)
+    torch.set_num_threads(config.threads)
+    consensus = Consensus(manifest.windows)
+    with SampleTables(out) as tables:
+        frames = 0
+        for chunk in _scored(tasks, Store(config.results), bundle.open_classifier(), config):
+            if chunk.scores is None:
+                consensus.fail(chunk.window_row)
+            else:
+                consensus.add(chunk.window_row, chunk.scores)
+            tables.add_frames(chunk)
+            frames += len(chunk.window_row)
+        rows = 0
+        for part in _window_table(folder / "windows.parquet"):
+            tables.add_windows(rows, part, consensus)
+            rows += part.num_rows
+        if (frames, rows) != (manifest.open_frames, manifest.windows):
+            raise ChunkError(
+                f"{folder}: {frames} open frames and {rows} windows instead of "
+                f"{manifest.open_frames} and {manifest.windows}; delete the folder and run again"
+            )
+    called = int((consensus.frames > 0).sum())
+    logger.info(
+        "sample %s: %d windows, %d called, %d of them virus",
+        sample,
+        rows,
+        called,
+        consensus.virus.sum(),
+    )
+
+
+def _window_table(path: Path) -> Iterator[pa.Table]:
+    """Yield the window table in parts. Raises ChunkError where it is missing or damaged."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for batch in file.iter_batches():
+                yield pa.Table.from_batches([batch])
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise ChunkError(f"{path}: damaged ({reason}); delete the folder and run again") from None
+
+
+def _scored(
+    tasks: list[Task], store: Store, classifier: MLPClassifier, config: Config
+) -> Iterator[ScoredChunk]:
+    """Yield the chunks of a sample in order, with scores where there are embeddings.
+
+    Looks at every chunk before it raises, so that one more run mends all that is damaged.
+    """
+    unusable: list[ResultError] = []
+    for task in tasks:
+        chunk = task.read()
+        scores: Float | None = None
+        try:
+            result = read_result(store.result(task.key), task.key, chunk.ids)
+            scores = classifier.scores(result.dnabert_s, result.esm2).numpy()
+        except ResultError as error:
+            failed = store.failure(task.key) is not None
+            if not (failed and config.on_failed_chunks == "report"):
+                store.forget(task.key)
+                unusable.append(error)
+        yield ScoredChunk(chunk.ids, chunk.table, scores)
+    if unusable:
+        raise ResultError(
+            f"{unusable[0]}; {len(unusable)} of {len(tasks)} chunks are without a usable result: "
+            "run the same command again to embed them"
+        )

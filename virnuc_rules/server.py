@@ -1,0 +1,361 @@
+"""One worker's life: look, load, claim, embed, publish, drain, exit.
+
+Both modes are this: `serve` gives a worker all tasks, `embed` gives it one.
+"""
+
+import gc
+import logging
+import os
+import platform
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psutil
+from pydantic import BaseModel
+
+from virnuc_rules import __version__
+from virnuc_rules.config import Config
+from virnuc_rules.errors import ModelError, VirnucError
+from virnuc_rules.files import replacing
+from virnuc_rules.queue import Claim, Queue
+from virnuc_rules.tasks import Settings, Task
+
+if TYPE_CHECKING:  # torch takes seconds to import: a worker without work never does
+    from virnuc_rules.embed import Networks
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+_SERIES = 1000  # longest memory series in a report; every second point is dropped beyond it
+
+
+class Exit(IntEnum):
+    """Exit codes of `serve` and `embed`."""
+
+    DRAINED = 0
+    FAILED_CHUNKS = 1
+    NO_MODELS = 2
+    BAD_DEVICE = 3
+    INTERRUPTED = 75  # EX_TEMPFAIL: try again
+
+
+class Memory(BaseModel):
+    """Memory after a number of chunks, in MB (1e6 bytes); device: what torch holds on a GPU."""
+
+    chunks: int
+    resident: float
+    device: float | None
+
+
+class WorkerReport(BaseModel):
+    """`queue/workers/<worker>.json`: what a worker did; rewritten after every chunk."""
+
+    worker: str
+    owner: str  # how its claims begin
+    pid: int
+    host: str
+    device: str = ""
+    precision: str
+    versions: dict[str, str]
+    started: datetime
+    updated: datetime
+    load_count: dict[str, int] = {}
+    load_seconds: dict[str, float] = {}
+    chunks: int = 0
+    failed_chunks: int = 0
+    open_frames: int = 0
+    tokens: int = 0
+    seconds_computing: float = 0
+    seconds_waiting: float = 0
+    cache_clears: int = 0
+    memory: list[Memory] = []
+    exit_reason: str | None = None  # None: running, or killed
+
+    @property
+    def tried(self) -> int:
+        """Chunks that this worker finished, well or not."""
+        return self.chunks + self.failed_chunks
+
+    def add_memory(self, point: Memory) -> None:
+        """Add a point to the series, thinning it where it has become long."""
+        self.memory.append(point)
+        if len(self.memory) > _SERIES:
+            self.memory = self.memory[::2]
+
+
+class Interrupted(Exception):
+    """SIGTERM or SIGINT came: stop after the micro-batch, release the claim."""
+
+
+class BadDevice(Exception):
+    """After a failure the device also gave wrong numbers for the self-check batch."""
+
+
+class Worker:
+    """One process on one device, which works on `tasks` until none is open."""
+
+    def __init__(self, config: Config, name: str, number: int, tasks: dict[str, Task]) -> None:
+        self.config, self.name, self.number, self.tasks = config, name, number, tasks
+        self.settings = Settings(precision=config.precision, batch_tokens=config.batch_tokens)
+        self.loading = False
+        self.report_path: Path | None = None
+
+    def run(self, log: str = "", report: bool = True) -> Exit:
+        """Work until every task is done or has failed; returns the exit code."""
+        with Queue(self.config.results, self.name, self.config.lease_seconds, log) as queue:
+            self.queue, self.log = queue, log
+            self.report = self._new_report(queue)
+            if report:
+                self.report_path = queue.store.workers / f"{self.name}.json"
+            try:
+                with self._signals():
+                    reason, code = self._work()
+            except Interrupted:
+                reason, code = "interrupted by a signal", Exit.INTERRUPTED
+            except BadDevice:
+                reason, code = "the device gives wrong numbers", Exit.BAD_DEVICE
+            except ModelError as error:
+                reason, code = f"models cannot be loaded: {error}", Exit.NO_MODELS
+            except OSError as error:
+                reason, code = f"cannot go on: {error}", Exit.FAILED_CHUNKS
+            self._finish(reason)
+        (logger.info if code == Exit.DRAINED else logger.error)("worker %s: %s", self.name, reason)
+        return code
+
+    def _new_report(self, queue: Queue) -> WorkerReport:
+        now = datetime.now(UTC)
+        return WorkerReport(
+            worker=self.name,
+            owner=queue.owner,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            precision=self.config.precision,
+            versions={"virnuc_rules": __version__, "python": platform.python_version()},
+            started=now,
+            updated=now,
+        )
+
+    def _work(self) -> tuple[str, Exit]:
+        done = self.queue.store.done(self.tasks)
+        logger.info(
+            "worker %s: %d chunks, %d done already, %d to do",
+            self.name, len(self.tasks), len(done), len(self.tasks) - len(done),
+        )  # fmt: skip
+        if len(done) == len(self.tasks):
+            self.queue.sweep(self.tasks)
+            return "nothing left to do; no model was loaded", Exit.DRAINED
+        networks = self._load_within_deadline()
+        for claim in self.queue.drain(self.tasks):
+            self._work_on(claim, networks)
+        if self.queue.interrupted.is_set():
+            raise Interrupted
+        self.queue.sweep(self.tasks)
+        return self._conclude()
+
+    def _conclude(self) -> tuple[str, Exit]:
+        """Name what has failed: by our hands or another's, now or before."""
+        failures = [f for key in self.tasks if (f := self.queue.store.failure(key))]
+        failures = [f for f in failures if not self.queue.store.is_done(f.key)]
+        embedded = f"embedded {self.report.chunks} chunks, {self.report.open_frames} open frames"
+        if not failures:
+            return embedded, Exit.DRAINED
+        for failure in failures:
+            logger.error(
+                "chunk %s failed (attempt %d): %s (log: %s)",
+                failure.task, failure.attempts, failure.error, failure.log,
+            )  # fmt: skip
+        summary = f"{embedded}; {len(failures)} failed"
+        if self.config.on_failed_chunks == "report":
+            return f"{summary}, their windows become no_call", Exit.DRAINED
+        return f"{summary}; mend the cause and run the same command again", Exit.FAILED_CHUNKS
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def stop(number: int, _: Any) -> None:
+            logger.warning("worker %s: %s: stopping", self.name, signal.Signals(number).name)
+            self.queue.interrupted.set()
+            if self.loading:  # no claim is held, and loading can take minutes
+                raise Interrupted
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _load_within_deadline(self) -> "Networks":
+        """Load both models. A load that hangs is ended from outside: it holds no claim yet."""
+
+        def give_up() -> None:
+            reason = f"models cannot be loaded: not done after {self.config.load_timeout:g} s"
+            logger.error("worker %s: %s", self.name, reason)
+            self._finish(reason)
+            logging.shutdown()
+            os._exit(Exit.NO_MODELS)
+
+        watchdog = threading.Timer(self.config.load_timeout, give_up)
+        watchdog.daemon = True
+        watchdog.start()
+        self.loading = True
+        try:
+            return self._load()
+        except (Interrupted, ModelError):
+            raise
+        except Exception as error:
+            logger.debug("%s", traceback.format_exc())
+            raise ModelError(_one_line(error)) from error
+        finally:
+            self.loading = False
+            watchdog.cancel()
+
+    def _load(self) -> "Networks":
+        # Read when CUDA starts: without it, chunks of many lengths fragment the memory.
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+        import torch
+
+        from virnuc_rules.embed import Networks, self_check
+        from virnuc_rules.models.bundle import Bundle
+
+        torch.set_num_threads(self.config.threads)
+        self.report.versions["torch"] = torch.__version__
+        device = choose_device(self.config.device, self.number)
+        self.report.device = str(device)
+        if device.type == "cuda":
+            self.report.device = f"{device} ({torch.cuda.get_device_name(device)})"
+        bundle = Bundle(self.config.bundle)
+        networks = Networks(
+            bundle.open_tokenizer(),
+            self._timed("dnabert_s", lambda: bundle.open_dnabert_s(device, torch.float32)),
+            self._timed("esm2", lambda: bundle.open_esm2(device, torch.float32)),
+            device,
+        )
+        self.expected = self_check(networks, self.settings)
+        self._save_report()
+        return networks
+
+    def _timed(self, name: str, load: Callable[[], T]) -> T:
+        start = time.monotonic()
+        network = load()
+        seconds = time.monotonic() - start
+        self.report.load_seconds[name] = round(seconds, 3)
+        self.report.load_count[name] = self.report.load_count.get(name, 0) + 1
+        logger.info(
+            "worker %s: loaded %s in %.2f s on %s", self.name, name, seconds, self.report.device
+        )
+        return network
+
+    def _work_on(self, claim: Claim, networks: "Networks") -> None:
+        """Embed one chunk and publish it; a failure of the chunk is recorded, and we go on."""
+        from virnuc_rules.embed import embed_chunk, write_result
+
+        task, start = self.tasks[claim.key], time.monotonic()
+        try:
+            result = embed_chunk(task.read(), networks, self.settings, self._stop_if_asked)
+        except Interrupted:
+            self.queue.release(claim)
+            raise
+        except Exception as error:
+            self._check_device(claim, networks)
+            text = traceback.format_exc()
+            self.queue.fail(claim, task.name, _one_line(error), text)
+            self.report.failed_chunks += 1
+            logger.warning("worker %s: chunk %s failed: %s", self.name, task.name, _one_line(error))
+            logger.debug("%s", text)
+        else:
+            self.queue.publish(
+                claim, lambda path: write_result(path, claim.key, self.settings, result)
+            )
+            self.report.chunks += 1
+            self.report.open_frames += len(result.ids)
+            self.report.tokens += result.tokens
+            if result.notes:
+                logger.warning("worker %s: chunk %s: %s", self.name, task.name, result.notes)
+        self.report.seconds_computing += time.monotonic() - start
+        logger.info("worker %s: chunk %s: %.2f s", self.name, task.name, time.monotonic() - start)
+        self._clear_caches()
+        self._measure_memory()
+        self._save_report()
+
+    def _stop_if_asked(self) -> None:
+        if self.queue.interrupted.is_set():
+            raise Interrupted
+
+    def _check_device(self, claim: Claim, networks: "Networks") -> None:
+        """Tell a bad chunk from a bad device: a device that is broken must not fail the queue."""
+        import torch
+
+        from virnuc_rules.embed import self_check
+
+        try:
+            found = self_check(networks, self.settings)
+            sound = torch.allclose(found, self.expected, rtol=1e-3, atol=1e-3)
+        except Exception:
+            sound = False
+        if not sound:
+            self.queue.release(claim)
+            raise BadDevice
+
+    def _clear_caches(self) -> None:
+        """Give back memory every `cache_clear_interval` chunks, so that it stays flat for days."""
+        import torch
+
+        interval = self.config.cache_clear_interval
+        if interval and self.report.tried % interval == 0:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.report.cache_clears += 1
+
+    def _measure_memory(self) -> None:
+        import torch
+
+        on_device = torch.cuda.memory_reserved() / 1e6 if torch.cuda.is_available() else None
+        resident = psutil.Process().memory_info().rss / 1e6
+        self.report.add_memory(
+            Memory(chunks=self.report.tried, resident=resident, device=on_device)
+        )
+
+    def _save_report(self) -> None:
+        self.report.updated = datetime.now(UTC)
+        self.report.seconds_waiting = self.queue.seconds_waiting
+        if self.report_path:
+            with replacing(self.report_path) as handle:
+                handle.write(self.report.model_dump_json(indent=1) + "\n")
+
+    def _finish(self, reason: str) -> None:
+        self.report.exit_reason = reason
+        try:
+            self._save_report()
+        except OSError as error:
+            logger.error("worker %s: the report cannot be written: %s", self.name, error)
+
+
+def choose_device(wanted: str, number: int) -> Any:
+    """Return the torch device: `auto` spreads workers over the CUDA devices that are visible.
+
+    Raises ModelError where a CUDA device is wanted that is not there.
+    """
+    import torch
+
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        return torch.device(f"cuda:{number % devices}" if devices else "cpu")
+    device = torch.device(wanted)
+    if device.type == "cuda" and (device.index or 0) >= devices:
+        raise ModelError(f"device {wanted} is not there: {devices} CUDA devices are visible")
+    return device
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, VirnucError) else f"{type(error).__name__}: {text}"
