@@ -7,15 +7,20 @@ A chunk folder holds
     chunk_000000.parquet, ...   the open frames, in input order, `chunk_size` a file
 """
 
+import contextlib
+import errno
+import glob
 import hashlib
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -33,6 +38,7 @@ from virnuc_rules.windows import Windows, count, cut, span
 _BLOCK = 1 << 20  # bases that are translated at a time
 _WINDOW_BLOCKS = 100  # blocks whose windows are written together
 _COMPRESSION = "zstd"
+_TRIES = 10  # to put a folder in its place
 
 _FRAMES = pa.array(FRAMES)
 _REASONS = pa.array(REASONS[1:])
@@ -186,23 +192,34 @@ def write_chunks(
 
 
 def _stage_folder(out: Path) -> Path:
-    """Make a new folder beside `out`, and remove those that killed runs left there."""
+    """Make a new folder beside `out`, and remove those that killed runs of this host left there."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    for left_over in out.parent.glob(f".{out.name}.*.partial"):
-        shutil.rmtree(left_over)
-    stage = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    mine = f".{out.name}.{socket.gethostname()}."
+    for path in out.parent.glob(f"{glob.escape(mine)}*.partial"):
+        owner = path.name.removeprefix(mine).split(".")[0]
+        if not (owner.isdigit() and psutil.pid_exists(int(owner))):
+            shutil.rmtree(path, ignore_errors=True)
+    stage = out.with_name(f"{mine}{os.getpid()}.partial")
     stage.mkdir()
     return stage
 
 
 def _move_into_place(stage: Path, out: Path) -> None:
-    if out.exists():
-        old = stage.with_name(f".{out.name}.{os.getpid()}.old.partial")
-        out.rename(old)
-        stage.rename(out)
-        shutil.rmtree(old)
+    """Put the finished folder in the place of `out`, also if another run does so meanwhile."""
+    old = stage.with_name(stage.name.replace(".partial", ".old.partial"))
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            out.rename(old)
+        try:
+            stage.rename(out)
+            break
+        except OSError as error:  # another run was quicker; it wrote the same
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
     else:
-        stage.rename(out)
+        raise ChunkError(f"{out}: other runs keep writing this folder; stop them and run again")
     sync_directory(out.parent)
 
 

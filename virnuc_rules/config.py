@@ -133,3 +133,10 @@ def _samples(sheet: Path, rows: list[dict[str, str | None]]) -> dict[str, Path]:
             raise VirnucError(f"{where} sample {name!r} has no path; add one")
         samples[name] = Path(path)
     return samples
+
+
+def check_inputs(config: Config, samples: dict[str, Path]) -> None:
+    """Raise VirnucError for the first sample whose file is missing and that is not chunked yet."""
+    for sample, path in samples.items():
+        if not path.exists() and not (config.results / "chunks" / sample).exists():
+            raise VirnucError(f"{config.samples}: sample {sample}: {path}: no such file")

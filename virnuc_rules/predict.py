@@ -17,8 +17,8 @@ from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.store import Store
-from virnuc_rules.tables import ScoredChunk, SampleTables
-from virnuc_rules.tasks import Settings, Task, chunk_folder, sample_tasks
+from virnuc_rules.tables import SampleTables, ScoredChunk
+from virnuc_rules.tasks import Task, chunk_folder, read_settings, sample_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +61,10 @@ def predict(config: Config, sample: str, out: Path) -> None:
     same command embeds it again) and leaves older tables as they were.
     """
     bundle = Bundle(config.bundle)
-    settings = Settings(precision=config.precision, batch_tokens=config.batch_tokens)
-    tasks = list(sample_tasks(config.results, sample, bundle.card, settings))
+    tasks = list(sample_tasks(config.results, sample, *read_settings(config)))
     folder = chunk_folder(config.results, sample)
     manifest = read_manifest(folder)
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(1)  # the classifier is small; samples run beside each other
     consensus = Consensus(manifest.windows)
     with SampleTables(out) as tables:
         frames = 0

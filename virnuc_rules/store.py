@@ -56,7 +56,7 @@ class Store:
     def forget(self, key: str) -> None:
         """Make a task pending again, and let Snakemake know that the workers are needed."""
         self.result(key).unlink(missing_ok=True)
-        for stamp in self.stamps.rglob("*.json"):
+        for stamp in self.stamps.rglob("*.txt"):
             stamp.unlink(missing_ok=True)
 
     def failure(self, key: str) -> Failure | None:

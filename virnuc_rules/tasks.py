@@ -9,8 +9,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from virnuc_rules.chunks import Chunk, ChunkEntry, read_chunk, read_manifest
+from virnuc_rules.config import Config
 from virnuc_rules.errors import ModelError
-from virnuc_rules.models.card import BundleCard
+from virnuc_rules.models.card import BundleCard, read_card
 
 SCHEMA = 1  # of the result files and of what is computed; raising it makes old results unknown
 
@@ -47,6 +48,12 @@ def result_key(chunk_sha256: str, fingerprint: str, settings: Settings) -> str:
     """Name the result of a chunk: everything that its bytes depend on, hashed."""
     parts = [SCHEMA, chunk_sha256, fingerprint, settings.model_dump()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def read_settings(config: Config) -> tuple[BundleCard, Settings]:
+    """Return what the keys of results depend on, beside the chunks."""
+    settings = Settings(precision=config.precision, batch_tokens=config.batch_tokens)
+    return read_card(config.bundle), settings
 
 
 def sample_tasks(

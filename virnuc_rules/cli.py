@@ -1,0 +1,226 @@
+"""The command line: every rule of the workflow is one call of one of these verbs."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from virnuc_rules import __version__
+from virnuc_rules.config import Config, check_config, read_samples
+from virnuc_rules.errors import VirnucError
+
+if TYPE_CHECKING:
+    from virnuc_rules.server import Worker
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
+models = typer.Typer(no_args_is_help=True, help="Model bundles.")
+app.add_typer(models, name="models")
+logger = logging.getLogger("virnuc_rules")
+
+
+def _with_settings(*keys: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb config keys as options; it gets them checked, as one argument `config`.
+
+    Type, default and help text of an option are those of the key.
+    """
+
+    def option(key: str) -> Parameter:
+        field = Config.model_fields[key]
+        kind = field.annotation if isinstance(field.annotation, type) else str  # a Literal is text
+        annotation = Annotated[kind, typer.Option(help=field.description)]  # type: ignore[valid-type]
+        return Parameter(key, Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        def command(**values: Any) -> None:
+            _start_log(values.get("log"))
+            config = check_config({key: values.pop(key) for key in keys})
+            verb(config=config, **values)
+
+        own = [p for p in signature(verb).parameters.values() if p.name != "config"]
+        parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in own] + list(map(option, keys))
+        command.__name__, command.__doc__ = verb.__name__, verb.__doc__
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+# What the keys of results depend on, and what a worker needs beside it.
+_RESULT_KEYS = ("results", "bundle", "precision", "batch_tokens")
+_WORKER_KEYS = (*_RESULT_KEYS, "device", "threads", "cache_clear_interval", "lease_seconds",
+                "load_timeout", "on_failed_chunks")  # fmt: skip
+
+Log = Annotated[Path | None, typer.Option(help="also log to this file, with tracebacks")]
+Stamp = Annotated[Path | None, typer.Option(help="file to write when the work is done")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+) -> None:
+    if version:
+        print(f"virnuc-rules {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+@_with_settings("window", "chunk_size")
+def chunk(
+    config: Config,
+    fasta: Annotated[Path, typer.Argument(help="contigs or reads, FASTA, plain or gzip")],
+    out: Annotated[Path, typer.Option(help="folder for chunks, window table and manifest")],
+    sample: Annotated[str, typer.Option(help="name for messages [default: the file's]")] = "",
+    upstream_fasta: Annotated[
+        Path | None, typer.Option(help="folder for the FASTA files that VirNucPro would write")
+    ] = None,
+    log: Log = None,
+) -> None:
+    """Cut contigs into windows and their open frames into chunks."""
+    from virnuc_rules.chunks import write_chunks
+
+    manifest = write_chunks(
+        fasta,
+        out,
+        sample=sample or fasta.name.split(".")[0],
+        window=config.window,
+        chunk_size=config.chunk_size,
+        upstream_fasta=upstream_fasta,
+    )
+    logger.info(
+        "%s: %d contigs, %d bases, %d windows, %d open frames in %d chunks",
+        fasta, manifest.contigs, manifest.bases, manifest.windows,
+        manifest.open_frames, len(manifest.chunks),
+    )  # fmt: skip
+
+
+@app.command()
+@_with_settings("samples", *_WORKER_KEYS)
+def serve(
+    config: Config,
+    worker: Annotated[int, typer.Option(help="number of this worker, from 0")] = 0,
+    stamp: Stamp = None,
+    log: Log = None,
+) -> None:
+    """Be a model server: load both models once, embed chunks until none is left."""
+    from virnuc_rules.server import Worker
+    from virnuc_rules.tasks import all_tasks, read_settings
+
+    samples = read_samples(config.samples)
+    tasks = all_tasks(config.results, samples, *read_settings(config))
+    _work(Worker(config, str(worker), worker, tasks), stamp, log)
+
+
+@app.command()
+@_with_settings(*_WORKER_KEYS)
+def embed(
+    config: Config,
+    sample: Annotated[str, typer.Option(help="name of the sample")],
+    chunk: Annotated[str, typer.Option(help="name of the chunk file, as in the manifest")],
+    stamp: Stamp = None,
+    log: Log = None,
+) -> None:
+    """Embed one chunk in a process of its own: the reference, and the way to debug a chunk."""
+    from virnuc_rules.server import Worker
+    from virnuc_rules.tasks import read_settings, sample_tasks
+
+    tasks = sample_tasks(config.results, sample, *read_settings(config))
+    wanted = {task.key: task for task in tasks if task.path.name == chunk}
+    if not wanted:
+        raise VirnucError(f"sample {sample}: no chunk {chunk} in its manifest; run `chunk` first")
+    _work(Worker(config, f"{sample}-{chunk}", 0, wanted), stamp, log, report=False)
+
+
+@app.command()
+@_with_settings(*_RESULT_KEYS, "on_failed_chunks")
+def predict(
+    config: Config,
+    sample: Annotated[str, typer.Option(help="name of the sample")],
+    out: Annotated[Path, typer.Option(help="folder for the tables")],
+    log: Log = None,
+) -> None:
+    """Classify the embeddings of a sample and write its tables."""
+    from virnuc_rules.predict import predict as write_predictions
+
+    write_predictions(config, sample, out)
+
+
+@app.command()
+@_with_settings("samples", *_RESULT_KEYS, "lease_seconds")
+def status(
+    config: Config,
+    watch: Annotated[bool, typer.Option("--watch", help="redraw until all is done")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Show how far a run is: chunks by state, workers, time left."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from virnuc_rules.status import read_status, render
+
+    now = read_status(config)
+    if json:
+        print(now.model_dump_json(indent=1))
+    elif not watch:
+        Console().print(render(now))
+    else:
+        with Live(render(now), auto_refresh=False) as live:
+            while now.pending or now.running or now.samples_not_chunked:
+                time.sleep(2)
+                now = read_status(config)
+                live.update(render(now), refresh=True)
+
+
+@models.command("make-demo")
+def make_demo(
+    fasta: Annotated[list[Path], typer.Argument(help="sequences to train the tokenizer on")],
+    out: Annotated[Path, typer.Option(help="folder for the bundle")],
+    seed: Annotated[int, typer.Option(help="seed of the random weights")] = 1,
+) -> None:
+    """Make the demo bundle: tiny networks with random weights, whose scores mean nothing."""
+    _start_log(None)
+    from virnuc_rules.models.demo import make_demo_bundle
+
+    card = make_demo_bundle(fasta, out, seed)
+    logger.info("%s: %s", out, card.description)
+
+
+def _work(worker: "Worker", stamp: Path | None, log: Path | None, report: bool = True) -> None:
+    from virnuc_rules.files import replacing
+    from virnuc_rules.server import Exit
+
+    code = worker.run(str(log or "standard error"), report)
+    if code == Exit.DRAINED and stamp:
+        with replacing(stamp) as handle:
+            handle.write(f"{len(worker.tasks)} chunks\n")
+    raise typer.Exit(int(code))
+
+
+def _start_log(log: Path | None) -> None:
+    """Log to standard error, a line an event; and to a file, with times and tracebacks."""
+    logger.setLevel(logging.DEBUG)
+    terminal = logging.StreamHandler()
+    terminal.setLevel(logging.INFO)
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [terminal]
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(log)
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(file)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit code 1."""
+    try:
+        app()
+    except VirnucError as error:
+        logger.error("error: %s", error)
+        sys.exit(1)

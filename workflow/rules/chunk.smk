@@ -1,0 +1,19 @@
+# Contigs to windows, windows to open frames, open frames to chunks.
+
+
+checkpoint chunk:
+    input:
+        fasta=lambda wildcards: SAMPLES[wildcards.sample],
+    output:
+        manifest=f"{RESULTS}/chunks/{{sample}}/manifest.json",
+    log:
+        f"{RESULTS}/logs/chunk/{{sample}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/chunk/{{sample}}.tsv"
+    params:
+        out=lambda wildcards, output: Path(output.manifest).parent,
+        options=CONFIG.options("window", "chunk_size"),
+        version=__version__,  # a new library chunks anew: Snakemake does not see its code
+    shell:
+        "virnuc-rules chunk {input.fasta:q} --sample {wildcards.sample:q}"
+        " --out {params.out:q} {params.options} --log {log:q}"

@@ -1,0 +1,32 @@
+# The checked config, the samples, and what several rules share.
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from virnuc_rules import __version__
+from virnuc_rules.chunks import read_manifest
+from virnuc_rules.config import check_config, check_inputs, read_samples
+from virnuc_rules.errors import VirnucError
+from virnuc_rules.models.card import read_card
+
+try:
+    CONFIG = check_config(config)
+    SAMPLES = read_samples(CONFIG.samples)
+    check_inputs(CONFIG, SAMPLES)
+    CARD = read_card(CONFIG.bundle)
+except VirnucError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = CONFIG.results
+TABLES = [
+    "predictions.tsv",
+    "windows.tsv",
+    "prediction_results.txt",
+    "prediction_results_highestscore.csv",
+]
+
+
+wildcard_constraints:
+    sample=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    chunk=r"chunk_\d+",
+    worker=r"\d+",

@@ -1,0 +1,38 @@
+# Without persistent models: a job for each chunk, which loads the models itself. The reference.
+
+
+rule embed_chunk:
+    input:
+        manifest=f"{RESULTS}/chunks/{{sample}}/manifest.json",
+        bundle=ancient(CONFIG.bundle / "bundle.json"),
+    output:
+        stamp=f"{RESULTS}/queue/stamps/{{sample}}/{{chunk}}.txt",
+    log:
+        f"{RESULTS}/logs/embed/{{sample}}/{{chunk}}.log",
+    threads: CONFIG.threads
+    params:
+        options=CONFIG.options(
+            "results",
+            "bundle",
+            "device",
+            "threads",
+            "precision",
+            "batch_tokens",
+            "lease_seconds",
+            "load_timeout",
+            "on_failed_chunks",
+        ),
+        fingerprint=CARD.fingerprint,
+        version=__version__,
+    shell:
+        "virnuc-rules embed --sample {wildcards.sample:q} --chunk {wildcards.chunk}.parquet"
+        " {params.options} --stamp {output.stamp:q} --log {log:q}"
+
+
+def embedded(wildcards):
+    """The stamps that say that a sample's chunks are embedded: known once it is chunked."""
+    manifest = Path(checkpoints.chunk.get(sample=wildcards.sample).output.manifest)
+    chunks = [Path(entry.file).stem for entry in read_manifest(manifest.parent).chunks]
+    return expand(
+        f"{RESULTS}/queue/stamps/{wildcards.sample}/{{chunk}}.txt", chunk=chunks
+    )

@@ -1,0 +1,41 @@
+# Persistent models: one long-lived worker for each device pulls chunks from the queue.
+
+
+rule serve:
+    input:
+        manifests=expand(f"{RESULTS}/chunks/{{sample}}/manifest.json", sample=SAMPLES),
+        samples=ancient(CONFIG.samples),
+        bundle=ancient(CONFIG.bundle / "bundle.json"),
+    output:
+        stamp=f"{RESULTS}/queue/stamps/worker_{{worker}}.txt",
+    log:
+        f"{RESULTS}/logs/serve/{{worker}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/serve/{{worker}}.tsv"
+    threads: CONFIG.threads
+    params:
+        options=CONFIG.options(
+            "samples",
+            "results",
+            "bundle",
+            "device",
+            "threads",
+            "precision",
+            "batch_tokens",
+            "cache_clear_interval",
+            "lease_seconds",
+            "load_timeout",
+            "on_failed_chunks",
+        ),
+        fingerprint=CARD.fingerprint,
+        version=__version__,
+    shell:
+        "virnuc-rules serve --worker {wildcards.worker} {params.options}"
+        " --stamp {output.stamp:q} --log {log:q}"
+
+
+def embedded(wildcards):
+    """The stamps that say that a sample's chunks are embedded."""
+    return expand(
+        f"{RESULTS}/queue/stamps/worker_{{worker}}.txt", worker=range(CONFIG.workers)
+    )
