@@ -97,7 +97,7 @@ def timed_chunk(path: Path, folder: Path) -> tuple[float, int, float]:
     size = path.stat().st_size / 1e6
     print(
         f"{size:.0f} MB, {manifest.contigs:,} contigs, {manifest.windows:,} windows, "
-        f"{manifest.open_frames:,} open frames: {seconds:.2f} s wall, {cpu:.2f} s CPU on all cores; "
+        f"{manifest.open_frames:,} open frames: {seconds:.2f} s, {cpu:.2f} s of CPU; "
         f"{size / max(seconds, cpu):.1f} MB/s a core; peak memory {peak_mb():.0f} MB"
     )
     return size / max(seconds, cpu), manifest.open_frames, size

@@ -10,6 +10,8 @@ checkpoint chunk:
         f"{RESULTS}/logs/chunk/{{sample}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/chunk/{{sample}}.tsv"
+    conda:
+        "../../environment.yml"
     params:
         out=lambda wildcards, output: Path(output.manifest).parent,
         options=CONFIG.options("window", "chunk_size"),

@@ -30,3 +30,14 @@ wildcard_constraints:
     sample=r"[A-Za-z0-9][A-Za-z0-9._-]*",
     chunk=r"chunk_\d+",
     worker=r"\d+",
+
+
+def embedded(wildcards):
+    """The stamps that say that a sample's chunks are embedded."""
+    stamps = f"{RESULTS}/queue/stamps"
+    if CONFIG.persistent_models:
+        return expand(f"{stamps}/worker_{{worker}}.txt", worker=range(CONFIG.workers))
+    # One for each chunk: known once the sample is chunked.
+    manifest = Path(checkpoints.chunk.get(sample=wildcards.sample).output.manifest)
+    chunks = [Path(entry.file).stem for entry in read_manifest(manifest.parent).chunks]
+    return expand(f"{stamps}/{wildcards.sample}/{{chunk}}.txt", chunk=chunks)

@@ -9,6 +9,8 @@ rule embed_chunk:
         stamp=f"{RESULTS}/queue/stamps/{{sample}}/{{chunk}}.txt",
     log:
         f"{RESULTS}/logs/embed/{{sample}}/{{chunk}}.log",
+    conda:
+        "../../environment.yml"
     threads: CONFIG.threads
     params:
         options=CONFIG.options(
@@ -27,12 +29,3 @@ rule embed_chunk:
     shell:
         "virnuc-rules embed --sample {wildcards.sample:q} --chunk {wildcards.chunk}.parquet"
         " {params.options} --stamp {output.stamp:q} --log {log:q}"
-
-
-def embedded(wildcards):
-    """The stamps that say that a sample's chunks are embedded: known once it is chunked."""
-    manifest = Path(checkpoints.chunk.get(sample=wildcards.sample).output.manifest)
-    chunks = [Path(entry.file).stem for entry in read_manifest(manifest.parent).chunks]
-    return expand(
-        f"{RESULTS}/queue/stamps/{wildcards.sample}/{{chunk}}.txt", chunk=chunks
-    )

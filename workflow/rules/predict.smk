@@ -13,6 +13,8 @@ rule predict:
         f"{RESULTS}/logs/predict/{{sample}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/predict/{{sample}}.tsv"
+    conda:
+        "../../environment.yml"
     params:
         out=lambda wildcards, output: Path(output[0]).parent,
         options=CONFIG.options(

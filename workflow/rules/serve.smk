@@ -12,6 +12,8 @@ rule serve:
         f"{RESULTS}/logs/serve/{{worker}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/serve/{{worker}}.tsv"
+    conda:
+        "../../environment.yml"
     threads: CONFIG.threads
     params:
         options=CONFIG.options(
@@ -32,10 +34,3 @@ rule serve:
     shell:
         "virnuc-rules serve --worker {wildcards.worker} {params.options}"
         " --stamp {output.stamp:q} --log {log:q}"
-
-
-def embedded(wildcards):
-    """The stamps that say that a sample's chunks are embedded."""
-    return expand(
-        f"{RESULTS}/queue/stamps/worker_{{worker}}.txt", worker=range(CONFIG.workers)
-    )

@@ -1,0 +1,38 @@
+# make demo    install, then run the workflow on the demo data
+# make test    install, then run the tests
+# make check   lint, format, types, workflow
+# make clean   remove what the demo wrote
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: demo test check clean
+
+demo: $(INSTALLED)
+	snakemake --profile profiles/local --configfile demo/config.yaml
+	@echo
+	@echo "Tables: demo/results/lake and demo/results/gut. The demo models' scores mean nothing:"
+	@echo "their weights are random. See README.md for your own data and the real models."
+
+test: $(INSTALLED)
+	pytest
+
+check: $(INSTALLED)
+	ruff check .
+	ruff format --check .
+	mypy virnuc_rules
+	snakefmt --check workflow
+	snakemake --lint --configfile demo/config.yaml
+
+clean:
+	rm -rf demo/results
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
