@@ -1,7 +1,7 @@
 # Contigs to windows, windows to open frames, open frames to chunks.
 
 
-checkpoint chunk:
+rule chunk:
     input:
         fasta=lambda wildcards: SAMPLES[wildcards.sample],
     output:

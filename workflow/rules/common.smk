@@ -4,7 +4,6 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from virnuc_rules import __version__
-from virnuc_rules.chunks import read_manifest
 from virnuc_rules.config import check_config, check_inputs, read_samples
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.card import read_card
@@ -38,6 +37,7 @@ def embedded(wildcards):
     if CONFIG.persistent_models:
         return expand(f"{stamps}/worker_{{worker}}.txt", worker=range(CONFIG.workers))
     # One for each chunk: known once the sample is chunked.
-    manifest = Path(checkpoints.chunk.get(sample=wildcards.sample).output.manifest)
-    chunks = [Path(entry.file).stem for entry in read_manifest(manifest.parent).chunks]
-    return expand(f"{stamps}/{wildcards.sample}/{{chunk}}.txt", chunk=chunks)
+    chunks = Path(checkpoints.list_chunks.get(sample=wildcards.sample).output.chunks)
+    return expand(
+        f"{stamps}/{wildcards.sample}/{{chunk}}.txt", chunk=chunks.read_text().split()
+    )

@@ -1,6 +1,20 @@
 # Without persistent models: a job for each chunk, which loads the models itself. The reference.
 
 
+checkpoint list_chunks:
+    input:
+        manifest=f"{RESULTS}/chunks/{{sample}}/manifest.json",
+    output:
+        chunks=f"{RESULTS}/queue/stamps/{{sample}}/chunks.txt",
+    log:
+        f"{RESULTS}/logs/embed/{{sample}}/chunks.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        r"sed -nE 's/.*(chunk_[0-9]+)[.]parquet.*/\1/p' {input.manifest:q}"
+        " > {output.chunks:q} 2> {log:q}"
+
+
 rule embed_chunk:
     input:
         manifest=f"{RESULTS}/chunks/{{sample}}/manifest.json",

@@ -1,0 +1,147 @@
+"""Running the real workflow and the real command line in a folder of a test's own."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+DEMO = {name: REPO / "demo" / "data" / f"{name}.fa.gz" for name in ("lake", "gut")}
+BUNDLE = REPO / "demo" / "bundle"
+TABLES = (
+    "predictions.tsv",
+    "windows.tsv",
+    "prediction_results.txt",
+    "prediction_results_highestscore.csv",
+)
+Environment = dict[str, str]
+
+
+class Project:
+    """A folder with a sample sheet and a config; `run` is what a user types."""
+
+    def __init__(self, folder: Path, samples: dict[str, Path] = DEMO, **settings: Any) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.results = folder / "results"
+        self.settings: dict[str, Any] = {
+            "samples": "samples.tsv",
+            "bundle": str(BUNDLE),
+            "chunk_size": 40,
+            "threads": 1,
+            "lease_seconds": 2,
+            **settings,
+        }
+        self.set_samples(samples)
+
+    def set_samples(self, samples: dict[str, Path]) -> None:
+        self.samples = samples
+        rows = "".join(f"{name}\t{path}\n" for name, path in samples.items())
+        (self.folder / "samples.tsv").write_text("sample\tpath\n" + rows)
+
+    def command(self, *arguments: str) -> list[str]:
+        config = self.folder / "config.yaml"
+        config.write_text(json.dumps(self.settings))  # JSON is YAML
+        return [
+            str(BIN / "snakemake"), "--snakefile", str(REPO / "workflow" / "Snakefile"),
+            "--profile", str(REPO / "profiles" / "local"), "--configfile", str(config),
+            "--cores", "2", *arguments,
+        ]  # fmt: skip
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=400)
+        return subprocess.CompletedProcess(process.args, process.returncode, output)
+
+    def chunk(self) -> None:
+        """Chunk all samples by hand, as rule `chunk` does."""
+        for name, path in self.samples.items():
+            size = ("--chunk-size", str(self.settings["chunk_size"]))
+            rules("chunk", path, "--out", self.results / "chunks" / name, *size, check=True)
+
+    def serve_command(self, worker: int, **settings: Any) -> list[str]:
+        values = {**self.settings, **settings}
+        keys = ("samples", "bundle", "threads", "lease_seconds", "load_timeout", "device")
+        options = [f"--{k.replace('_', '-')}={values[k]}" for k in keys if k in values]
+        return [str(BIN / "virnuc-rules"), "serve", "--worker", str(worker), *options]
+
+    def serve(self, worker: int = 0, **settings: Any) -> subprocess.Popen[str]:
+        """Start a worker by hand."""
+        return subprocess.Popen(
+            self.serve_command(worker, **settings),
+            cwd=self.folder,
+            env=environment(),
+            text=True,
+            stderr=subprocess.PIPE,
+        )
+
+    def embeddings(self) -> dict[str, int]:
+        """Inodes of the results by key: a result that was made again has another."""
+        found = (self.results / "embeddings").glob("*/*.safetensors")
+        return {path.stem: path.stat().st_ino for path in found}
+
+    def chunks(self) -> int:
+        manifests = (self.results / "chunks").glob("*/manifest.json")
+        return sum(len(json.loads(path.read_text())["chunks"]) for path in manifests)
+
+    def report(self, worker: int = 0) -> dict[str, Any]:
+        path = self.results / "queue" / "workers" / f"{worker}.json"
+        return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+    def tables(self) -> dict[str, str]:
+        """sha256 of every table of every sample."""
+        return {f"{s}/{t}": sha256(self.results / s / t) for s in self.samples for t in TABLES}
+
+    def left_over(self) -> list[Path]:
+        """Files that must not be there once all is done."""
+        claims = list((self.results / "queue" / "claims").iterdir())
+        return claims + [p for p in self.results.rglob("*") if ".partial" in p.name]
+
+
+def rules(*arguments: object, check: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run `virnuc-rules` and capture what it prints."""
+    command = [str(BIN / "virnuc-rules"), *map(str, arguments)]
+    return subprocess.run(command, text=True, capture_output=True, check=check, timeout=300)
+
+
+def environment() -> Environment:
+    """The environment of a user who has activated the virtual environment."""
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 120) -> None:
+    """Poll; a generous limit that only a hang reaches."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError("the condition did not become true")
+        time.sleep(0.02)
+
+
+def copy_bundle(folder: Path) -> Path:
+    copy = folder / "bundle"
+    shutil.copytree(BUNDLE, copy)
+    return copy

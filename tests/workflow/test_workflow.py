@@ -1,0 +1,129 @@
+"""The workflow as a user runs it, on the demo samples."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from harness import DEMO, REPO, Project, environment, rules, sha256
+
+
+def jobs(project: Project) -> dict[str, int]:
+    """What a dry run says that would be done: number of jobs by rule."""
+    text = project.run("--dry-run").stdout
+    if "Nothing to be done" in text:
+        return {}
+    table = re.search(r"^job +count\n[- ]+\n((?:\w+ +\d+\n)+)", text, re.MULTILINE)
+    assert table, text
+    rows = (line.split() for line in table[1].splitlines())
+    return {rule: int(count) for rule, count in rows if rule != "total"}
+
+
+def test_one_worker_loads_once_for_many_chunks_of_two_samples(undisturbed: Project) -> None:
+    report = undisturbed.report()
+    assert report["load_count"] == {"dnabert_s": 1, "esm2": 1}
+    assert report["chunks"] == undisturbed.chunks() == len(undisturbed.embeddings()) > 20
+    assert report["cache_clears"] == report["chunks"] // 10
+    assert len(report["memory"]) == report["chunks"]
+    assert report["open_frames"] == sum(
+        len((undisturbed.results / s / "predictions.tsv").read_text().splitlines()) - 1
+        for s in undisturbed.samples
+    )
+    assert undisturbed.left_over() == []
+
+
+def test_second_run_has_nothing_to_do(undisturbed: Project) -> None:
+    assert jobs(undisturbed) == {}
+
+
+def test_without_persistent_models_the_same_bytes(undisturbed: Project, tmp_path: Path) -> None:
+    project = Project(tmp_path, persistent_models=False, chunk_size=250)
+    done = project.run()
+    assert done.returncode == 0, done.stdout
+    assert not list((project.results / "queue" / "workers").iterdir())
+    reference = Project(tmp_path / "persistent", chunk_size=250)
+    assert reference.run().returncode == 0
+    keys = project.embeddings().keys()
+    assert keys == reference.embeddings().keys() and len(keys) == project.chunks()
+    for key in keys:
+        name = Path("embeddings", key[:2], f"{key}.safetensors")
+        assert sha256(project.results / name) == sha256(reference.results / name)
+    assert project.tables() == reference.tables()
+
+
+def test_two_workers_split_the_chunks(undisturbed: Project, tmp_path: Path) -> None:
+    project = Project(tmp_path, workers=2, chunk_size=40)
+    project.chunk()
+    workers = [project.serve(number) for number in range(2)]
+    assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
+    shares = [project.report(number)["chunks"] for number in range(2)]
+    assert sum(shares) == project.chunks() == len(project.embeddings())
+    assert min(shares) > 0
+    done = project.run()
+    assert done.returncode == 0, done.stdout
+    assert "no model was loaded" in done.stdout  # late workers
+    assert project.tables() == undisturbed.tables()
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_new_sample_leaves_the_others_alone(tmp_path: Path, persistent: bool) -> None:
+    lake = {"lake": DEMO["lake"]}
+    project = Project(tmp_path, samples=lake, chunk_size=250, persistent_models=persistent)
+    assert project.run().returncode == 0
+    before, tables = project.embeddings(), project.tables()
+    project.set_samples({**lake, "gut": DEMO["gut"], "copy": DEMO["lake"]})
+    expected = {"serve": 1} if persistent else {"list_chunks": 2}
+    assert jobs(project) == {"all": 1, "chunk": 2, "predict": 2, **expected}
+    done = project.run()
+    assert done.returncode == 0, done.stdout
+    after = project.embeddings()
+    assert before.items() < after.items()  # not one was made again
+    if persistent:
+        new = len(after) - len(before)
+        assert project.report()["chunks"] == new < project.chunks() - len(before)
+    assert tables.items() < project.tables().items()
+    assert all(
+        project.tables()[f"copy/{table}"] == digest
+        for table, digest in ((name.split("/")[1], d) for name, d in tables.items())
+    )
+
+
+def test_status_reads_a_finished_run(undisturbed: Project) -> None:
+    command = ["status", "--json", "--samples", "samples.tsv", "--bundle"]
+    printed = subprocess.run(
+        [str(environment()["PATH"].split(":")[0] + "/virnuc-rules"), *command,
+         undisturbed.settings["bundle"]],
+        cwd=undisturbed.folder, env=environment(), capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    status = json.loads(printed)
+    assert status["done"] == undisturbed.chunks()
+    assert (status["pending"], status["running"], status["failed"]) == (0, 0, 0)
+    assert [worker["working"] for worker in status["workers"]] == [False]
+
+
+def test_mistakes_in_the_config_are_one_line(tmp_path: Path) -> None:
+    project = Project(tmp_path, windwo=300)
+    done = project.run()
+    assert done.returncode != 0
+    assert "config: windwo: Extra inputs are not permitted" in done.stdout
+    assert "Traceback" not in done.stdout
+    project = Project(tmp_path, samples={"a": tmp_path / "none.fa"})
+    done = project.run()
+    assert done.returncode != 0 and "sample a:" in done.stdout and "no such file" in done.stdout
+
+
+def test_a_bad_sample_does_not_stop_the_others_from_being_chunked(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.fa"
+    bad.write_text(">x\nACGT\n>y\nMKLV\n")
+    project = Project(tmp_path, samples={"bad": bad, "lake": DEMO["lake"]})
+    done = project.run()
+    assert done.returncode != 0
+    assert f'sample bad: {bad}: record 2 ("y"): illegal letter' in done.stdout
+    assert (project.results / "chunks" / "lake" / "manifest.json").exists()
+    assert not (project.results / "chunks" / "bad" / "manifest.json").exists()
+
+
+def test_the_demo_config_is_valid() -> None:
+    done = rules("status", "--samples", REPO / "demo" / "samples.tsv", "--results", "/nonexistent")
+    assert done.returncode == 0, done.stderr
