@@ -7,8 +7,6 @@ A chunk folder holds
     chunk_000000.parquet, ...   the open frames, in input order, `chunk_size` a file
 """
 
-import contextlib
-import errno
 import glob
 import hashlib
 import os
@@ -38,7 +36,6 @@ from virnuc_rules.windows import Windows, count, cut, span
 _BLOCK = 1 << 20  # bases that are translated at a time
 _WINDOW_BLOCKS = 100  # blocks whose windows are written together
 _COMPRESSION = "zstd"
-_TRIES = 10  # to put a folder in its place
 
 _FRAMES = pa.array(FRAMES)
 _REASONS = pa.array(REASONS[1:])
@@ -171,7 +168,7 @@ def write_chunks(
 ) -> Manifest:
     """Cut a FASTA file into windows, find their open frames, and write the chunk folder `out`.
 
-    Everything is written beside `out` and moved there when it is complete: an error leaves what
+    Everything is written beside `out` and moved there when it is complete: bad input leaves what
     was there before as it was. With `upstream_fasta` that folder also gets the files that
     VirNucPro would have written. Raises InputError (see `read_contigs`).
     """
@@ -180,7 +177,7 @@ def write_chunks(
         with _ChunkWriter(stage, chunk_size) as writer, UpstreamFasta(upstream_fasta, window) as up:
             for block in _blocks(read_contigs(source, sample), window):
                 frames = open_frames(block.bases.upper(), block.start, block.end)
-                up.write(block.bases, block.start, block.end, block.window_ids(), frames)
+                up.write(block.bases, block.start, block.end, block.window_ids, frames)
                 writer.add(block, frames)
         manifest = writer.manifest(source, window)
         with replacing(stage / "manifest.json") as handle:
@@ -205,22 +202,22 @@ def _stage_folder(out: Path) -> Path:
 
 
 def _move_into_place(stage: Path, out: Path) -> None:
-    """Put the finished folder in the place of `out`, also if another run does so meanwhile."""
-    old = stage.with_name(stage.name.replace(".partial", ".old.partial"))
-    for _ in range(_TRIES):
-        with contextlib.suppress(FileNotFoundError):
-            out.rename(old)
-        try:
-            stage.rename(out)
-            break
-        except OSError as error:  # another run was quicker; it wrote the same
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
-    else:
-        raise ChunkError(f"{out}: other runs keep writing this folder; stop them and run again")
-    sync_directory(out.parent)
+    """Move the finished files to `out`, the manifest last; other files there stay.
+
+    An older manifest goes first, so that a folder with a manifest is complete at any moment. One
+    that says the same stays: another run may be reading it.
+    """
+    new, manifest = stage / "manifest.json", out / "manifest.json"
+    out.mkdir(exist_ok=True)
+    if manifest.exists() and manifest.read_bytes() != new.read_bytes():
+        manifest.unlink(missing_ok=True)
+    for path in out.glob("chunk_*.parquet"):
+        if not (stage / path.name).exists():
+            path.unlink(missing_ok=True)
+    for path in stage.glob("*.parquet"):
+        path.replace(out / path.name)
+    new.replace(manifest)
+    sync_directory(out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The intermediate and result files of the original VirNucPro, byte for byte."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Self
 
@@ -33,10 +33,18 @@ class UpstreamFasta:
     def __exit__(self, *error: object) -> None:
         self._files.__exit__(*error)  # type: ignore[arg-type]
 
-    def write(self, bases: bytes, start: Int, end: Int, ids: list[str], frames: OpenFrames) -> None:
-        """Write the windows `bases[start[i]:end[i]]` named `ids[i]`, and their open frames."""
+    def write(
+        self,
+        bases: bytes,
+        start: Int,
+        end: Int,
+        window_ids: Callable[[], list[str]],
+        frames: OpenFrames,
+    ) -> None:
+        """Write the windows `bases[start[i]:end[i]]` and their open frames."""
         if not self._out:
             return
+        ids = window_ids()
         chunked, nucleotide, protein = self._out
         text = bases.decode("ascii")
         for name, left, right in zip(ids, start.tolist(), end.tolist(), strict=True):
