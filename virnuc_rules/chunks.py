@@ -1,14 +1,9 @@
 """Chunks: the open frames of a sample in files of a fixed number, and the manifest over them.
 
-A chunk folder holds
-
-    manifest.json       written last: what is here, with counts and hashes
-    windows.parquet     a row for every window, with its reason where it has no open frame
-    chunk_000000.parquet, ...   the open frames, in input order, `chunk_size` a file
+What a chunk folder holds, and how it is read: see `chunkfiles`.
 """
 
 import glob
-import hashlib
 import os
 import shutil
 import socket
@@ -23,10 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from virnuc_rules import __version__
-from virnuc_rules.errors import ChunkError
+from virnuc_rules.chunkfiles import (
+    CHUNK_SCHEMA,
+    WINDOW_SCHEMA,
+    ChunkEntry,
+    Manifest,
+    content_hash,
+)
 from virnuc_rules.fasta import Contig, read_contigs
 from virnuc_rules.files import replacing, sync_directory
 from virnuc_rules.orfs import FRAMES, REASONS, OpenFrames, open_frames
@@ -39,122 +39,6 @@ _COMPRESSION = "zstd"
 
 _FRAMES = pa.array(FRAMES)
 _REASONS = pa.array(REASONS[1:])
-_LABEL = pa.dictionary(pa.int32(), pa.string())
-
-CHUNK_SCHEMA = pa.schema(
-    [
-        ("window_row", pa.int64()),  # row of the window in windows.parquet
-        ("contig", _LABEL),  # id of the contig
-        ("window", pa.int32()),  # 1-based number of the window in the contig
-        ("frame", _LABEL),  # F1 F2 F3 R1 R2 R3
-        ("start", pa.int64()),  # codons in the contig: first base, 0-based
-        ("end", pa.int64()),  # base after the last codon
-        ("nucleotide", pa.string()),
-        ("protein", pa.string()),
-    ]
-)
-WINDOW_SCHEMA = pa.schema(
-    [
-        ("contig", _LABEL),
-        ("window", pa.int32()),
-        ("start", pa.int64()),  # in the contig, 0-based
-        ("end", pa.int64()),  # exclusive
-        ("open_frames", pa.int32()),
-        ("reason", _LABEL),  # why there is no open frame; null where there is one
-    ]
-)
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ChunkEntry(_Record):
-    """One chunk file: its name, the sha256 of its content, and its size."""
-
-    file: str
-    sha256: str
-    open_frames: int
-    nucleotides: int
-    residues: int
-
-
-class Manifest(_Record):
-    """What a chunk folder holds. Written last, so a folder with a manifest is complete."""
-
-    version: str
-    source: str
-    window: int
-    chunk_size: int
-    contigs: int
-    bases: int
-    windows: int
-    open_frames: int
-    reasons: dict[str, int]  # number of windows without an open frame, by reason
-    chunks: list[ChunkEntry]
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """R open frames with their sequences; `ids` are upstream's names, unique in a sample."""
-
-    ids: list[str]
-    nucleotide: list[str]
-    protein: list[str]
-    table: pa.Table  # the columns of CHUNK_SCHEMA
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Read `folder/manifest.json`. Raises ChunkError where it is missing or not a manifest."""
-    path = folder / "manifest.json"
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise ChunkError(f"{path}: no such file; chunk the sample first") from None
-    except ValidationError as error:
-        problem = error.errors()[0]["msg"]
-        raise ChunkError(f"{path}: not a manifest ({problem}); delete it and run again") from None
-
-
-def read_chunk(path: Path, entry: ChunkEntry) -> Chunk:
-    """Read a chunk file and check it against its manifest entry (rows and sha256).
-
-    Raises ChunkError for a file that is missing, damaged, or has other content.
-    """
-    remedy = "delete the sample's chunk folder and run again"
-    try:
-        table = pq.read_table(path, page_checksum_verification=True)
-    except FileNotFoundError:
-        raise ChunkError(f"{path}: no such file; {remedy}") from None
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise ChunkError(f"{path}: the chunk file is damaged ({reason}); {remedy}") from None
-    if table.schema != CHUNK_SCHEMA:
-        raise ChunkError(f"{path}: not a chunk file of this version; {remedy}")
-    if _content_hash(table) != entry.sha256:
-        raise ChunkError(f"{path}: the content has changed since it was written; {remedy}")
-    nucleotide, protein = table["nucleotide"].to_pylist(), table["protein"].to_pylist()
-    return Chunk(frame_ids(table).to_pylist(), nucleotide, protein, table)
-
-
-def window_ids(table: pa.Table) -> pa.ChunkedArray:
-    """Return upstream's names of windows, `<contig>_chunk_<number>`, of a chunk or window table."""
-    contig, window = table["contig"].cast(pa.string()), table["window"].cast(pa.string())
-    return pc.binary_join_element_wise(contig, window, "_chunk_")
-
-
-def frame_ids(table: pa.Table) -> pa.ChunkedArray:
-    """Return upstream's names of open frames, `<contig>_chunk_<number><frame>`."""
-    return pc.binary_join_element_wise(window_ids(table), table["frame"].cast(pa.string()), "")
-
-
-def _content_hash(table: pa.Table) -> str:
-    """Hash the lines id, nucleotides, protein of every row, in order."""
-    columns = (frame_ids(table), table["nucleotide"], table["protein"])
-    digest = hashlib.sha256()
-    for rows in pc.binary_join_element_wise(*columns, "", "\n").chunks:
-        digest.update(rows.buffers()[2] or b"")  # the texts, end to end
-    return digest.hexdigest()
 
 
 def write_chunks(
@@ -194,7 +78,8 @@ def _stage_folder(out: Path) -> Path:
     mine = f".{out.name}.{socket.gethostname()}."
     for path in out.parent.glob(f"{glob.escape(mine)}*.partial"):
         owner = path.name.removeprefix(mine).split(".")[0]
-        if not (owner.isdigit() and psutil.pid_exists(int(owner))):
+        # Our own number on another's folder: in a container it is the same each time.
+        if owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
             shutil.rmtree(path, ignore_errors=True)
     stage = out.with_name(f"{mine}{os.getpid()}.partial")
     stage.mkdir()
@@ -382,7 +267,7 @@ class _ChunkWriter:
         self.entries.append(
             ChunkEntry(
                 file=name,
-                sha256=_content_hash(table),
+                sha256=content_hash(table),
                 open_frames=rows,
                 nucleotides=pc.sum(pc.binary_length(table["nucleotide"])).as_py(),
                 residues=pc.sum(pc.binary_length(table["protein"])).as_py(),

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from virnuc_rules.chunks import Chunk
+from virnuc_rules.chunkfiles import Chunk
 from virnuc_rules.errors import ChunkError, ModelError, ResultError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.dnabert import Dnabert

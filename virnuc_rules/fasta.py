@@ -146,6 +146,8 @@ class _Reader:
             raise self.error(
                 f"record {number + 1}: the id is not UTF-8; rename the record"
             ) from None
+        if not name.isprintable():
+            raise self.error(f"record {number + 1}: unprintable letters in the id; rename it")
         contig = Contig(number, name)
         if name in self.seen:
             raise self.error("this id is used twice; make ids unique", contig)
@@ -178,6 +180,7 @@ class _Reader:
 
 def _open(path: Path) -> IO[bytes]:
     """Open plain or gzip by its first bytes, whatever the file is called."""
-    with path.open("rb") as handle:
-        magic = handle.read(2)
-    return gzip.open(path, "rb") if magic == b"\x1f\x8b" else path.open("rb")  # type: ignore[return-value]
+    handle = path.open("rb")  # once only: a pipe cannot be opened again
+    if handle.peek(2)[:2] != b"\x1f\x8b":
+        return handle
+    return gzip.GzipFile(fileobj=handle)  # type: ignore[return-value]

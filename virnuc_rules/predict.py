@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from virnuc_rules.chunks import read_manifest
+from virnuc_rules.chunkfiles import read_manifest, read_windows
 from virnuc_rules.config import Config
 from virnuc_rules.embed import read_result
 from virnuc_rules.errors import ChunkError, ResultError
@@ -76,7 +74,7 @@ def predict(config: Config, sample: str, out: Path) -> None:
             tables.add_frames(chunk)
             frames += len(chunk.window_row)
         rows = 0
-        for part in _window_table(folder / "windows.parquet"):
+        for part in read_windows(folder):
             tables.add_windows(rows, part, consensus)
             rows += part.num_rows
         if (frames, rows) != (manifest.open_frames, manifest.windows):
@@ -92,17 +90,6 @@ def predict(config: Config, sample: str, out: Path) -> None:
         called,
         consensus.virus.sum(),
     )
-
-
-def _window_table(path: Path) -> Iterator[pa.Table]:
-    """Yield the window table in parts. Raises ChunkError where it is missing or damaged."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for batch in file.iter_batches():
-                yield pa.Table.from_batches([batch])
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise ChunkError(f"{path}: damaged ({reason}); delete the folder and run again") from None
 
 
 def _scored(

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from virnuc_rules.chunks import window_ids
+from virnuc_rules.chunkfiles import window_ids
 from virnuc_rules.files import replacing
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from virnuc_rules.chunks import Chunk, ChunkEntry, read_chunk, read_manifest
+from virnuc_rules.chunkfiles import Chunk, ChunkEntry, read_chunk, read_manifest
 from virnuc_rules.config import Config
 from virnuc_rules.errors import ModelError
 from virnuc_rules.models.card import BundleCard, read_card

@@ -1,8 +1,8 @@
 """Cutting contigs into windows, exactly as VirNucPro does (`split_fasta_chunk`).
 
-A contig of length n becomes ceil(n / window) windows that all have the full length, where n allows
-it, and share the surplus as overlap: with surplus = windows * window - n, each step is shortened
-by floor(surplus / windows), and the first few steps by one base more.
+A contig of length n becomes ceil(n / window) windows, which share the surplus as overlap: with
+surplus = windows * window - n, each step is shortened by floor(surplus / windows), and the first
+few steps by one base more. The last window may end up shorter than the others.
 """
 
 from dataclasses import dataclass

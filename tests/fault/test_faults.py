@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from harness import DEMO, Project, copy_bundle, wait_until
 
-from virnuc_rules.chunks import _content_hash
+from virnuc_rules.chunkfiles import content_hash
 
 MANY = {"chunk_size": 10}  # about a hundred chunks: there is time to kill in the middle
 
@@ -183,7 +183,7 @@ def poison(folder: Path, name: str) -> None:
     pq.write_table(table, folder / name)
     manifest = json.loads((folder / "manifest.json").read_text())
     entry = next(entry for entry in manifest["chunks"] if entry["file"] == name)
-    entry["sha256"] = _content_hash(table)
+    entry["sha256"] = content_hash(table)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 

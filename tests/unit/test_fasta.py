@@ -210,14 +210,12 @@ def test_the_records_before_a_bad_one_are_given_out(tmp_path: Path) -> None:
         next(contigs)
 
 
-@pytest.mark.xfail(strict=True, reason="fasta.begin takes any id that is UTF-8")
 @pytest.mark.parametrize("name", ["a\x1b[2J", "a\x85b", "a\u2028b", "a\x1cb", "a\x00"])
 def test_an_id_that_cannot_be_printed_is_refused(tmp_path: Path, name: str) -> None:
     """It would go to the terminal, the tables and the report, and break lines there."""
     error(write(tmp_path, f">{name}\nACGT\n".encode()))
 
 
-@pytest.mark.xfail(strict=True, reason="fasta._open opens the path twice and drops what it peeked")
 def test_a_pipe_is_read_from_its_beginning() -> None:
     """As in `virnuc-rules chunk <(zcat reads.fa.gz)`."""
     reader, writer = os.pipe()

@@ -1,0 +1,154 @@
+"""A chunk folder: what is in it, and reading it with checks.
+
+manifest.json       written last: what is here, with counts and hashes
+windows.parquet     a row for every window, with its reason where it has no open frame
+chunk_000000.parquet, ...   the open frames, in input order, `chunk_size` a file
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from virnuc_rules.errors import ChunkError
+
+_REMEDY = "delete the sample's chunk folder and run again"
+_LABEL = pa.dictionary(pa.int32(), pa.string())
+
+CHUNK_SCHEMA = pa.schema(
+    [
+        ("window_row", pa.int64()),  # row of the window in windows.parquet
+        ("contig", _LABEL),  # id of the contig
+        ("window", pa.int32()),  # 1-based number of the window in the contig
+        ("frame", _LABEL),  # F1 F2 F3 R1 R2 R3
+        ("start", pa.int64()),  # codons in the contig: first base, 0-based
+        ("end", pa.int64()),  # base after the last codon
+        ("nucleotide", pa.string()),
+        ("protein", pa.string()),
+    ]
+)
+WINDOW_SCHEMA = pa.schema(
+    [
+        ("contig", _LABEL),
+        ("window", pa.int32()),
+        ("start", pa.int64()),  # in the contig, 0-based
+        ("end", pa.int64()),  # exclusive
+        ("open_frames", pa.int32()),
+        ("reason", _LABEL),  # why there is no open frame; null where there is one
+    ]
+)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ChunkEntry(_Record):
+    """One chunk file: its name, the sha256 of its content, and its size."""
+
+    file: str
+    sha256: str
+    open_frames: int
+    nucleotides: int
+    residues: int
+
+
+class Manifest(_Record):
+    """What a chunk folder holds. Written last, so a folder with a manifest is complete."""
+
+    version: str
+    source: str
+    window: int
+    chunk_size: int
+    contigs: int
+    bases: int
+    windows: int
+    open_frames: int
+    reasons: dict[str, int]  # number of windows without an open frame, by reason
+    chunks: list[ChunkEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """R open frames with their sequences; `ids` are upstream's names, unique in a sample."""
+
+    ids: list[str]
+    nucleotide: list[str]
+    protein: list[str]
+    table: pa.Table  # the columns of CHUNK_SCHEMA
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `folder/manifest.json`. Raises ChunkError where it is missing or not a manifest."""
+    path = folder / "manifest.json"
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ChunkError(f"{path}: cannot be read ({reason}); chunk the sample first") from None
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise ChunkError(f"{path}: not a manifest ({problem}); delete it and run again") from None
+
+
+def read_chunk(path: Path, entry: ChunkEntry) -> Chunk:
+    """Read a chunk file and check it against its manifest entry (rows and sha256).
+
+    Raises ChunkError for a file that is missing, damaged, or has other content.
+    """
+    with _damage_named(path):
+        table = pq.read_table(path, page_checksum_verification=True)
+        if table.schema != CHUNK_SCHEMA:
+            raise ChunkError(f"{path}: not a chunk file of this version; {_REMEDY}")
+        if (table.num_rows, content_hash(table)) != (entry.open_frames, entry.sha256):
+            raise ChunkError(f"{path}: the content has changed since it was written; {_REMEDY}")
+    nucleotide, protein = table["nucleotide"].to_pylist(), table["protein"].to_pylist()
+    return Chunk(frame_ids(table).to_pylist(), nucleotide, protein, table)
+
+
+def read_windows(folder: Path) -> Iterator[pa.Table]:
+    """Yield the window table in parts. Raises ChunkError where it is missing or damaged."""
+    path = folder / "windows.parquet"
+    with _damage_named(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for batch in file.iter_batches():
+            yield pa.Table.from_batches([batch])
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn what Arrow raises for a damaged file into one line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ChunkError(f"{path}: no such file; {_REMEDY}") from None
+    except (OSError, IndexError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise ChunkError(f"{path}: the file is damaged ({reason}); {_REMEDY}") from None
+
+
+def window_ids(table: pa.Table) -> pa.ChunkedArray:
+    """Return upstream's names of windows, `<contig>_chunk_<number>`, of a chunk or window table."""
+    contig, window = table["contig"].cast(pa.string()), table["window"].cast(pa.string())
+    return pc.binary_join_element_wise(contig, window, "_chunk_")
+
+
+def frame_ids(table: pa.Table) -> pa.ChunkedArray:
+    """Return upstream's names of open frames, `<contig>_chunk_<number><frame>`."""
+    return pc.binary_join_element_wise(window_ids(table), table["frame"].cast(pa.string()), "")
+
+
+def content_hash(table: pa.Table) -> str:
+    """Hash the rows of a chunk: tab-separated lines of id, sequences and places, in order."""
+    places = (table[name].cast(pa.string()) for name in ("window_row", "start", "end"))
+    columns = (frame_ids(table), table["nucleotide"], table["protein"], *places)
+    lines = pc.binary_join_element_wise(pc.binary_join_element_wise(*columns, "\t"), "", "\n")
+    digest = hashlib.sha256()
+    for rows in lines.chunks:
+        digest.update(rows.buffers()[2] or b"")  # the texts, end to end
+    return digest.hexdigest()
