@@ -518,7 +518,7 @@ def manifest_error(folder: Path) -> str:
 
 def test_a_missing_manifest(tmp_path: Path) -> None:
     assert manifest_error(tmp_path).endswith("(No such file or directory); chunk the sample first")
-    assert "no such file" in manifest_error(tmp_path / "absent")
+    assert "No such file" in manifest_error(tmp_path / "absent")
 
 
 def without_windows(text: bytes) -> bytes:

@@ -1,0 +1,414 @@
+"""Chunk in, embeddings out: the batch plan, the means, and result files that can be trusted."""
+
+import itertools
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor
+
+from virnuc_rules import embed, tasks
+from virnuc_rules.chunkfiles import Chunk, read_chunk, read_manifest
+from virnuc_rules.chunks import write_chunks
+from virnuc_rules.embed import (
+    Embeddings,
+    Networks,
+    embed_chunk,
+    micro_batches,
+    read_result,
+    self_check,
+    write_result,
+)
+from virnuc_rules.errors import ChunkError, ResultError
+from virnuc_rules.models import esm2
+from virnuc_rules.models.bundle import Bundle
+from virnuc_rules.tasks import Settings, all_tasks, result_key, sample_tasks
+
+DEMO = Path(__file__).parents[2] / "demo"
+SETTINGS = Settings(precision="fp32", batch_tokens=2048)
+KEY = "0123456789abcdef" * 4
+
+
+@pytest.fixture(scope="module")
+def networks() -> Networks:
+    torch.set_num_threads(1)
+    bundle, cpu = Bundle(DEMO / "bundle"), torch.device("cpu")
+    return Networks(
+        bundle.open_tokenizer(),
+        bundle.open_dnabert_s(cpu, torch.float32),
+        bundle.open_esm2(cpu, torch.float32),
+        cpu,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chunk folder of the demo's sample `gut`, of 40 open frames a chunk."""
+    out = tmp_path_factory.mktemp("chunks") / "gut"
+    write_chunks(DEMO / "data/gut.fa.gz", out, sample="gut", window=500, chunk_size=40)
+    return out
+
+
+@pytest.fixture(scope="module")
+def chunks(folder: Path) -> list[Chunk]:
+    return [read_chunk(folder / entry.file, entry) for entry in read_manifest(folder).chunks[:2]]
+
+
+@pytest.fixture(scope="module")
+def embedded(chunks: list[Chunk], networks: Networks) -> Embeddings:
+    return embed_chunk(chunks[0], networks, SETTINGS)
+
+
+def first(chunk: Chunk, rows: int) -> Chunk:
+    """The first rows of a chunk, as a chunk."""
+    sequences = (chunk.ids[:rows], chunk.nucleotide[:rows], chunk.protein[:rows])
+    return Chunk(*sequences, chunk.table.slice(0, rows))
+
+
+def assert_close(one: Embeddings, other: Embeddings) -> None:
+    assert one.ids == other.ids
+    torch.testing.assert_close(one.dnabert_s, other.dnabert_s, rtol=0, atol=1e-5)
+    torch.testing.assert_close(one.esm2, other.esm2, rtol=0, atol=1e-5)
+
+
+def equal(one: Embeddings, other: Embeddings) -> bool:
+    same = torch.equal(one.dnabert_s, other.dnabert_s) and torch.equal(one.esm2, other.esm2)
+    return same and one.ids == other.ids
+
+
+# --- the batch plan ----------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(2, 3000), max_size=200), st.integers(64, 10_000))
+def test_micro_batches(lengths: list[int], batch_tokens: int) -> None:
+    batches = micro_batches(lengths, batch_tokens)
+    order = [row for batch in batches for row in batch]
+    assert sorted(order) == list(range(len(lengths)))
+    assert all(batches)
+    # longest first, and of equal lengths the first in the input first
+    assert order == sorted(order, key=lambda row: (-lengths[row], row))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * lengths[batch[0]] <= batch_tokens
+    for batch, following in itertools.pairwise(batches):  # none is smaller than need be
+        assert (len(batch) + 1) * lengths[batch[0]] > batch_tokens
+        assert lengths[following[0]] <= lengths[batch[-1]]
+    assert micro_batches(lengths, batch_tokens) == batches
+
+
+def test_micro_batches_of_a_few() -> None:
+    assert micro_batches([], 100) == []
+    assert micro_batches([500], 100) == [[0]]
+    assert micro_batches([10, 60, 50, 10, 200, 40], 100) == [[4], [1], [2, 5], [0, 3]]
+
+
+# --- embeddings --------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def by_hand(chunk: Chunk, networks: Networks) -> Embeddings:
+    """Embed one open frame at a time, without padding."""
+    dna, proteins = [], []
+    for nucleotide, protein in zip(chunk.nucleotide, chunk.protein, strict=True):
+        ids = networks.tokenizer.encode(nucleotide).ids
+        assert (ids[0], ids[-1]) == (1, 2)  # [CLS] and [SEP], which count
+        present = torch.ones(1, len(ids), dtype=torch.bool)
+        dna.append(networks.dnabert_s(torch.tensor([ids]), present)[0].mean(dim=0))
+        ids = [0, *(esm2.ALPHABET.index(letter) for letter in protein), 2]
+        present = torch.ones(1, len(ids), dtype=torch.bool)
+        proteins.append(networks.esm2(torch.tensor([ids]), present)[0, 1:-1].mean(dim=0))
+    return Embeddings(chunk.ids, torch.stack(dna), torch.stack(proteins))
+
+
+def test_embeddings_are_those_of_each_frame_alone(
+    chunks: list[Chunk], networks: Networks, embedded: Embeddings
+) -> None:
+    assert embedded.dnabert_s.shape == (40, 48)
+    assert embedded.esm2.shape == (40, 64)
+    assert embedded.dnabert_s.dtype == embedded.esm2.dtype == torch.float32
+    assert_close(embedded, by_hand(chunks[0], networks))
+    assert embedded.esm2.std(dim=0).mean() > 0.01  # else every order of rows would do
+    encoded = networks.tokenizer.encode_batch(chunks[0].nucleotide)
+    residues = sum(map(len, chunks[0].protein))
+    assert embedded.tokens == sum(len(e.ids) for e in encoded) + residues + 2 * 40
+    assert embedded.notes == {}
+
+
+@pytest.mark.parametrize("batch_tokens", [64, 700, 100_000])
+def test_embeddings_do_not_depend_on_the_batches(
+    chunks: list[Chunk], networks: Networks, embedded: Embeddings, batch_tokens: int
+) -> None:
+    settings = Settings(precision="fp32", batch_tokens=batch_tokens)
+    assert_close(embed_chunk(chunks[0], networks, settings), embedded)
+
+
+def test_embeddings_do_not_depend_on_other_chunks(
+    chunks: list[Chunk], networks: Networks, embedded: Embeddings
+) -> None:
+    embed_chunk(chunks[1], networks, SETTINGS)
+    assert equal(embed_chunk(chunks[0], networks, SETTINGS), embedded)
+
+
+def test_two_runs_write_the_same_bytes(
+    tmp_path: Path, chunks: list[Chunk], networks: Networks, embedded: Embeddings
+) -> None:
+    again = embed_chunk(chunks[0], networks, SETTINGS)
+    for name, result in (("one", embedded), ("two", again)):
+        write_result(tmp_path / name, KEY, SETTINGS, result)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert (tmp_path / "one").stat().st_mode & 0o777 == 0o644
+
+
+def test_the_self_check_is_always_the_same(networks: Networks) -> None:
+    found = self_check(networks, SETTINGS)
+    assert found.shape == (1, 48 + 64)
+    assert torch.equal(found, self_check(networks, SETTINGS))
+
+
+def test_a_protein_that_is_none_fails_the_chunk(chunks: list[Chunk], networks: Networks) -> None:
+    bad = replace(first(chunks[0], 2), protein=["MKL", "MK1"])
+    with pytest.raises(ChunkError, match="'1' is not an amino acid"):
+        embed_chunk(bad, networks, SETTINGS)
+
+
+# --- what goes wrong on a device ---------------------------------------------------------------
+
+Means = Callable[..., Tensor]
+
+
+def replace_means(monkeypatch: pytest.MonkeyPatch, wrap: Callable[[Means], Means]) -> None:
+    monkeypatch.setattr(embed, "_means", wrap(embed._means))
+
+
+def with_memory_for(rows: int) -> Callable[[Means], Means]:
+    def wrap(means: Means) -> Means:
+        def limited(tokens: list[list[int]], *rest: object) -> Tensor:
+            if len(tokens) > rows:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return means(tokens, *rest)
+
+        return limited
+
+    return wrap
+
+
+def test_out_of_memory_halves_the_batch(
+    monkeypatch: pytest.MonkeyPatch, chunks: list[Chunk], networks: Networks, embedded: Embeddings
+) -> None:
+    replace_means(monkeypatch, with_memory_for(3))
+    result = embed_chunk(chunks[0], networks, SETTINGS)
+    assert_close(result, embedded)
+    assert result.notes.keys() == {"out_of_memory"}
+    replace_means(monkeypatch, with_memory_for(1))
+    result = embed_chunk(chunks[0], networks, SETTINGS)
+    assert_close(result, embedded)
+    # Down to single rows, a batch of n rows is halved n - 1 times.
+    dna = [len(encoding.ids) for encoding in networks.tokenizer.encode_batch(chunks[0].nucleotide)]
+    residues = [len(protein) + 2 for protein in chunks[0].protein]
+    batches = sum(len(micro_batches(lengths, 2048)) for lengths in (dna, residues))
+    assert 2 < batches < 80
+    assert result.notes == {"out_of_memory": 80 - batches}
+
+
+def test_out_of_memory_for_a_single_row(
+    monkeypatch: pytest.MonkeyPatch, chunks: list[Chunk], networks: Networks
+) -> None:
+    replace_means(monkeypatch, with_memory_for(0))
+    with pytest.raises(torch.OutOfMemoryError):
+        embed_chunk(chunks[0], networks, SETTINGS)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("model", ["DNABERT-S", "ESM-2"])
+def test_embeddings_that_are_not_finite_fail_the_chunk(
+    monkeypatch: pytest.MonkeyPatch,
+    chunks: list[Chunk],
+    networks: Networks,
+    model: str,
+    value: float,
+) -> None:
+    chunk, rows = first(chunks[0], 8), (2, 5)
+    if model == "DNABERT-S":
+        bad = [networks.tokenizer.encode(chunk.nucleotide[row]).ids for row in rows]
+    else:
+        bad = [esm2.tokenize(chunk.protein[row]) for row in rows]
+
+    def wrap(means: Means) -> Means:
+        def broken(tokens: list[list[int]], *rest: object) -> Tensor:
+            result = means(tokens, *rest)
+            result[[row in bad for row in tokens], 7] = value  # one number of the embedding
+            return result
+
+        return broken
+
+    replace_means(monkeypatch, wrap)
+    with pytest.raises(ChunkError) as raised:
+        embed_chunk(chunk, networks, SETTINGS)
+    names = f"{chunk.ids[2]}, {chunk.ids[5]}"
+    assert str(raised.value) == f"{model} gave non-finite embeddings for 2 rows: {names}"
+
+
+def test_check_interrupts_between_micro_batches(
+    monkeypatch: pytest.MonkeyPatch, chunks: list[Chunk], networks: Networks
+) -> None:
+    done: list[str] = []
+
+    def wrap(means: Means) -> Means:
+        return lambda *arguments: done.append("batch") or means(*arguments)
+
+    def check() -> None:
+        done.append("check")
+        if done.count("check") == 4:
+            raise InterruptedError("stop")
+
+    replace_means(monkeypatch, wrap)
+    with pytest.raises(InterruptedError, match="stop"):
+        embed_chunk(chunks[0], networks, SETTINGS, check)
+    assert done == ["check", "batch"] * 3 + ["check"]
+
+
+# --- result files ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> tuple[Path, Embeddings]:
+    """A small result file, and what is in it."""
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(3, 9, generator=generator)
+    result = Embeddings(["a_chunk_1F1", "b|x_chunk_2R3", "病_chunk_1F2"], rows[:, :4], rows[:, 4:])
+    path = tmp_path / "result.safetensors"
+    write_result(path, KEY, SETTINGS, result)
+    return path, result
+
+
+def result_error(path: Path, key: str, ids: list[str]) -> str:
+    with pytest.raises(ResultError) as raised:
+        read_result(path, key, ids)
+    message = str(raised.value)
+    assert len(message.splitlines()) == 1
+    assert message.startswith(f"{path}: ")
+    return message
+
+
+def is_refused(path: Path, content: bytes, written: Embeddings) -> bool:
+    """Whether such a file gives a ResultError; it may also be read, but then as what it was."""
+    path.write_bytes(content)
+    try:
+        found = read_result(path, KEY, written.ids)
+    except ResultError as error:
+        assert len(str(error).splitlines()) == 1
+        return True
+    assert equal(found, written)
+    return False
+
+
+def flipped(content: bytes, place: int, bit: int) -> bytes:
+    broken = bytearray(content)
+    broken[place] ^= 1 << bit
+    return bytes(broken)
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path: Path, embedded: Embeddings) -> None:
+    path = tmp_path / "result"
+    write_result(path, KEY, SETTINGS, embedded)
+    assert equal(read_result(path, KEY, list(embedded.ids)), embedded)
+
+
+def test_a_missing_result(tmp_path: Path) -> None:
+    assert "no such result" in result_error(tmp_path / "absent", KEY, [])
+
+
+def test_the_result_of_something_else(small: tuple[Path, Embeddings]) -> None:
+    path, result = small
+    for key, ids in (
+        ("f" * 64, result.ids),
+        (KEY, result.ids[::-1]),
+        (KEY, result.ids[:-1]),
+        (KEY, [*result.ids, "more"]),
+        (KEY, []),
+    ):
+        assert "belongs to other open frames" in result_error(path, key, ids)
+
+
+def test_a_truncated_result(small: tuple[Path, Embeddings]) -> None:
+    path, result = small
+    whole = path.read_bytes()
+    lengths = [*range(0, len(whole), 5), len(whole) - 2, len(whole) - 1]
+    assert all(is_refused(path, whole[:length], result) for length in lengths)
+
+
+def test_one_flipped_bit_in_a_real_result(tmp_path: Path, embedded: Embeddings) -> None:
+    path = tmp_path / "result"
+    write_result(path, KEY, SETTINGS, embedded)
+    whole, chance = path.read_bytes(), random.Random(1)
+    numbers = len(whole) - 4 * 40 * (48 + 64)  # where the embeddings begin
+    for place in (chance.randrange(len(whole)) for _ in range(60)):
+        refused = is_refused(path, flipped(whole, place, chance.randrange(8)), embedded)
+        assert refused or place < numbers
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=KeyError,
+    reason="read_result takes metadata['sha256'] outside its try",
+)
+def test_a_flipped_bit_in_any_byte(small: tuple[Path, Embeddings]) -> None:
+    path, result = small
+    whole = path.read_bytes()
+    places = range(len(whole))
+    refused = sum(is_refused(path, flipped(whole, place, place % 8), result) for place in places)
+    assert refused > 0.8 * len(whole)
+
+
+@pytest.mark.parametrize("metadata", [None, "[]", "{", '"x"', "without hashes"])
+def test_a_safetensors_file_that_is_no_result(
+    small: tuple[Path, Embeddings], metadata: str | None, request: pytest.FixtureRequest
+) -> None:
+    if metadata in ("[]", '"x"', "without hashes"):
+        raises = (AttributeError, KeyError, TypeError)
+        reason = "read_result takes for granted what the metadata are"
+        request.applymarker(pytest.mark.xfail(strict=True, raises=raises, reason=reason))
+    path, result = small
+    if metadata == "without hashes":
+        metadata = json.dumps({"key": KEY, "ids": result.ids})
+    tensors = {"dnabert_s": result.dnabert_s.contiguous(), "esm2": result.esm2.contiguous()}
+    save_file(tensors, path, metadata and {"virnuc": metadata})
+    result_error(path, KEY, result.ids)
+
+
+# --- the name of a result ----------------------------------------------------------------------
+
+
+def test_the_key_names_all_that_decides_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [
+        result_key("c" * 64, "f" * 64, SETTINGS),
+        result_key("d" * 64, "f" * 64, SETTINGS),
+        result_key("c" * 64, "e" * 64, SETTINGS),
+        result_key("f" * 64, "c" * 64, SETTINGS),
+        result_key("c" * 64, "f" * 64, SETTINGS.model_copy(update={"precision": "bf16"})),
+        result_key("c" * 64, "f" * 64, SETTINGS.model_copy(update={"batch_tokens": 2049})),
+    ]
+    assert result_key("c" * 64, "f" * 64, SETTINGS) == keys[0]
+    monkeypatch.setattr(tasks, "SCHEMA", tasks.SCHEMA + 1)
+    keys.append(result_key("c" * 64, "f" * 64, SETTINGS))
+    assert len(set(keys)) == 7
+
+
+def test_equal_chunks_of_two_samples_are_one_task(tmp_path: Path, folder: Path) -> None:
+    for sample in ("gut", "again"):
+        shutil.copytree(folder, tmp_path / "chunks" / sample)
+    card = Bundle(DEMO / "bundle").card
+    found = {
+        sample: [task.key for task in sample_tasks(tmp_path, sample, card, SETTINGS)]
+        for sample in ("gut", "again")
+    }
+    assert found["gut"] == found["again"]
+    assert len(set(found["gut"])) == len(found["gut"]) == 13
+    assert list(all_tasks(tmp_path, ["gut", "again"], card, SETTINGS)) == found["gut"]
