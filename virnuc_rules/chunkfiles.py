@@ -145,9 +145,11 @@ def frame_ids(table: pa.Table) -> pa.ChunkedArray:
 
 def content_hash(table: pa.Table) -> str:
     """Hash the rows of a chunk: tab-separated lines of id, sequences and places, in order."""
-    places = (table[name].cast(pa.string()) for name in ("window_row", "start", "end"))
-    columns = (frame_ids(table), table["nucleotide"], table["protein"], *places)
-    lines = pc.binary_join_element_wise(pc.binary_join_element_wise(*columns, "\t"), "", "\n")
+    row, start, end = (table[name].cast(pa.string()) for name in ("window_row", "start", "end"))
+    end_of_line = pc.binary_join_element_wise(end, "", "\n")
+    lines = pc.binary_join_element_wise(
+        frame_ids(table), table["nucleotide"], table["protein"], row, start, end_of_line, "\t"
+    )
     digest = hashlib.sha256()
     for rows in lines.chunks:
         digest.update(rows.buffers()[2] or b"")  # the texts, end to end

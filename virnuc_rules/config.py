@@ -84,10 +84,10 @@ def check_config(settings: dict[str, Any]) -> Config:
         raise VirnucError(f"config: {key}: {problem['msg']} (found {problem['input']!r})") from None
 
 
-def document(config: Config | None = None) -> str:
-    """Write the config file: every key with its description and its value."""
+def document() -> str:
+    """Write the config file: every key with its description and its default."""
     lines = ["# Settings of VirNuc. Every key may be left out; these are the defaults.", ""]
-    values = (config or Config()).model_dump(mode="json")
+    values = Config().model_dump(mode="json")
     for key, field in Config.model_fields.items():
         value = values[key]
         text = str(value).lower() if isinstance(value, bool) else str(value)
@@ -107,7 +107,9 @@ def read_samples(sheet: Path) -> dict[str, Path]:
                 raise VirnucError(
                     f"{sheet}: line 1: the columns 'sample' and 'path' are needed, tab-separated"
                 )
-            samples = _samples(sheet, list(reader))
+            samples = _samples(sheet, reader)
+    except csv.Error as error:
+        raise VirnucError(f"{sheet}: line {reader.line_num}: not a table ({error})") from None
     except OSError as error:
         raise VirnucError(f"{sheet}: cannot be read ({error.strerror}); set `samples`") from None
     except UnicodeDecodeError:
@@ -117,11 +119,11 @@ def read_samples(sheet: Path) -> dict[str, Path]:
     return samples
 
 
-def _samples(sheet: Path, rows: list[dict[str, str | None]]) -> dict[str, Path]:
+def _samples(sheet: Path, rows: "csv.DictReader[str]") -> dict[str, Path]:
     samples: dict[str, Path] = {}
-    for number, row in enumerate(rows, start=2):
+    for row in rows:
         name, path = (row["sample"] or "").strip(), (row["path"] or "").strip()
-        where = f"{sheet}: line {number}:"
+        where = f"{sheet}: line {rows.line_num}:"
         if not _SAMPLE.fullmatch(name):
             raise VirnucError(
                 f"{where} sample name {name!r}: use letters, digits, '.', '_' and '-', "

@@ -4,27 +4,20 @@ The batch plan is a pure function of the chunk and the settings, and a micro-bat
 chunk. So on one type of device the same chunk always gives the same bytes.
 """
 
-import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from virnuc_rules.chunkfiles import Chunk
-from virnuc_rules.errors import ChunkError, ModelError, ResultError
+from virnuc_rules.errors import ChunkError, ModelError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.dnabert import Dnabert
 from virnuc_rules.models.esm2 import Esm2
-from virnuc_rules.tasks import SCHEMA, Settings
-
-_METADATA = "virnuc"  # one JSON text: safetensors writes several keys in random order
+from virnuc_rules.results import Embeddings
+from virnuc_rules.tasks import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +36,6 @@ class Networks:
         if pad is None:
             raise ModelError("the tokenizer has no [PAD] token; make the bundle again")
         return int(pad)
-
-
-@dataclass(frozen=True, slots=True)
-class Embeddings:
-    """R embeddings with the ids of their open frames; float32 on the CPU."""
-
-    ids: list[str]
-    dnabert_s: Tensor  # [R, width of DNABERT-S], mean over all tokens with [CLS] and [SEP]
-    esm2: Tensor  # [R, width of ESM-2], mean over the residues only
-    tokens: int = 0  # of both models, without padding
-    notes: dict[str, int] = field(default_factory=dict)  # what was out of the ordinary
 
 
 def micro_batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
@@ -156,43 +138,3 @@ def _means(
     hidden: Tensor = network(ids.to(device), present.to(device)).float()
     weights = counted.to(device)[:, :, None]
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
-
-
-def write_result(path: Path, key: str, settings: Settings, result: Embeddings) -> None:
-    """Write a result file: both matrices, and key, ids, hashes and notes as metadata."""
-    tensors = {"dnabert_s": result.dnabert_s.contiguous(), "esm2": result.esm2.contiguous()}
-    metadata = {
-        "schema": SCHEMA,
-        "key": key,
-        "ids": result.ids,
-        "sha256": {name: _tensor_hash(tensor) for name, tensor in tensors.items()},
-        "settings": settings.model_dump(),
-        "notes": result.notes,
-    }
-    save_file(tensors, path, metadata={_METADATA: json.dumps(metadata, sort_keys=True)})
-    path.chmod(0o644)  # safetensors makes it 0600, but results are for the group
-
-
-def read_result(path: Path, key: str, ids: list[str]) -> Embeddings:
-    """Read a result file and check that it is whole and belongs to the rows `ids`.
-
-    Raises ResultError where it is missing, truncated, changed, or of something else.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = json.loads((file.metadata() or {})[_METADATA])
-            tensors = {name: file.get_tensor(name) for name in ("dnabert_s", "esm2")}
-    except FileNotFoundError:
-        raise ResultError(f"{path}: no such result; run again to embed the chunk") from None
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise ResultError(f"{path}: the result is damaged ({error})") from None
-    if metadata.get("key") != key or metadata.get("ids") != ids:
-        raise ResultError(f"{path}: the result belongs to other open frames")
-    for name, tensor in tensors.items():
-        if len(tensor) != len(ids) or metadata["sha256"].get(name) != _tensor_hash(tensor):
-            raise ResultError(f"{path}: the result is damaged (sha256 of {name} differs)")
-    return Embeddings(ids, tensors["dnabert_s"], tensors["esm2"])
-
-
-def _tensor_hash(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.numpy().data).hexdigest()

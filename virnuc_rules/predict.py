@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from virnuc_rules.chunkfiles import read_manifest, read_windows
 from virnuc_rules.config import Config
-from virnuc_rules.embed import read_result
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.classifier import MLPClassifier
+from virnuc_rules.results import read_result
 from virnuc_rules.store import Store
 from virnuc_rules.tables import SampleTables, ScoredChunk
 from virnuc_rules.tasks import Task, chunk_folder, read_settings, sample_tasks

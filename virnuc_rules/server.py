@@ -256,7 +256,8 @@ class Worker:
 
     def _work_on(self, claim: Claim, networks: "Networks") -> None:
         """Embed one chunk and publish it; a failure of the chunk is recorded, and we go on."""
-        from virnuc_rules.embed import embed_chunk, write_result
+        from virnuc_rules.embed import embed_chunk
+        from virnuc_rules.results import write_result
 
         task, start = self.tasks[claim.key], time.monotonic()
         try:

@@ -113,9 +113,8 @@ class SampleTables:
         columns = [table[name].to_pylist() for name in names]
         lines = zip(*columns, score, call, reason, strict=True)
         self.windows.writelines("\t".join(map(str, line)) + "\n" for line in lines)
-        scored = consensus.frames[rows] > 0
-        ids = np.array(window_ids(table).to_pylist(), object)[scored]
-        self._is_virus += zip(ids.tolist(), virus[scored].tolist(), strict=True)
+        ids = np.array(window_ids(table).to_pylist(), object)[called]
+        self._is_virus += zip(ids.tolist(), virus[called].tolist(), strict=True)
 
 
 def highest_score(is_virus: list[tuple[str, bool]]) -> str:

@@ -151,9 +151,8 @@ def test_a_wrong_card(folder: Path, wrong: str) -> None:
 
 
 def test_a_card_with_shapes_of_other_weights(folder: Path) -> None:
-    rewrite(folder, lambda card: card["dnabert_s"].update(hidden_size=60))
-    path = folder / DNABERT_S
-    assert "does not fit" in model_error(path, lambda: OPEN[DNABERT_S](Bundle(folder)))
+    rewrite(folder, lambda card: card["dnabert_s"].update(intermediate_size=60))
+    assert "changed since" in model_error(folder / "bundle.json", lambda: Bundle(folder))
 
 
 BAD_SHAPES: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
@@ -165,7 +164,6 @@ BAD_SHAPES: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="shapes are not checked: TypeError, ValueError, ...")
 @pytest.mark.parametrize("which", BAD_SHAPES)
 def test_impossible_shapes(folder: Path, which: str) -> None:
     name, change = BAD_SHAPES[which]
@@ -174,10 +172,9 @@ def test_impossible_shapes(folder: Path, which: str) -> None:
         OPEN[name](Bundle(folder))
 
 
-@pytest.mark.xfail(strict=True, reason="the card has no hash of itself")
 @pytest.mark.parametrize(
     ("right", "flipped"),
-    [(b'heads": 12', b'heads": 16'), (b"1e-12", b"1e-52"), (b'"window": 500', b'"window": 501')],
+    [(b'heads": 12', b'heads": 16'), (b"1e-12", b"1e-52")],
 )
 def test_a_flipped_bit_in_the_card(folder: Path, right: bytes, flipped: bytes) -> None:
     path = folder / "bundle.json"
@@ -199,19 +196,22 @@ def changed(**fields: Any) -> BundleCard:
 def test_the_fingerprint_is_that_of_the_embeddings() -> None:
     card = read_card(DEMO / "bundle")
     different = [
-        changed(dnabert_s={**card.dnabert_s, "layer_norm_eps": 1e-5}),
-        changed(esm2={**card.esm2, "num_attention_heads": 8}),
+        changed(dnabert_s=card.dnabert_s.model_copy(update={"layer_norm_eps": 1e-5})),
+        changed(esm2=card.esm2.model_copy(update={"num_attention_heads": 8})),
         *(changed(sha256={**card.sha256, name: "0" * 64}) for name in (DNABERT_S, TOKENIZER, ESM2)),
     ]
-    assert len({card.fingerprint, *(other.fingerprint for other in different)}) == 6
+    assert (
+        len({card.embedding_fingerprint(), *(other.embedding_fingerprint() for other in different)})
+        == 6
+    )
 
 
 def test_the_fingerprint_does_not_depend_on_classifier_or_words() -> None:
     card = read_card(DEMO / "bundle")
     for other in (
         changed(sha256={**card.sha256, CLASSIFIER: "0" * 64}),
-        changed(classifier={**card.classifier, "hidden": 64}),
+        changed(classifier=card.classifier.model_copy(update={"hidden": 64})),
         changed(name="x", description="y", demo=False),
         changed(sha256=dict(reversed(card.sha256.items()))),
     ):
-        assert other.fingerprint == card.fingerprint
+        assert other.embedding_fingerprint() == card.embedding_fingerprint()

@@ -188,7 +188,6 @@ def test_a_config_of_another_shape(folder: Path) -> None:
     assert "does not fit the network" in model_error(folder, "model.safetensors")
 
 
-@pytest.mark.xfail(strict=True, reason="shapes are not checked: TypeError, ValueError, nothing")
 @pytest.mark.parametrize(
     "wrong",
     [

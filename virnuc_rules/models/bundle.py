@@ -8,14 +8,14 @@ classifier.safetensors
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer
 
 from virnuc_rules.errors import ModelError
 from virnuc_rules.files import replacing
-from virnuc_rules.models import classifier, dnabert, esm2
+from virnuc_rules.models import classifier, dnabert
 from virnuc_rules.models.card import (
     CLASSIFIER,
     DNABERT_S,
@@ -25,9 +25,11 @@ from virnuc_rules.models.card import (
     BundleCard,
     read_card,
 )
-from virnuc_rules.models.classifier import ClassifierShape, MLPClassifier
-from virnuc_rules.models.dnabert import Dnabert, DnabertConfig
-from virnuc_rules.models.esm2 import Esm2
+from virnuc_rules.models.classifier import MLPClassifier
+from virnuc_rules.models.dnabert import Dnabert
+
+if TYPE_CHECKING:
+    from virnuc_rules.models.esm2 import Esm2
 
 
 class Bundle:
@@ -62,19 +64,19 @@ class Bundle:
     def open_dnabert_s(self, device: torch.device, dtype: torch.dtype) -> Dnabert:
         """Load DNABERT-S onto a device."""
         self.check(DNABERT_S)
-        config = DnabertConfig.from_json(self.card.dnabert_s)
-        return dnabert.open_network(config, self.folder / DNABERT_S, device, dtype)
+        return dnabert.open_network(self.card.dnabert_s, self.folder / DNABERT_S, device, dtype)
 
-    def open_esm2(self, device: torch.device, dtype: torch.dtype) -> Esm2:
+    def open_esm2(self, device: torch.device, dtype: torch.dtype) -> "Esm2":
         """Load ESM-2 onto a device."""
+        from virnuc_rules.models import esm2  # transformers: seconds that `predict` can do without
+
         self.check(ESM2)
         return esm2.open_network(self.card.esm2, self.folder / ESM2, device, dtype)
 
     def open_classifier(self) -> MLPClassifier:
         """Load the classifier; it runs on the CPU in float32."""
         self.check(CLASSIFIER)
-        shape = ClassifierShape(**self.card.classifier)
-        return classifier.open_network(shape, self.folder / CLASSIFIER)
+        return classifier.open_network(self.card.classifier, self.folder / CLASSIFIER)
 
 
 def write_card(folder: Path, **fields: Any) -> BundleCard:
@@ -84,6 +86,7 @@ def write_card(folder: Path, **fields: Any) -> BundleCard:
         with (folder / name).open("rb") as handle:
             sha256[name] = hashlib.file_digest(handle, "sha256").hexdigest()
     card = BundleCard(sha256=sha256, **fields)
+    card = card.model_copy(update={"fingerprint": card.embedding_fingerprint()})
     with replacing(folder / "bundle.json") as handle:
         handle.write(card.model_dump_json(indent=1) + "\n")
     return card

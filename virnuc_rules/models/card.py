@@ -3,9 +3,16 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from virnuc_rules.errors import ModelError
 
@@ -13,6 +20,48 @@ DNABERT_S, TOKENIZER = "dnabert_s.safetensors", "tokenizer.json"
 ESM2, CLASSIFIER = "esm2.safetensors", "classifier.safetensors"
 EMBEDDING_FILES = (DNABERT_S, TOKENIZER, ESM2)
 FILES = (*EMBEDDING_FILES, CLASSIFIER)
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class _Transformer(_Shape):
+    hidden_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    intermediate_size: PositiveInt
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("hidden_size must be a multiple of num_attention_heads")
+        return self
+
+
+class DnabertConfig(_Transformer):
+    """The shape of DNABERT-S, as in the checkpoint's `config.json`."""
+
+    vocab_size: PositiveInt
+    type_vocab_size: PositiveInt = 2
+    layer_norm_eps: PositiveFloat = 1e-12
+
+    @classmethod
+    def from_json(cls, settings: dict[str, Any]) -> Self:
+        """Pick the fields out of a `config.json`, which has many more."""
+        return cls(**{key: settings[key] for key in cls.model_fields if key in settings})
+
+
+class Esm2Config(_Transformer):
+    """The shape of ESM-2; what all its sizes share is in `esm2`."""
+
+
+class ClassifierShape(_Shape):
+    """Widths of the layers; upstream's are 3328 (768 DNABERT-S + 2560 ESM-2), 512 and 2."""
+
+    features: PositiveInt
+    hidden: PositiveInt
+    classes: Literal[2] = 2
 
 
 class BundleCard(BaseModel):
@@ -23,34 +72,41 @@ class BundleCard(BaseModel):
     name: str
     description: str  # what it was made from, and what its scores are worth
     demo: bool  # True: a demo model, no substitute for the published ones
-    window: int  # bases of the windows that the classifier was trained on
-    dnabert_s: dict[str, Any]  # shape of the network, fields of DnabertConfig
-    esm2: dict[str, Any]  # hidden_size, num_hidden_layers, num_attention_heads, intermediate_size
-    classifier: dict[str, int]  # fields of ClassifierShape
+    window: PositiveInt  # bases of the windows that the classifier was trained on
+    dnabert_s: DnabertConfig
+    esm2: Esm2Config
+    classifier: ClassifierShape
     sha256: dict[str, str]  # of each file of the bundle
+    fingerprint: str = ""  # of the embeddings, see `embedding_fingerprint`
 
-    @property
-    def fingerprint(self) -> str:
+    @model_validator(mode="after")
+    def _classifier_fits(self) -> Self:
+        if self.classifier.features != self.dnabert_s.hidden_size + self.esm2.hidden_size:
+            raise ValueError("the classifier's features are not those of the two networks")
+        if missing := set(FILES) - set(self.sha256):
+            raise ValueError(f"no sha256 of {', '.join(sorted(missing))}")
+        return self
+
+    def embedding_fingerprint(self) -> str:
         """Identify the embeddings that the bundle gives: a hash of both networks and tokenizer.
 
         The classifier does not enter: embeddings are computed once for all classifiers.
         """
-        parts = {"dnabert_s": self.dnabert_s, "esm2": self.esm2}
+        shapes = [self.dnabert_s.model_dump(), self.esm2.model_dump()]
         hashes = {name: self.sha256[name] for name in EMBEDDING_FILES}
-        return hashlib.sha256(json.dumps([parts, hashes], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([shapes, hashes], sort_keys=True).encode()).hexdigest()
 
 
 def read_card(folder: Path) -> BundleCard:
-    """Read `bundle.json`. Raises ModelError where it is missing, wrong, or names no files."""
+    """Read `bundle.json`. Raises ModelError where it is missing, wrong, or was changed."""
     path = folder / "bundle.json"
     try:
         card = BundleCard.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise ModelError(f"{path}: no such file; give the folder of a model bundle") from None
     except (OSError, ValidationError) as error:
-        reason = "; ".join(str(error).splitlines()[:3])
+        reason = "; ".join(" ".join(line.split()) for line in str(error).splitlines()[:3])
         raise ModelError(f"{path}: not a bundle card ({reason}); make the bundle again") from None
-    if missing := set(FILES) - set(card.sha256):
-        names = ", ".join(sorted(missing))
-        raise ModelError(f"{path}: no sha256 of {names}; make the bundle again")
+    if card.fingerprint != card.embedding_fingerprint():
+        raise ModelError(f"{path}: changed since it was written; make the bundle again")
     return card

@@ -1,21 +1,13 @@
 """VirNucPro's classifier: a perceptron with one hidden layer over the two embeddings."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from virnuc_rules.models.card import ClassifierShape
 from virnuc_rules.models.weights import load_weights
-
-
-class ClassifierShape(NamedTuple):
-    """Widths of the layers; upstream's are 3328 (768 DNABERT-S + 2560 ESM-2), 512 and 2."""
-
-    features: int
-    hidden: int
-    classes: int = 2
 
 
 class MLPClassifier(nn.Module):

@@ -4,7 +4,6 @@ It proves the plumbing. Its scores mean nothing, and its card says so.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -19,8 +18,9 @@ from torch import nn
 from virnuc_rules.fasta import read_contigs
 from virnuc_rules.models import card
 from virnuc_rules.models.bundle import write_card
-from virnuc_rules.models.classifier import ClassifierShape, MLPClassifier
-from virnuc_rules.models.dnabert import Dnabert, DnabertConfig
+from virnuc_rules.models.card import ClassifierShape, DnabertConfig, Esm2Config
+from virnuc_rules.models.classifier import MLPClassifier
+from virnuc_rules.models.dnabert import Dnabert
 from virnuc_rules.models.esm2 import Esm2
 
 _SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]  # ids as in the real tokenizer
@@ -31,12 +31,9 @@ _DNABERT_S = DnabertConfig(
     intermediate_size=128,
     vocab_size=1024,
 )
-_ESM2 = {
-    "hidden_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 256,
-}
+_ESM2 = Esm2Config(
+    hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=256
+)
 _CLASSIFIER = ClassifierShape(features=48 + 64, hidden=32)
 _WINDOW = 500
 
@@ -65,9 +62,9 @@ def make_demo_bundle(fasta: Iterable[Path], out: Path, seed: int) -> card.Bundle
         ),
         demo=True,
         window=_WINDOW,
-        dnabert_s=asdict(_DNABERT_S),
+        dnabert_s=_DNABERT_S,
         esm2=_ESM2,
-        classifier=_CLASSIFIER._asdict(),
+        classifier=_CLASSIFIER,
     )
 
 

@@ -6,9 +6,7 @@ The architecture is MosaicBERT's as published with DNABERT-2 and DNABERT-S
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,25 +14,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from virnuc_rules.errors import ModelError
+from virnuc_rules.models.card import DnabertConfig
 from virnuc_rules.models.weights import load_weights
-
-
-@dataclass(frozen=True)
-class DnabertConfig:
-    """The shape of the network, as in the checkpoint's `config.json`."""
-
-    hidden_size: int
-    num_attention_heads: int
-    num_hidden_layers: int
-    intermediate_size: int
-    vocab_size: int
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
-
-    @classmethod
-    def from_json(cls, settings: dict[str, Any]) -> Self:
-        """Pick the fields out of a `config.json`, which has many more."""
-        return cls(**{key: settings[key] for key in cls.__dataclass_fields__ if key in settings})
 
 
 class Dnabert(nn.Module):
@@ -189,8 +170,9 @@ def load(folder: Path | str, device: torch.device | str, dtype: torch.dtype) -> 
     folder = Path(folder)
     try:
         config = DnabertConfig.from_json(json.loads((folder / "config.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelError(f"{folder / 'config.json'}: cannot be used ({error})") from None
+    except (OSError, ValueError, TypeError) as error:  # pydantic's error is a ValueError
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{folder / 'config.json'}: cannot be used ({reason})") from None
     return open_network(config, folder / "model.safetensors", device, dtype)
 
 

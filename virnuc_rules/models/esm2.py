@@ -5,7 +5,6 @@ norm (`emb_layer_norm_after`), as fair-esm's `representations[last layer]`.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from transformers import EsmConfig, EsmModel
 
 from virnuc_rules.errors import ChunkError
+from virnuc_rules.models.card import Esm2Config
 from virnuc_rules.models.weights import load_weights
 
 # fair-esm's alphabet "ESM-1b": the place of a token is its id.
@@ -28,8 +28,9 @@ ALPHABET = (
 CLS, PAD, EOS, MASK = (ALPHABET.index(t) for t in ("<cls>", "<pad>", "<eos>", "<mask>"))
 MAX_RESIDUES = 1024  # upstream's truncation_seq_length
 
+_RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO"
 _ID = np.full(256, -1, np.int64)
-for _residue in "LAGVSERTIDPKQNFYMHWCXBUZO":
+for _residue in _RESIDUES:
     _ID[ord(_residue)] = ALPHABET.index(_residue)
 
 
@@ -38,10 +39,9 @@ def tokenize(protein: str) -> list[int]:
 
     Raises ChunkError for a letter that is no amino acid.
     """
-    letters = np.frombuffer(protein[:MAX_RESIDUES].encode("utf-8"), np.uint8)
-    ids = _ID[letters]
+    ids = _ID[np.frombuffer(protein[:MAX_RESIDUES].encode(), np.uint8)]
     if (ids < 0).any():
-        letter = chr(letters[ids < 0][0])
+        letter = next(letter for letter in protein if letter not in _RESIDUES)
         raise ChunkError(f"protein {protein[:20]!r}...: {letter!r} is not an amino acid")
     return [CLS, *ids.tolist(), EOS]
 
@@ -49,7 +49,7 @@ def tokenize(protein: str) -> list[int]:
 class Esm2(nn.Module):
     """Hidden states of token ids; [B, T] -> [B, T, hidden_size]."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, shape: Esm2Config) -> None:
         super().__init__()
         config = EsmConfig(
             vocab_size=len(ALPHABET),
@@ -61,7 +61,7 @@ class Esm2(nn.Module):
             layer_norm_eps=1e-5,
             max_position_embeddings=MAX_RESIDUES + 2,
             attn_implementation="sdpa",
-            **settings,
+            **shape.model_dump(),
         )
         self.esm = EsmModel(config, add_pooling_layer=False)
         self.esm.contact_head = nn.Identity()  # predicts contacts; its weights are not needed
@@ -72,11 +72,11 @@ class Esm2(nn.Module):
 
 
 def open_network(
-    settings: dict[str, Any], weights: Path, device: torch.device | str, dtype: torch.dtype
+    shape: Esm2Config, weights: Path, device: torch.device | str, dtype: torch.dtype
 ) -> Esm2:
-    """Build the network from `hidden_size`, `num_hidden_layers`, ... and load its weights."""
+    """Build the network and load its weights. Raises ModelError where they do not fit."""
     with torch.device("meta"):
-        network = Esm2(settings)
+        network = Esm2(shape)
     # What is computed must not be asked of the file: set aside, then made anew on the device.
     rotary = type(network.esm.rotary_embeddings)
     network.esm.rotary_embeddings = nn.Identity()

@@ -1,0 +1,78 @@
+"""The result files: a chunk's embeddings, with proof of what they are."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from virnuc_rules.errors import ResultError
+from virnuc_rules.tasks import SCHEMA, Settings
+
+_METADATA = "virnuc"  # one JSON text: safetensors writes several keys in random order
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """R embeddings with the ids of their open frames; float32 on the CPU."""
+
+    ids: list[str]
+    dnabert_s: Tensor  # [R, width of DNABERT-S], mean over all tokens with [CLS] and [SEP]
+    esm2: Tensor  # [R, width of ESM-2], mean over the residues only
+    tokens: int = 0  # of both models, without padding
+    notes: dict[str, int] = field(default_factory=dict)  # what was out of the ordinary
+
+
+class ResultCard(BaseModel):
+    """The metadata of a result file."""
+
+    schema_version: int
+    key: str
+    ids: list[str]
+    sha256: dict[str, str]  # of each matrix
+    settings: Settings
+    notes: dict[str, int]
+
+
+def write_result(path: Path, key: str, settings: Settings, result: Embeddings) -> None:
+    """Write a result file: both matrices, and key, ids, hashes and notes as metadata."""
+    tensors = {"dnabert_s": result.dnabert_s.contiguous(), "esm2": result.esm2.contiguous()}
+    card = ResultCard(
+        schema_version=SCHEMA,
+        key=key,
+        ids=result.ids,
+        sha256={name: _tensor_hash(tensor) for name, tensor in tensors.items()},
+        settings=settings,
+        notes=result.notes,
+    )
+    save_file(tensors, path, metadata={_METADATA: card.model_dump_json()})
+    path.chmod(0o644)  # safetensors makes it 0600, but results are for the group
+
+
+def read_result(path: Path, key: str, ids: list[str]) -> Embeddings:
+    """Read a result file and check that it is whole and belongs to the rows `ids`.
+
+    Raises ResultError where it is missing, truncated, changed, or of something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = ResultCard.model_validate_json((file.metadata() or {}).get(_METADATA, ""))
+            tensors = {name: file.get_tensor(name) for name in ("dnabert_s", "esm2")}
+    except FileNotFoundError:
+        raise ResultError(f"{path}: no such result; run again to embed the chunk") from None
+    except (SafetensorError, OSError, ValidationError) as error:
+        reason = " ".join(str(error).split())
+        raise ResultError(f"{path}: the result is damaged ({reason})") from None
+    if (card.key, card.ids) != (key, ids):
+        raise ResultError(f"{path}: the result belongs to other open frames")
+    for name, tensor in tensors.items():
+        if len(tensor) != len(ids) or card.sha256.get(name) != _tensor_hash(tensor):
+            raise ResultError(f"{path}: the result is damaged (sha256 of {name} differs)")
+    return Embeddings(ids, tensors["dnabert_s"], tensors["esm2"])
+
+
+def _tensor_hash(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.numpy().data).hexdigest()
