@@ -169,6 +169,14 @@ def _label(
     return pa.DictionaryArray.from_arrays(pa.array(index.astype(np.int32), mask=null), values)
 
 
+def _texts(parts: list[bytes]) -> pa.Array:
+    """Make a column of ASCII texts end to end: `pa.array` would look at each of them."""
+    ends = np.cumsum([0, *map(len, parts)], dtype=np.int32)
+    return pa.StringArray.from_buffers(
+        len(parts), pa.py_buffer(ends), pa.py_buffer(b"".join(parts))
+    )
+
+
 def _table(schema: pa.Schema, *columns: Any) -> pa.Table:
     arrays = [
         column if isinstance(column, pa.Array) else pa.array(column, field.type)
@@ -233,8 +241,8 @@ class _ChunkWriter:
                 _label(frames.frame, _FRAMES),
                 frames.start + shift,
                 frames.end + shift,
-                pa.array(frames.nucleotide, pa.string()),
-                pa.array(frames.protein, pa.string()),
+                _texts(frames.nucleotide),
+                _texts(frames.protein),
             )
         )
         self.windows += len(windows)

@@ -155,7 +155,9 @@ class _Reader:
         return contig
 
     def extend(self, text: bytes) -> None:
-        bases = text.translate(None, b"\r\n \t")
+        bases = text.replace(b"\n", b"")
+        if b"\r" in bases or b" " in bases or b"\t" in bases:
+            bases = bases.translate(None, b"\r \t")
         if not bases:
             return
         if self.contig is None:
