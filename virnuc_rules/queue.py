@@ -7,6 +7,7 @@ after the counter stood still for `lease_seconds` of its own monotonic clock.
 """
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import os
@@ -20,9 +21,10 @@ from pathlib import Path
 from typing import Self
 
 from virnuc_rules.files import replacing, sync_directory
-from virnuc_rules.store import Failure, Store, by_shard, listing
+from virnuc_rules.store import Failure, Store, by_shard
 
 _BEATS_PER_LEASE = 5
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
 _FIRST_PAUSE = 0.05  # seconds between looks at what others hold; doubles up to a beat
 
 
@@ -102,13 +104,15 @@ class Queue:
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         claim = Claim(key, descriptor, name.name)
         os.write(descriptor, claim.content())  # the first beat makes sure that others see it
-        with contextlib.suppress(OSError):
-            os.link(name, target)
-        # Only the link count tells the truth: NFS can lose the reply to a link that worked.
-        mine = os.fstat(descriptor).st_nlink == 2
+        error = _link(name, target)
+        # Only the link count tells the truth: NFS can lose the reply to a link that worked. It may
+        # be above two, while another puts back what it took for a dead claim.
+        mine = os.fstat(descriptor).st_nlink >= 2
         name.unlink(missing_ok=True)
         if not mine:
             os.close(descriptor)
+            if error and error.errno in _NO_HARD_LINKS:
+                raise error
             return None
         with self._lock:
             self.held[key] = claim
@@ -119,16 +123,16 @@ class Queue:
 
     def _take_over(self, key: str) -> bool:
         """Remove another's claim if its heartbeat has stopped; True if the way is free now."""
-        now = time.monotonic()
+        before = time.monotonic()  # a slow read is no part of the time that it stood still
         try:
             content = (self.store.claims / key).read_bytes()
         except OSError:
             return True  # released meanwhile
         seen = self._observed.get(key)
         if seen is None or seen.content != content:
-            self._observed[key] = _Observed(content, now)
+            self._observed[key] = _Observed(content, time.monotonic())
             return False
-        return now - seen.since >= self.lease_seconds and self._remove(key, content)
+        return before - seen.since >= self.lease_seconds and self._remove(key, content)
 
     def _remove(self, key: str, meant: bytes) -> bool:
         """Remove `claims/<key>` if it begins with `meant`; True if it did.
@@ -153,7 +157,7 @@ class Queue:
         """Give a claim up; the task is as its files say: done, failed or pending."""
         with self._lock:
             self.held.pop(claim.key, None)
-        self._remove(claim.key, claim.identity.encode())
+        self._remove(claim.key, f"{claim.identity} ".encode())
         os.close(claim.descriptor)
 
     def publish(self, claim: Claim, write: Callable[[Path], None]) -> None:
@@ -239,10 +243,8 @@ class Queue:
         return left
 
     def _attempts(self, keys: Iterable[str]) -> dict[str, int]:
-        """Return the attempts of those keys that have failed, listing the folder once."""
-        names = listing(self.store.failures)
-        failures = (self.store.failure(key) for key in keys if f"{key}.json" in names)
-        return {failure.key: failure.attempts for failure in failures if failure}
+        """Return how often each of those keys was tried that have failed."""
+        return {key: failure.attempts for key, failure in self.store.failed(keys).items()}
 
     def sweep(self, keys: Iterable[str]) -> None:
         """Remove what killed workers left of tasks that are done: claims and partial files.
@@ -260,3 +262,11 @@ class Queue:
 
     def _unique(self, key: str) -> Path:
         return self.store.claims / f".{key}.{self.owner}-{next(self._number)}"
+
+
+def _link(source: Path, target: Path) -> OSError | None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        return error
+    return None

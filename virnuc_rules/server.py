@@ -163,8 +163,8 @@ class Worker:
 
     def _conclude(self) -> tuple[str, Exit]:
         """Name what has failed: by our hands or another's, now or before."""
-        failures = [f for key in self.tasks if (f := self.queue.store.failure(key))]
-        failures = [f for f in failures if not self.queue.store.is_done(f.key)]
+        store = self.queue.store
+        failures = [f for f in store.failed(self.tasks).values() if not store.is_done(f.key)]
         embedded = f"embedded {self.report.chunks} chunks, {self.report.open_frames} open frames"
         if not failures:
             return embedded, Exit.DRAINED

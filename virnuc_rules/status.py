@@ -52,15 +52,12 @@ def read_status(config: Config) -> Status:
     beats = _heartbeats(store, config.lease_seconds)
     running = {key for key in tasks if beats.get(key) and key not in done}
     stalled = {key for key in tasks if beats.get(key) is None and key in beats and key not in done}
-    failed_names = listing(store.failures)
-    failed = {
-        k for k in tasks if f"{k}.json" in failed_names and k not in done and k not in running
-    }
+    failures = store.failed(task for task in tasks if task not in done and task not in running)
+    failed = set(failures)
     at_work = {owner for owner in beats.values() if owner}
     workers = [_worker(report, at_work) for report in _reports(store)]
     left = sum(task.entry.open_frames for key, task in tasks.items() if key not in done | failed)
     rate = sum(worker.open_frames_per_second for worker in workers if worker.working)
-    failures = (store.failure(key) for key in sorted(failed))
     return Status(
         samples=len(samples),
         samples_not_chunked=len(samples) - len(ready),
@@ -71,7 +68,7 @@ def read_status(config: Config) -> Status:
         stalled=len(stalled - failed),
         open_frames_left=left,
         seconds_left=round(left / rate, 1) if rate else None,
-        failures=[f"{f.task}: {f.error} (log: {f.log})" for f in failures if f],
+        failures=[f"{f.task}: {f.error} (log: {f.log})" for f in failures.values()],
         workers=workers,
     )
 

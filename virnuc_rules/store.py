@@ -66,6 +66,12 @@ class Store:
         except (FileNotFoundError, ValidationError):
             return None
 
+    def failed(self, keys: Iterable[str]) -> dict[str, Failure]:
+        """Return the failures among the keys, listing the folder once instead of asking by key."""
+        names = listing(self.failures)
+        found = (self.failure(key) for key in keys if f"{key}.json" in names)
+        return {failure.key: failure for failure in found if failure}
+
 
 def by_shard(keys: Iterable[str]) -> dict[str, list[str]]:
     """Group keys by the folder that their results are in."""

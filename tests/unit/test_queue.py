@@ -183,7 +183,6 @@ class TestClaim:
         assert a.held == {}
         assert owner_in_file(b) == b.held[KEY].identity
 
-    @pytest.mark.xfail(strict=True, reason="a third link makes it think that it lost")
     def test_holds_what_another_is_putting_back(
         self, a: Queue, b: Queue, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -201,7 +200,6 @@ class TestClaim:
         aside.unlink()
         assert owner_in_file(a) == (claim.identity if claim else None)
 
-    @pytest.mark.xfail(strict=True, reason="it would wait for ever, and say nothing")
     def test_a_folder_without_hard_links_is_an_error(
         self, a: Queue, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -423,7 +421,6 @@ class TestTakeOver:
             assert owner_in_file(dead, key) != left
         assert listing(dead.store.claims) == set(keys)
 
-    @pytest.mark.xfail(strict=True, reason="the time is taken before the read")
     def test_a_slow_read_is_no_part_of_the_lease(
         self, a: Queue, b: Queue, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -490,7 +487,6 @@ class TestRemove:
         assert b._remove(KEY, claimed(a).content())
         assert listing(a.store.claims) == set()
 
-    @pytest.mark.xfail(strict=True, reason="claim 1 takes claim 10 for itself")
     def test_tells_claims_of_one_worker_apart(self, a: Queue) -> None:
         claims = [claimed(a)]
         for _ in range(10):
