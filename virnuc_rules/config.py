@@ -45,7 +45,9 @@ class Config(BaseModel):
         "auto", description="auto (CUDA where there is one, else the CPU), cpu, cuda or cuda:N"
     )
     threads: Annotated[int, Field(ge=1)] = Field(
-        2, description="CPU threads of a model server or an embedding job"
+        2,
+        description="CPU threads of a model server or an embedding job; on a CPU other numbers may "
+        "give other last digits",
     )
     precision: Literal["fp32"] = Field("fp32", description="arithmetic of the networks")
     batch_tokens: Annotated[int, Field(ge=64)] = Field(
@@ -109,7 +111,7 @@ def read_samples(sheet: Path) -> dict[str, Path]:
                 )
             samples = _samples(sheet, reader)
     except csv.Error as error:
-        raise VirnucError(f"{sheet}: line {reader.line_num}: not a table ({error})") from None
+        raise VirnucError(f"{sheet}: line {reader.line_num + 1}: not a table ({error})") from None
     except OSError as error:
         raise VirnucError(f"{sheet}: cannot be read ({error.strerror}); set `samples`") from None
     except UnicodeDecodeError:

@@ -47,9 +47,14 @@ class Consensus:
         self.failed[window_row] = True
 
     @property
+    def called(self) -> NDArray[np.bool_]:
+        """Tell which windows have a call."""
+        return (self.frames > 0) & ~self.failed
+
+    @property
     def virus(self) -> NDArray[np.bool_]:
         """Tell which windows are viral; False also where there is no call."""
-        return (self.frames > 0) & (self.score2 >= self.score1)
+        return self.called & (self.score2 >= self.score1)
 
 
 def predict(config: Config, sample: str, out: Path) -> None:
@@ -82,14 +87,10 @@ def predict(config: Config, sample: str, out: Path) -> None:
                 f"{folder}: {frames} open frames and {rows} windows instead of "
                 f"{manifest.open_frames} and {manifest.windows}; delete the folder and run again"
             )
-    called = int((consensus.frames > 0).sum())
     logger.info(
         "sample %s: %d windows, %d called, %d of them virus",
-        sample,
-        rows,
-        called,
-        consensus.virus.sum(),
-    )
+        sample, rows, consensus.called.sum(), consensus.virus.sum(),
+    )  # fmt: skip
 
 
 def _scored(
@@ -107,7 +108,7 @@ def _scored(
             result = read_result(store.result(task.key), task.key, chunk.ids)
             scores = classifier.scores(result.dnabert_s, result.esm2).numpy()
         except ResultError as error:
-            failed = store.failure(task.key) is not None
+            failed = store.failure(task.key) is not None and not store.is_done(task.key)
             if not (failed and config.on_failed_chunks == "report"):
                 store.forget(task.key)
                 unusable.append(error)

@@ -221,6 +221,8 @@ class Worker:
     def _load(self) -> "Networks":
         # Read when CUDA starts: without it, chunks of many lengths fragment the memory.
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+        # Read when torch is imported: threads that spin while they wait slow a shared node down.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
 
         from virnuc_rules.embed import Networks, self_check

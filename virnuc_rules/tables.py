@@ -101,8 +101,7 @@ class SampleTables:
     def add_windows(self, first: int, table: pa.Table, consensus: "Consensus") -> None:
         """Write the windows of a part of the window table that begins at row `first`."""
         rows = slice(first, first + table.num_rows)
-        called = (consensus.frames[rows] > 0) & ~consensus.failed[rows]
-        virus = consensus.virus[rows]
+        called, virus = consensus.called[rows], consensus.virus[rows]
         call = np.where(called, np.where(virus, "virus", "others"), "no_call").tolist()
         score = np.where(called, consensus.score2[rows].astype(str), "").tolist()
         reason = [

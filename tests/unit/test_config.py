@@ -188,7 +188,13 @@ def test_blank_lines_count(tmp_path: Path) -> None:
 
 def test_a_line_without_end(tmp_path: Path) -> None:
     (tmp_path / "samples.tsv").write_text(ROW + "A" * 200_000)
-    sheet_error(tmp_path / "samples.tsv")
+    assert "not a table" in sheet_error(tmp_path / "samples.tsv")
+
+
+@pytest.mark.parametrize(("before", "line"), [(ROW, 3), ("", 1)])
+def test_a_line_without_end_is_named(tmp_path: Path, before: str, line: int) -> None:
+    (tmp_path / "samples.tsv").write_text(before + "A" * 200_000)
+    assert sheet_error(tmp_path / "samples.tsv").startswith(f"line {line}: ")
 
 
 def test_a_sample_whose_file_is_missing(tmp_path: Path) -> None:

@@ -408,17 +408,17 @@ class TestTakeOver:
         assert c.claim(KEY) is None  # b's claim is new to c
         assert owner_in_file(c) == claim.identity
 
-    def test_of_many_at_once_one_is_left(self, tmp_path: Path, clock: Clock) -> None:
+    def test_of_many_at_once_the_one_in_the_file_wins(self, tmp_path: Path, clock: Clock) -> None:
         dead = worker(tmp_path, "dead")
         queues = [worker(tmp_path, str(number)) for number in range(8)]
         keys = [f"{number:064x}" for number in range(20)]
         for key in keys:
-            left = claimed(dead, key).identity
+            claimed(dead, key)
             assert all(queue.claim(key) is None for queue in queues)
             clock.now += LEASE
-            # A claim that is put back leaves a gap, in which another can claim: seldom two get it.
-            claim_together(queues, key)
-            assert owner_in_file(dead, key) != left
+            # A claim that is put back leaves a gap, in which another can claim: two can win.
+            won = claim_together(queues, key)
+            assert owner_in_file(dead, key) in {claim.identity for claim in won}
         assert listing(dead.store.claims) == set(keys)
 
     def test_a_slow_read_is_no_part_of_the_lease(

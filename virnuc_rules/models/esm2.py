@@ -84,4 +84,4 @@ def open_network(
     with torch.device(device):
         network.esm.rotary_embeddings = rotary(config=network.esm.config)
         network.esm.embeddings.position_ids = torch.arange(MAX_RESIDUES + 2).expand((1, -1))
-    return network
+    return network.eval()
