@@ -113,7 +113,7 @@ class Project:
     def left_over(self) -> list[Path]:
         """Files that must not be there once all is done."""
         claims = list((self.results / "queue" / "claims").iterdir())
-        return claims + [p for p in self.results.rglob("*") if ".partial" in p.name]
+        return claims + [p for p in self.results.rglob("*") if p.name.startswith(".")]
 
 
 def rules(*arguments: object, check: bool = False) -> subprocess.CompletedProcess[str]:

@@ -3,17 +3,13 @@
 What a chunk folder holds, and how it is read: see `chunkfiles`.
 """
 
-import glob
-import os
 import shutil
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -28,7 +24,12 @@ from virnuc_rules.chunkfiles import (
     content_hash,
 )
 from virnuc_rules.fasta import Contig, read_contigs
-from virnuc_rules.files import replacing, sync_directory
+from virnuc_rules.files import (
+    partial_path,
+    remove_dead_partials,
+    replacing,
+    sync_directory,
+)
 from virnuc_rules.orfs import FRAMES, REASONS, OpenFrames, open_frames
 from virnuc_rules.upstream import UpstreamFasta
 from virnuc_rules.windows import Windows, count, cut, span
@@ -56,7 +57,10 @@ def write_chunks(
     was there before as it was. With `upstream_fasta` that folder also gets the files that
     VirNucPro would have written. Raises InputError (see `read_contigs`).
     """
-    stage = _stage_folder(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    remove_dead_partials(out)
+    stage = partial_path(out)
+    stage.mkdir()
     try:
         with _ChunkWriter(stage, chunk_size) as writer, UpstreamFasta(upstream_fasta, window) as up:
             for block in _blocks(read_contigs(source, sample), window):
@@ -70,20 +74,6 @@ def write_chunks(
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     return manifest
-
-
-def _stage_folder(out: Path) -> Path:
-    """Make a new folder beside `out`, and remove those that killed runs of this host left there."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    mine = f".{out.name}.{socket.gethostname()}."
-    for path in out.parent.glob(f"{glob.escape(mine)}*.partial"):
-        owner = path.name.removeprefix(mine).split(".")[0]
-        # Our own number on another's folder: in a container it is the same each time.
-        if owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
-            shutil.rmtree(path, ignore_errors=True)
-    stage = out.with_name(f"{mine}{os.getpid()}.partial")
-    stage.mkdir()
-    return stage
 
 
 def _move_into_place(stage: Path, out: Path) -> None:

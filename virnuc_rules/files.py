@@ -1,10 +1,33 @@
 """Writing files so that a reader sees the whole of one or nothing of it."""
 
 import contextlib
+import glob
 import os
+import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+import psutil
+
+
+def partial_path(path: Path) -> Path:
+    """Return where this process writes what will become `path`: beside it, hidden."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+
+
+def remove_dead_partials(path: Path) -> None:
+    """Remove what killed processes of this host left of `path`, files and folders."""
+    prefix = f".{path.name}.{socket.gethostname()}."
+    for left_over in path.parent.glob(f"{glob.escape(prefix)}*.partial"):
+        number = left_over.name.removeprefix(prefix).removesuffix(".partial")
+        # Our own number on another's file: in a container it is the same each time.
+        if number.isdigit() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
+            if left_over.is_dir():
+                shutil.rmtree(left_over, ignore_errors=True)
+            else:
+                left_over.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -14,7 +37,7 @@ def replacing(path: Path) -> Iterator[IO[str]]:
     The new file is in the same directory, so the rename is atomic; it is flushed to disk first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_path(path)
     try:
         with partial.open("w", encoding="utf-8", newline="") as handle:
             yield handle

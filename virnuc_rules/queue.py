@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Self
 
 from virnuc_rules.files import replacing, sync_directory
@@ -57,6 +58,29 @@ class _Observed:
     since: float
 
 
+class Interruption:
+    """Ends `drain`. Like `threading.Event`, but its waiting thread's signal handler may set it."""
+
+    def __init__(self) -> None:
+        self._set = False
+        self._wake: SimpleQueue[None] = SimpleQueue()  # its `put` is reentrant, Event's lock is not
+
+    def set(self) -> None:
+        """End the waiting, now and ever after."""
+        self._set = True
+        self._wake.put(None)
+
+    def is_set(self) -> bool:
+        """Tell whether it was set."""
+        return self._set
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until it is set."""
+        if not self._set:
+            with contextlib.suppress(Empty):
+                self._wake.get(timeout=seconds)
+
+
 class Queue:
     """One worker's hands on the queue: claim, publish, fail, release; a thread keeps the heartbeat.
 
@@ -73,7 +97,7 @@ class Queue:
         self._observed: dict[str, _Observed] = {}
         self._number = itertools.count()
         self._lock = threading.Lock()  # guards `held` against the heartbeat's iteration
-        self.interrupted = threading.Event()  # set it to end `drain` and its waiting
+        self.interrupted = Interruption()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True)
 
@@ -163,6 +187,7 @@ class Queue:
     def publish(self, claim: Claim, write: Callable[[Path], None]) -> None:
         """Store the result: `write` fills a temporary file, which then takes its place at once.
 
+        `write` must open the file once only: should it be swept away, the rest must not look whole.
         The file and the folder are on disk before the claim is released. A result that another has
         published meanwhile is replaced by the same bytes.
         """
@@ -252,9 +277,10 @@ class Queue:
         Safe beside living workers: what they hold of a task that is done is of no use any more.
         """
         done = self.store.done(keys)
-        for path in self.store.claims.iterdir():
-            if path.name.strip(".").split(".")[0] in done:
-                path.unlink(missing_ok=True)
+        for folder in (self.store.claims, self.store.failures):
+            for path in folder.iterdir():
+                if path.name.strip(".").split(".")[0] in done:
+                    path.unlink(missing_ok=True)
         for shard in by_shard(done):
             for path in (self.store.embeddings / shard).glob(".*.partial"):
                 if path.name.split(".")[1] in done:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from virnuc_rules.errors import ResultError
@@ -48,8 +48,8 @@ def write_result(path: Path, key: str, settings: Settings, result: Embeddings) -
         settings=settings,
         notes=result.notes,
     )
-    save_file(tensors, path, metadata={_METADATA: card.model_dump_json()})
-    path.chmod(0o644)  # safetensors makes it 0600, but results are for the group
+    # Not `save_file`, which writes a file of another name first: a kill would leave that behind.
+    path.write_bytes(save(tensors, metadata={_METADATA: card.model_dump_json()}))
 
 
 def read_result(path: Path, key: str, ids: list[str]) -> Embeddings:

@@ -20,22 +20,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
-from pydantic import BaseModel
 
 from virnuc_rules import __version__
 from virnuc_rules.config import Config
 from virnuc_rules.errors import ModelError, VirnucError
-from virnuc_rules.files import replacing
+from virnuc_rules.files import remove_dead_partials, replacing
 from virnuc_rules.queue import Claim, Queue
 from virnuc_rules.tasks import Settings, Task
+from virnuc_rules.worker_report import Memory, WorkerReport
 
 if TYPE_CHECKING:  # torch takes seconds to import: a worker without work never does
     from virnuc_rules.embed import Networks
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-
-_SERIES = 1000  # longest memory series in a report; every second point is dropped beyond it
 
 
 class Exit(IntEnum):
@@ -46,50 +44,6 @@ class Exit(IntEnum):
     NO_MODELS = 2
     BAD_DEVICE = 3
     INTERRUPTED = 75  # EX_TEMPFAIL: try again
-
-
-class Memory(BaseModel):
-    """Memory after a number of chunks, in MB (1e6 bytes); device: what torch holds on a GPU."""
-
-    chunks: int
-    resident: float
-    device: float | None
-
-
-class WorkerReport(BaseModel):
-    """`queue/workers/<worker>.json`: what a worker did; rewritten after every chunk."""
-
-    worker: str
-    owner: str  # how its claims begin
-    pid: int
-    host: str
-    device: str = ""
-    precision: str
-    versions: dict[str, str]
-    started: datetime
-    updated: datetime
-    load_count: dict[str, int] = {}
-    load_seconds: dict[str, float] = {}
-    chunks: int = 0
-    failed_chunks: int = 0
-    open_frames: int = 0
-    tokens: int = 0
-    seconds_computing: float = 0
-    seconds_waiting: float = 0
-    cache_clears: int = 0
-    memory: list[Memory] = []
-    exit_reason: str | None = None  # None: running, or killed
-
-    @property
-    def tried(self) -> int:
-        """Chunks that this worker finished, well or not."""
-        return self.chunks + self.failed_chunks
-
-    def add_memory(self, point: Memory) -> None:
-        """Add a point to the series, thinning it where it has become long."""
-        self.memory.append(point)
-        if len(self.memory) > _SERIES:
-            self.memory = self.memory[::2]
 
 
 class Interrupted(Exception):
@@ -116,6 +70,7 @@ class Worker:
             self.report = self._new_report(queue)
             if report:
                 self.report_path = queue.store.workers / f"{self.name}.json"
+                remove_dead_partials(self.report_path)
             try:
                 with self._signals():
                     reason, code = self._work()

@@ -7,9 +7,9 @@ from rich.console import Group
 from rich.table import Table
 
 from virnuc_rules.config import Config, read_samples
-from virnuc_rules.server import WorkerReport
 from virnuc_rules.store import Store, listing
 from virnuc_rules.tasks import all_tasks, chunk_folder, read_settings
+from virnuc_rules.worker_report import WorkerReport
 
 
 class WorkerStatus(BaseModel):

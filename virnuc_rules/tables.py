@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from virnuc_rules.chunkfiles import window_ids
-from virnuc_rules.files import replacing
+from virnuc_rules.files import remove_dead_partials, replacing
 
 if TYPE_CHECKING:
     from virnuc_rules.predict import Consensus
@@ -68,6 +68,8 @@ class SampleTables:
         with contextlib.ExitStack() as stack:
             names = ("predictions.tsv", "windows.tsv", "prediction_results.txt",
                      "prediction_results_highestscore.csv")  # fmt: skip
+            for name in names:
+                remove_dead_partials(self.folder / name)
             opened = [stack.enter_context(replacing(self.folder / name)) for name in names]
             self._files = stack.pop_all()
         self.predictions, self.windows, self.upstream, self.upstream_windows = opened

@@ -4,6 +4,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from virnuc_rules import __version__
+from virnuc_rules.chunkfiles import read_manifest
 from virnuc_rules.config import check_config, check_inputs, read_samples
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.card import read_card
@@ -36,8 +37,8 @@ def embedded(wildcards):
     stamps = f"{RESULTS}/queue/stamps"
     if CONFIG.persistent_models:
         return expand(f"{stamps}/worker_{{worker}}.txt", worker=range(CONFIG.workers))
-    # One for each chunk: known once the sample is chunked.
-    chunks = Path(checkpoints.list_chunks.get(sample=wildcards.sample).output.chunks)
-    return expand(
-        f"{stamps}/{wildcards.sample}/{{chunk}}.txt", chunk=chunks.read_text().split()
-    )
+    # One for each chunk: known once the samples are chunked.
+    checkpoints.chunk_all.get()
+    chunks = read_manifest(RESULTS / "chunks" / wildcards.sample).chunks
+    names = [Path(entry.file).stem for entry in chunks]
+    return expand(f"{stamps}/{wildcards.sample}/{{chunk}}.txt", chunk=names)

@@ -1,0 +1,51 @@
+"""What a worker writes about itself: `queue/workers/<worker>.json`."""
+
+from datetime import datetime
+
+from pydantic import BaseModel
+
+_SERIES = 1000  # longest memory series in a report; every second point is dropped beyond it
+
+
+class Memory(BaseModel):
+    """Memory after a number of chunks, in MB (1e6 bytes); device: what torch holds on a GPU."""
+
+    chunks: int
+    resident: float
+    device: float | None
+
+
+class WorkerReport(BaseModel):
+    """`queue/workers/<worker>.json`: what a worker did; rewritten after every chunk."""
+
+    worker: str
+    owner: str  # how its claims begin
+    pid: int
+    host: str
+    device: str = ""
+    precision: str
+    versions: dict[str, str]
+    started: datetime
+    updated: datetime
+    load_count: dict[str, int] = {}
+    load_seconds: dict[str, float] = {}
+    chunks: int = 0
+    failed_chunks: int = 0
+    open_frames: int = 0
+    tokens: int = 0
+    seconds_computing: float = 0
+    seconds_waiting: float = 0
+    cache_clears: int = 0
+    memory: list[Memory] = []
+    exit_reason: str | None = None  # None: running, or killed
+
+    @property
+    def tried(self) -> int:
+        """Chunks that this worker finished, well or not."""
+        return self.chunks + self.failed_chunks
+
+    def add_memory(self, point: Memory) -> None:
+        """Add a point to the series, thinning it where it has become long."""
+        self.memory.append(point)
+        if len(self.memory) > _SERIES:
+            self.memory = self.memory[::2]
