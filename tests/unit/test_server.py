@@ -1,0 +1,141 @@
+"""One worker in this process, on the demo models."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from virnuc_rules import embed
+from virnuc_rules.chunks import write_chunks
+from virnuc_rules.config import Config
+from virnuc_rules.errors import ModelError
+from virnuc_rules.server import Exit, Worker, choose_device
+from virnuc_rules.store import Store
+from virnuc_rules.tasks import all_tasks, read_settings
+from virnuc_rules.worker_report import Memory, WorkerReport
+
+DEMO = Path(__file__).parents[2] / "demo"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """A chunked sample: thirteen chunks."""
+    source = DEMO / "data" / "lake.fa.gz"
+    out = tmp_path / "chunks" / "lake"
+    write_chunks(source, out, sample="lake", window=500, chunk_size=40)
+    return Config(results=tmp_path, bundle=DEMO / "bundle", threads=1, lease_seconds=2)
+
+
+def worker(config: Config, name: str = "0") -> Worker:
+    return Worker(config, name, 0, all_tasks(config.results, ["lake"], *read_settings(config)))
+
+
+def report(config: Config, name: str = "0") -> WorkerReport:
+    path = Store(config.results).workers / f"{name}.json"
+    return WorkerReport.model_validate_json(path.read_bytes())
+
+
+@pytest.mark.parametrize(("interval", "clears"), [(0, 0), (1, 13), (5, 2), (14, 0)])
+def test_caches_are_cleared_every_so_many_chunks(
+    config: Config, interval: int, clears: int
+) -> None:
+    changed = config.model_copy(update={"cache_clear_interval": interval})
+    assert worker(changed).run() == Exit.DRAINED
+    assert report(config).cache_clears == clears
+    assert [point.chunks for point in report(config).memory] == list(range(1, 14))
+
+
+def test_what_a_report_says(config: Config) -> None:
+    one = worker(config)
+    assert one.run() == Exit.DRAINED
+    found = report(config)
+    assert found == one.report
+    assert found.load_count == {"dnabert_s": 1, "esm2": 1}
+    assert found.load_seconds.keys() == found.load_count.keys()
+    assert found.chunks == len(one.tasks) == 13
+    assert found.open_frames == sum(task.entry.open_frames for task in one.tasks.values())
+    residues = sum(task.entry.residues for task in one.tasks.values())
+    assert found.tokens > residues + 2 * found.open_frames  # ESM-2's, and DNABERT-S's beside
+    assert found.exit_reason == f"embedded 13 chunks, {found.open_frames} open frames"
+    assert found.seconds_computing > 0 and found.versions["torch"] == torch.__version__
+
+
+def spoil_a_chunk(one: Worker) -> tuple[str, bytes]:
+    key, task = next(iter(one.tasks.items()))
+    good = task.path.read_bytes()
+    task.path.write_bytes(good[: len(good) // 2])
+    return key, good
+
+
+def test_a_new_worker_tries_a_failed_chunk_once_more(config: Config) -> None:
+    one = worker(config)
+    key, good = spoil_a_chunk(one)
+    store = Store(config.results)
+    for attempt in (1, 2):
+        assert worker(config).run() == Exit.FAILED_CHUNKS
+        failure = store.failure(key)
+        assert failure and failure.attempts == attempt and "damaged" in failure.error
+        assert "Traceback" in failure.traceback
+        assert not list(store.claims.iterdir())
+    assert len(store.done(one.tasks)) == 12
+    one.tasks[key].path.write_bytes(good)
+    assert worker(config).run() == Exit.DRAINED
+    assert store.failure(key) is None and len(store.done(one.tasks)) == 13
+    assert report(config).chunks == 1
+
+
+def test_a_bad_device_fails_no_chunk(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failure the self-check gives other numbers: the device is to blame."""
+    one = worker(config)
+    spoil_a_chunk(one)
+    right = embed.self_check
+    answers = iter([0.0, 0.5])
+
+    def drifting(*arguments: object) -> torch.Tensor:
+        return right(*arguments) + next(answers)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(embed, "self_check", drifting)
+    assert one.run() == Exit.BAD_DEVICE
+    store = Store(config.results)
+    assert store.failed(one.tasks) == {}
+    assert not list(store.claims.iterdir())
+    assert report(config).exit_reason == "the device gives wrong numbers"
+
+
+def test_a_full_disk_is_no_fault_of_the_chunk(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    one = worker(config)
+    monkeypatch.setattr("virnuc_rules.results.write_result", full)
+    assert one.run() == Exit.FAILED_CHUNKS
+    store = Store(config.results)
+    assert store.failed(one.tasks) == {} and store.done(one.tasks) == set()
+    assert not list(store.claims.iterdir())
+    assert not list(store.embeddings.rglob(".*"))
+    assert "No space left on device" in (report(config).exit_reason or "")
+
+
+def test_the_memory_series_is_thinned() -> None:
+    one = WorkerReport.model_construct(memory=[])
+    for chunks in range(1, 5001):
+        one.add_memory(Memory(chunks=chunks, resident=1, device=None))
+    assert len(one.memory) <= 1000
+    assert one.memory[-1].chunks > 4900 and one.memory[0].chunks == 1
+
+
+@pytest.mark.parametrize("wanted", ["cuda", "cuda:0", "cuda:3"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
+def test_a_device_that_is_not_there(wanted: str) -> None:
+    with pytest.raises(ModelError, match=f"device {wanted} is not there"):
+        choose_device(wanted, 0)
+    assert choose_device("auto", 5) == torch.device("cpu")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 1, reason="no GPU")
+def test_auto_spreads_workers_over_devices() -> None:
+    devices = torch.cuda.device_count()
+    assert choose_device("auto", devices + 0) == torch.device("cuda:0")
