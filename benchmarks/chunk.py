@@ -10,7 +10,6 @@ length (median 1.5 kb, up to 1 Mb), half of the bases in stop-free stretches as 
 
 import argparse
 import gc
-import resource
 import subprocess
 import sys
 import tempfile
@@ -87,7 +86,9 @@ def plain(path: Path, limit: int) -> tuple[int, int]:
 
 
 def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Peak resident memory of this process; `getrusage` of a child begins with its parent's."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def timed_chunk(path: Path, folder: Path) -> tuple[float, int, float]:
