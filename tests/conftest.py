@@ -1,9 +1,15 @@
 """Fixtures that several test folders share."""
 
+import os
 from pathlib import Path
 
 import pytest
 from harness import Project
+from hypothesis import settings
+
+# CI repeats the same examples, so that it fails for what was changed; others look for new ones.
+settings.register_profile("ci", derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 @pytest.fixture(scope="session")
