@@ -91,7 +91,8 @@ class Queue:
         self.store = Store(results)
         self.worker, self.lease_seconds, self.log = worker, lease_seconds, log
         self.host = socket.gethostname()
-        self.owner = f"{worker}-{self.host}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        # Part of file names, which may have 255 bytes.
+        self.owner = f"{worker[:40]}-{self.host[:40]}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self.seconds_waiting = 0.0
         self.held: dict[str, Claim] = {}
         self._observed: dict[str, _Observed] = {}
