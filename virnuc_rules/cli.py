@@ -192,6 +192,30 @@ def make_demo(
     logger.info("%s: %s", out, card.description)
 
 
+@models.command()
+def prepare(
+    dnabert_s: Annotated[Path, typer.Option(help="Hugging Face folder of DNABERT-S")],
+    esm2: Annotated[Path, typer.Option(help="Hugging Face folder of ESM-2, or fair-esm's .pt")],
+    classifier: Annotated[Path, typer.Option(help="VirNucPro's .pth, for example 500_model.pth")],
+    window: Annotated[int, typer.Option(help="bases of the windows it was trained on")],
+    out: Annotated[Path, typer.Option(help="new folder for the bundle")],
+    name: Annotated[str, typer.Option(help="name of the bundle [default: the folder's]")] = "",
+) -> None:
+    """Make a bundle from published checkpoints that are on this machine; nothing in them runs."""
+    _start_log(None)
+    from virnuc_rules.models.prepare import prepare_bundle
+
+    card = prepare_bundle(
+        dnabert_s=dnabert_s,
+        esm2=esm2,
+        classifier=classifier,
+        window=window,
+        name=name or out.name,
+        out=out,
+    )
+    logger.info("%s: bundle %s for windows of %d bases", out, card.name, card.window)
+
+
 def _work(worker: "Worker", stamp: Path | None, log: Path | None, report: bool = True) -> None:
     from virnuc_rules.files import replacing
     from virnuc_rules.server import Exit

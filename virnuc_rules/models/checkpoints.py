@@ -1,0 +1,295 @@
+"""Reading published checkpoints: tensors under our parameters' names, and nothing that runs.
+
+DNABERT-S: a Hugging Face folder. ESM-2: a Hugging Face folder or fair-esm's `.pt`. Classifier:
+VirNucPro's `.pth`, a pickled module. Every reader takes all the keys of its network, or raises
+ModelError with one line. Tensors keep the file's dtype and may be mapped from it: leave the file
+in place as long as they are used.
+"""
+
+import json
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import BaseModel
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from virnuc_rules.errors import ModelError
+from virnuc_rules.models.card import ClassifierShape, DnabertConfig, Esm2Config
+from virnuc_rules.models.classifier import MLPClassifier
+from virnuc_rules.models.dnabert import Dnabert
+
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # Hugging Face's names, the safe one first
+_ESM2_SETTINGS = {  # what all ESM-2 share and `Esm2` has built in
+    "position_embedding_type": "rotary",
+    "token_dropout": True,
+    "layer_norm_eps": 1e-5,
+}
+_FAIR_ESM_SETTINGS = {  # our field: its names in `cfg`, then in `args`
+    "num_hidden_layers": ("encoder_layers", "num_layers", "layers"),
+    "hidden_size": ("encoder_embed_dim", "embed_dim"),
+    "num_attention_heads": ("encoder_attention_heads", "attention_heads"),
+}
+_FAIR_ESM_LAYER = {
+    "self_attn.q_proj": "attention.self.query",
+    "self_attn.k_proj": "attention.self.key",
+    "self_attn.v_proj": "attention.self.value",
+    "self_attn.out_proj": "attention.output.dense",
+    "self_attn_layer_norm": "attention.LayerNorm",
+    "fc1": "intermediate.dense",
+    "fc2": "output.dense",
+    "final_layer_norm": "LayerNorm",
+}
+_LAYERS = ("linear.Linear", "batchnorm.BatchNorm1d", "dropout.Dropout")
+_CLASSIFIER_CLASSES = ("__main__.MLPClassifier", *(f"torch.nn.modules.{name}" for name in _LAYERS))
+_Shape = TypeVar("_Shape", bound=BaseModel)
+
+
+def read_dnabert_s(path: Path) -> tuple[DnabertConfig, dict[str, Tensor]]:
+    """Read DNABERT-S from a Hugging Face folder; pooler and language-model head are left out."""
+    config = _shape(DnabertConfig, path / "config.json", _read_json(path / "config.json"))
+    tensors = _named(_read_folder(path), path, r"(bert\.)?", r"(pooler|cls)\.|.*\.position_ids$")
+    with torch.device("meta"):
+        network = Dnabert(config)
+    return config, _fitted(network, tensors, path)
+
+
+def read_esm2(path: Path) -> tuple[Esm2Config, dict[str, Tensor]]:
+    """Read ESM-2 from a Hugging Face folder or a fair-esm `.pt`; names as in `Esm2(config).esm`.
+
+    fair-esm's files of the larger models hold float16, which fair-esm itself turns to float32.
+    """
+    from virnuc_rules.models.esm2 import Esm2  # transformers: seconds
+
+    shape, tensors = _read_esm2_folder(path) if path.is_dir() else _read_fair_esm(path)
+    with torch.device("meta"):
+        network = Esm2(shape).esm
+    network.rotary_embeddings = nn.Identity()  # computed, not stored
+    return shape, _fitted(network, tensors, path)
+
+
+def read_classifier(path: Path) -> tuple[ClassifierShape, dict[str, Tensor]]:
+    """Read the classifier from a pickled `__main__.MLPClassifier` or a plain state dict."""
+    content = _load(path, _CLASSIFIER_CLASSES)
+    tensors = _tensors_of_module(content, path) if isinstance(content, _Inert) else content
+    tensors = _named(tensors, path)
+    classes, _ = _matrix(tensors, "output_layer.weight", path)
+    hidden, features = _matrix(tensors, "hidden_layer.weight", path)
+    widths = {"features": features, "hidden": hidden, "classes": classes}
+    shape = _shape(ClassifierShape, path, widths)
+    with torch.device("meta"):
+        network = MLPClassifier(shape)
+    return shape, _fitted(network, tensors, path)
+
+
+def _read_esm2_folder(path: Path) -> tuple[Esm2Config, dict[str, Any]]:
+    settings = _read_json(path / "config.json")
+    wrong = [key for key, value in _ESM2_SETTINGS.items() if settings.get(key) != value]
+    wrong += [key for key in ("emb_layer_norm_before", "is_folding_model") if settings.get(key)]
+    if wrong:
+        raise ModelError(f"{path / 'config.json'}: not an ESM-2 (see {', '.join(wrong)})")
+    dropped = (
+        r"(lm_head|contact_head|pooler)\.|embeddings\.position_|.*rotary_embeddings\.inv_freq$"
+    )
+    shape = _shape(Esm2Config, path / "config.json", settings)
+    return shape, _named(_read_folder(path), path, r"(esm\.)?", dropped)
+
+
+def _read_fair_esm(path: Path) -> tuple[Esm2Config, dict[str, Any]]:
+    parts = _fields(_load(path, ("argparse.Namespace",)))
+    given = _fields(parts["cfg"] if "cfg" in parts else parts.get("args"))
+    given = _fields(given.get("model")) or given  # cfg["model"] as released; args is flat
+    if not given or "model" not in parts:
+        raise ModelError(f"{path}: not a fair-esm checkpoint (no model, or no cfg or args)")
+    if given.get("token_dropout", True) is not True:
+        raise ModelError(f"{path}: not an ESM-2 (trained without token dropout)")
+    prefix = r"(encoder\.sentence_encoder\.|encoder\.)?"
+    dropped = r"(contact_head|lm_head)\.|.*\.rot_emb\.inv_freq$"
+    theirs = _named(parts["model"], path, prefix, dropped)
+    tensors = {_renamed(key): tensor for key, tensor in theirs.items()}
+    settings = {
+        field: given[name]
+        for field, names in _FAIR_ESM_SETTINGS.items()
+        for name in reversed(names)
+        if name in given
+    }
+    inner = "encoder.layer.0.intermediate.dense.weight"
+    settings["intermediate_size"], _ = _matrix(tensors, inner, path)
+    return _shape(Esm2Config, path, settings), tensors
+
+
+def _renamed(key: str) -> str:
+    """Turn fair-esm's name of a parameter to ours; unknown ones are kept, to be reported."""
+    key = re.sub(r"^embed_tokens\.", "embeddings.word_embeddings.", key)
+    key = re.sub(r"^emb_layer_norm_after\.", r"encoder.\g<0>", key)
+    layer = re.fullmatch(r"layers\.(\d+)\.(.+)\.(weight|bias)", key)
+    if layer and layer[2] in _FAIR_ESM_LAYER:
+        return f"encoder.layer.{layer[1]}.{_FAIR_ESM_LAYER[layer[2]]}.{layer[3]}"
+    return key
+
+
+def _tensors_of_module(module: "_Inert", path: Path) -> dict[str, Any]:
+    """Take parameters and buffers out of the classifier's layers, without calling anything."""
+    layers = _fields(_fields(module).get("_modules"))
+    if repr(_fields(layers.get("bn1")).get("eps")) != "1e-05":
+        raise ModelError(f"{path}: not VirNucPro's classifier (it has a bn1 with eps 1e-5)")
+    return {
+        f"{layer}.{name}": tensor
+        for layer, content in layers.items()
+        for group in ("_parameters", "_buffers", "_modules")  # a layer in a layer is unexpected
+        for name, tensor in _fields(_fields(content).get(group)).items()
+        if tensor is not None
+    }
+
+
+def _fields(value: Any) -> Mapping[Any, Any]:
+    """Return what a stand-in or a dict holds; nothing for anything else."""
+    if isinstance(value, _Inert):
+        return vars(value)
+    return value if isinstance(value, dict) else {}
+
+
+def _shape(kind: type[_Shape], path: Path, settings: Mapping[str, Any]) -> _Shape:
+    """Pick the fields of `kind` out of settings that may have more."""
+    try:
+        return kind(**{key: settings[key] for key in kind.model_fields if key in settings})
+    except ValueError as error:  # pydantic's error is one
+        raise ModelError(f"{path}: cannot be used ({_one_line(error)})") from None
+
+
+def _named(tensors: Any, path: Path, prefix: str = "", dropped: str = "$") -> dict[str, Any]:
+    """Take `prefix` off the keys and leave out those that then begin with `dropped` (patterns)."""
+    if not isinstance(tensors, dict) or not all(isinstance(key, str) for key in tensors):
+        raise ModelError(f"{path}: not a checkpoint (no tensors with names in it)")
+    named: dict[str, Any] = {}
+    for key, tensor in tensors.items():
+        name = re.sub(f"^{prefix}", "", key)
+        # TensorFlow's names, in old files and in those that transformers 5 writes for ESM-2
+        name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
+        name = name.replace("LayerNorm.beta", "LayerNorm.bias")
+        if re.match(dropped, name):
+            continue
+        if name in named:
+            raise ModelError(f"{path}: two tensors are {name!r}, one of them {key!r}")
+        named[name] = tensor
+    return named
+
+
+def _matrix(tensors: dict[str, Any], key: str, path: Path) -> tuple[int, int]:
+    """Return the shape of a matrix from which the shape of the network is read."""
+    found = tensors.get(key)
+    if not isinstance(found, Tensor) or found.ndim != 2:
+        raise ModelError(f"{path}: does not fit the network: no matrix {key}")
+    return found.shape[0], found.shape[1]
+
+
+def _fitted(network: nn.Module, tensors: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """Return the tensors in the network's order, having compared keys, shapes and kinds."""
+    expected: dict[str, Tensor] = network.state_dict()
+    missing = [key for key in expected if key not in tensors]
+    unexpected = [key for key in tensors if key not in expected]
+    if missing or unexpected:
+        raise ModelError(
+            f"{path}: does not fit the network: {len(missing)} keys missing {missing[:5]}, "
+            f"{len(unexpected)} unexpected {unexpected[:5]}"
+        )
+    for key, ours in expected.items():
+        found = tensors[key]
+        plain = type(found) in (Tensor, nn.Parameter) and found.device.type == "cpu"
+        if not plain or found.layout != torch.strided:
+            raise ModelError(f"{path}: {key} is no plain tensor")
+        if found.shape != ours.shape or found.is_floating_point() != ours.is_floating_point():
+            theirs = f"{found.dtype} {list(found.shape)}"
+            raise ModelError(f"{path}: {key} is {theirs}, not {ours.dtype} {list(ours.shape)}")
+    return {key: tensors[key].detach().contiguous() for key in expected}
+
+
+def _read_folder(folder: Path) -> dict[str, Any]:
+    """Read all tensors of a Hugging Face folder, whole or in shards."""
+    for name in _WEIGHTS:
+        index = folder / f"{name}.index.json"
+        if (folder / name).exists():
+            return _read_tensors(folder / name)
+        if index.exists():
+            shards = _read_json(index).get("weight_map")
+            names: list[Any] = list(shards.values()) if isinstance(shards, dict) else [None]
+            if not all(isinstance(shard, str) and Path(shard).name == shard for shard in names):
+                raise ModelError(f"{index}: not an index of shards in its folder")
+            tensors: dict[str, Any] = {}
+            for shard in sorted(set(names)):
+                tensors |= _read_tensors(folder / shard)
+            return tensors
+    raise ModelError(f"{folder}: no {' or '.join(_WEIGHTS)}, whole or in shards")
+
+
+def _read_tensors(path: Path) -> dict[str, Any]:
+    if path.suffix != ".safetensors":
+        return _named(_load(path), path)
+    try:
+        return dict(load_file(path, device="cpu"))
+    except Exception as error:  # SafetensorError or OSError; a bare one in old versions
+        raise ModelError(f"{path}: cannot be read ({_one_line(error)})") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        if isinstance(content, dict):
+            return content
+        reason = "no JSON object"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = _one_line(error)
+    raise ModelError(f"{path}: cannot be used ({reason})")
+
+
+class _Inert:
+    """Stands in for an allowed class: holds what the pickle says it held, and does nothing."""
+
+
+def _load(path: Path, classes: tuple[str, ...] = ()) -> Any:
+    """Unpickle what `torch.save` wrote: tensors, containers, and an `_Inert` for each of `classes`.
+
+    Raises ModelError for anything else in the file, before any of it could run.
+    """
+    before = torch.serialization.get_safe_globals()  # what other code allowed in this process
+    try:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals([(_Inert, name) for name in classes])
+        with warnings.catch_warnings(action="ignore"):
+            mapped = zipfile.is_zipfile(path)  # torch wrote none before 1.6
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # a damaged file can raise anything
+        reason = str(error)
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+    found = re.search(r"GLOBAL (\S+)", reason)
+    if foreign := found[1] if found else _foreign_class(path):
+        raise ModelError(f"{path}: refused: it asks for {foreign}, which no checkpoint needs")
+    reason = _one_line(reason.partition("WeightsUnpickler error: ")[2] or reason)
+    raise ModelError(f"{path}: cannot be read as a checkpoint ({reason})")
+
+
+def _foreign_class(path: Path) -> str | None:
+    """Name the first class in a bare pickle of protocol 4 or 5; torch refuses it without a name."""
+    strings: list[str] = []
+    try:
+        with path.open("rb") as handle:
+            for operation, argument, _ in pickletools.genops(handle):
+                if operation.name == "STACK_GLOBAL":
+                    return _one_line(".".join(strings[-2:]))
+                if isinstance(argument, str):
+                    strings.append(argument)
+    except Exception:  # no pickle: it is named for the message only
+        return None
+    return None
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())[:200]
