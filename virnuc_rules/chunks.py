@@ -3,7 +3,6 @@
 What a chunk folder holds, and how it is read: see `chunkfiles`.
 """
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +23,7 @@ from virnuc_rules.chunkfiles import (
     content_hash,
 )
 from virnuc_rules.fasta import Contig, read_contigs
-from virnuc_rules.files import (
-    partial_path,
-    remove_dead_partials,
-    replacing,
-    sync_directory,
-)
+from virnuc_rules.files import replacing, staged_folder, sync_directory
 from virnuc_rules.orfs import FRAMES, REASONS, OpenFrames, open_frames
 from virnuc_rules.upstream import UpstreamFasta
 from virnuc_rules.windows import Windows, count, cut, span
@@ -57,11 +51,7 @@ def write_chunks(
     was there before as it was. With `upstream_fasta` that folder also gets the files that
     VirNucPro would have written. Raises InputError (see `read_contigs`).
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    remove_dead_partials(out)
-    stage = partial_path(out)
-    stage.mkdir()
-    try:
+    with staged_folder(out) as stage:
         with _ChunkWriter(stage, chunk_size) as writer, UpstreamFasta(upstream_fasta, window) as up:
             for block in _blocks(read_contigs(source, sample), window):
                 frames = open_frames(block.bases.upper(), block.start, block.end)
@@ -71,8 +61,6 @@ def write_chunks(
         with replacing(stage / "manifest.json") as handle:
             handle.write(manifest.model_dump_json(indent=1) + "\n")
         _move_into_place(stage, out)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
     return manifest
 
 

@@ -31,6 +31,19 @@ def remove_dead_partials(path: Path) -> None:
 
 
 @contextlib.contextmanager
+def staged_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder beside `path` to fill and move; what is left of it at the end goes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_dead_partials(path)
+    stage = partial_path(path)
+    stage.mkdir()
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
     """Open a text file that takes the place of `path` only when the block ends without an error.
 

@@ -46,6 +46,13 @@ class Consensus:
         """Mark windows whose open frames have no embedding: their call would rest on a part."""
         self.failed[window_row] = True
 
+    def part(self, rows: slice) -> "Consensus":
+        """Return the consensus of some windows, as a view."""
+        part = Consensus(0)
+        part.score1, part.score2 = self.score1[rows], self.score2[rows]
+        part.frames, part.failed = self.frames[rows], self.failed[rows]
+        return part
+
     @property
     def called(self) -> NDArray[np.bool_]:
         """Tell which windows have a call."""

@@ -247,7 +247,8 @@ class Queue:
                     if self.interrupted.is_set():
                         return
                     claim = self.claim(key)
-                    if claim and self._attempts([key]).get(key) != failed_before.get(key):
+                    failure = self.store.failure(key) if claim else None
+                    if claim and (failure and failure.attempts) != failed_before.get(key):
                         self.release(claim)  # another has just tried it and failed
                     elif claim:
                         pause = _FIRST_PAUSE

@@ -59,14 +59,14 @@ class Worker:
 
     def __init__(self, config: Config, name: str, number: int, tasks: dict[str, Task]) -> None:
         self.config, self.name, self.number, self.tasks = config, name, number, tasks
-        self.settings = Settings(precision=config.precision, batch_tokens=config.batch_tokens)
+        self.settings = Settings.of(config)
         self.loading = False
         self.report_path: Path | None = None
 
     def run(self, log: str = "", report: bool = True) -> Exit:
         """Work until every task is done or has failed; returns the exit code."""
         with Queue(self.config.results, self.name, self.config.lease_seconds, log) as queue:
-            self.queue, self.log = queue, log
+            self.queue = queue
             self.report = self._new_report(queue)
             if report:
                 self.report_path = queue.store.workers / f"{self.name}.json"

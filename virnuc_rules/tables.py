@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from virnuc_rules.predict import Consensus
 
 LABELS = ("others", "virus")  # the classes of score1 and score2
+FILES = (
+    "predictions.tsv",
+    "windows.tsv",
+    "prediction_results.txt",
+    "prediction_results_highestscore.csv",
+)
 PREDICTIONS = (
     "contig",
     "window",  # 1-based number of the window in the contig
@@ -66,11 +72,9 @@ class SampleTables:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            names = ("predictions.tsv", "windows.tsv", "prediction_results.txt",
-                     "prediction_results_highestscore.csv")  # fmt: skip
-            for name in names:
+            for name in FILES:
                 remove_dead_partials(self.folder / name)
-            opened = [stack.enter_context(replacing(self.folder / name)) for name in names]
+            opened = [stack.enter_context(replacing(self.folder / name)) for name in FILES]
             self._files = stack.pop_all()
         self.predictions, self.windows, self.upstream, self.upstream_windows = opened
         self.predictions.write("\t".join(PREDICTIONS) + "\n")
@@ -102,13 +106,13 @@ class SampleTables:
 
     def add_windows(self, first: int, table: pa.Table, consensus: "Consensus") -> None:
         """Write the windows of a part of the window table that begins at row `first`."""
-        rows = slice(first, first + table.num_rows)
-        called, virus = consensus.called[rows], consensus.virus[rows]
+        part = consensus.part(slice(first, first + table.num_rows))
+        called, virus = part.called, part.virus
         call = np.where(called, np.where(virus, "virus", "others"), "no_call").tolist()
-        score = np.where(called, consensus.score2[rows].astype(str), "").tolist()
+        score = np.where(called, part.score2.astype(str), "").tolist()
         reason = [
             "embedding_failed" if failed else why or ""
-            for failed, why in zip(consensus.failed[rows], table["reason"].to_pylist(), strict=True)
+            for failed, why in zip(part.failed, table["reason"].to_pylist(), strict=True)
         ]
         names = ("contig", "window", "start", "end", "open_frames")
         columns = [table[name].to_pylist() for name in names]

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,6 +24,11 @@ class Settings(BaseModel):
 
     precision: str
     batch_tokens: int
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """Take them out of the config."""
+        return cls(precision=config.precision, batch_tokens=config.batch_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +58,7 @@ def result_key(chunk_sha256: str, fingerprint: str, settings: Settings) -> str:
 
 def read_settings(config: Config) -> tuple[BundleCard, Settings]:
     """Return what the keys of results depend on, beside the chunks."""
-    settings = Settings(precision=config.precision, batch_tokens=config.batch_tokens)
-    return read_card(config.bundle), settings
+    return read_card(config.bundle), Settings.of(config)
 
 
 def sample_tasks(

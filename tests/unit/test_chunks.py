@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -347,7 +348,7 @@ def test_what_a_killed_run_of_the_same_process_number_left_is_removed(
 ) -> None:
     """In a container the process number is often the same each time."""
     with monkeypatch.context() as patch:
-        patch.setattr(chunks.shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
         with pytest.raises(InputError):
             chunk_it(tmp_path / "absent.fa", tmp_path / "out")
     assert len(list(tmp_path.iterdir())) == 1

@@ -44,8 +44,7 @@ class Bundle:
         for name in names:
             path = self.folder / name
             try:
-                with path.open("rb") as handle:
-                    found = hashlib.file_digest(handle, "sha256").hexdigest()
+                found = _sha256(path)
             except OSError as error:
                 reason = error.strerror or str(error)
                 raise ModelError(
@@ -81,12 +80,14 @@ class Bundle:
 
 def write_card(folder: Path, **fields: Any) -> BundleCard:
     """Hash the files in a folder and write the card over them."""
-    sha256 = {}
-    for name in FILES:
-        with (folder / name).open("rb") as handle:
-            sha256[name] = hashlib.file_digest(handle, "sha256").hexdigest()
+    sha256 = {name: _sha256(folder / name) for name in FILES}
     card = BundleCard(sha256=sha256, **fields)
     card = card.model_copy(update={"fingerprint": card.embedding_fingerprint()})
     with replacing(folder / "bundle.json") as handle:
         handle.write(card.model_dump_json(indent=1) + "\n")
     return card
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from virnuc_rules.errors import ModelError
-from virnuc_rules.files import partial_path, remove_dead_partials
+from virnuc_rules.files import staged_folder
 from virnuc_rules.models import card
 from virnuc_rules.models.bundle import write_card
 from virnuc_rules.models.checkpoints import read_classifier, read_dnabert_s, read_esm2
@@ -26,15 +26,9 @@ def prepare_bundle(
     """
     if out.exists():
         raise ModelError(f"{out}: is there already; give a new folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    remove_dead_partials(out)
-    stage = partial_path(out)
-    stage.mkdir()
-    try:
+    with staged_folder(out) as stage:
         made = _write(stage, dnabert_s, esm2, classifier, window, name)
         stage.rename(out)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
     return made
 
 

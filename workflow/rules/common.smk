@@ -8,6 +8,7 @@ from virnuc_rules.chunkfiles import read_manifest
 from virnuc_rules.config import check_config, check_inputs, read_samples
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.card import read_card
+from virnuc_rules.tables import FILES as TABLES
 
 try:
     CONFIG = check_config(config)
@@ -18,12 +19,6 @@ except VirnucError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = CONFIG.results
-TABLES = [
-    "predictions.tsv",
-    "windows.tsv",
-    "prediction_results.txt",
-    "prediction_results_highestscore.csv",
-]
 
 
 wildcard_constraints:
