@@ -27,6 +27,11 @@ class Config(BaseModel):
     )
     results: Path = Field(Path("results"), description="folder for everything that is written")
     bundle: Path = Field(Path("demo/bundle"), description="folder of the model bundle")
+    bundle_definition: str = Field(
+        "",
+        description="name or YAML file of the definition from which a missing `bundle` is made; "
+        "empty: it must be there",
+    )
     window: Annotated[int, Field(ge=3)] = Field(
         500, description="bases in a window; must be the one that the bundle was trained for"
     )
@@ -49,7 +54,11 @@ class Config(BaseModel):
         description="CPU threads of a model server or an embedding job; on a CPU other numbers may "
         "give other last digits",
     )
-    precision: Literal["fp32"] = Field("fp32", description="arithmetic of the networks")
+    precision: Literal["auto", "fp32", "tf32", "fp16", "bf16"] = Field(
+        "auto",
+        description="of matrix products; auto: fp32 on a CPU, fp16 on CUDA (rows that are not "
+        "finite again in fp32)",
+    )
     batch_tokens: Annotated[int, Field(ge=64)] = Field(
         8192, description="tokens in a micro-batch, padding included"
     )
@@ -92,7 +101,7 @@ def document() -> str:
     values = Config().model_dump(mode="json")
     for key, field in Config.model_fields.items():
         value = values[key]
-        text = str(value).lower() if isinstance(value, bool) else str(value)
+        text = str(value).lower() if isinstance(value, bool) else str(value) or '""'
         lines += [f"# {field.description}", f"{key}: {text}", ""]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -1,34 +1,75 @@
-"""Chunk in, embeddings out: the one function that both modes call, and its result files.
+"""Chunk in, embeddings out: the one function that both modes call.
 
 The batch plan is a pure function of the chunk and the settings, and a micro-batch never crosses a
 chunk. So on one type of device the same chunk always gives the same bytes; on a CPU, with the same
 number of threads (matrix products add up in an order that depends on it: seen with 3).
 """
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from virnuc_rules.chunkfiles import Chunk
 from virnuc_rules.errors import ChunkError, ModelError
 from virnuc_rules.models import esm2
-from virnuc_rules.models.dnabert import Dnabert
-from virnuc_rules.models.esm2 import Esm2
+from virnuc_rules.models.bundle import Bundle
+from virnuc_rules.models.device import DTYPES, clear_caches, is_out_of_memory, reuse_memory
 from virnuc_rules.results import Embeddings
 from virnuc_rules.tasks import Settings
 
+Model = Literal["dnabert_s", "esm2"]
+Ids = NDArray[np.int64]  # token ids of one sequence
+Timed = Callable[[str, Callable[[], Any]], Any]  # runs what loads a network of that name
 
-@dataclass(frozen=True, slots=True)
+_MOST_PADDING = 0.02  # of a micro-batch's tokens
+_NAMES = {"dnabert_s": "DNABERT-S", "esm2": "ESM-2"}
+_EXACT = ("fp32", "tf32")  # fp32's range: what is not finite here is not finite in fp32
+
+
+@dataclass(slots=True)
 class Networks:
     """The resident models of a worker, on its device."""
 
     tokenizer: Tokenizer
-    dnabert_s: Dnabert
-    esm2: Esm2
+    dnabert_s: nn.Module
+    esm2: nn.Module
     device: torch.device
+    precision: str = "fp32"  # of the matrix products
+    open_fp32: Callable[[Model], nn.Module] | None = None
+    _fp32: dict[Model, nn.Module] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle,
+        device: torch.device,
+        precision: str,
+        timed: Timed = lambda _, load: load(),
+    ) -> Self:
+        """Load both networks; `precision` is one that the device has (see `choose_precision`)."""
+        if device.type == "cpu":
+            reuse_memory()
+
+        def load(model: Model, name: str, dtype: torch.dtype) -> Any:
+            opened = bundle.open_dnabert_s if model == "dnabert_s" else bundle.open_esm2
+            return timed(name, lambda: opened(device, dtype))
+
+        return cls(
+            bundle.open_tokenizer(),
+            load("dnabert_s", "dnabert_s", DTYPES[precision]),
+            load("esm2", "esm2", DTYPES[precision]),
+            device,
+            precision,
+            lambda model: load(model, f"{model}_fp32", torch.float32),
+        )
 
     @property
     def pad(self) -> int:
@@ -38,17 +79,34 @@ class Networks:
             raise ModelError("the tokenizer has no [PAD] token; make the bundle again")
         return int(pad)
 
+    def tokenize_dna(self, sequences: list[str]) -> list[Ids]:
+        """Return [CLS], the tokens and [SEP] of each nucleotide sequence."""
+        encoded = self.tokenizer.encode_batch_fast(sequences)
+        return [np.array(encoding.ids, np.int64) for encoding in encoded]
+
+    def in_fp32(self, model: Model) -> nn.Module | None:
+        """Return a network in fp32, loaded when it is first wanted; None where it is already."""
+        if self.precision in _EXACT or self.open_fp32 is None:
+            return None
+        if model not in self._fp32:
+            self._fp32[model] = self.open_fp32(model)
+        return self._fp32[model]
+
 
 def micro_batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
     """Group rows of similar length: at most `batch_tokens` tokens each, padding included.
 
-    Longest first, equal lengths in input order; a row above the budget is alone.
+    At most 2 % of a batch are padding. Longest first, equal lengths in input order; a row above the
+    budget is alone.
     """
     batches: list[list[int]] = []
+    width = tokens = 0  # of the last batch: its first row is its longest and decides the width
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        # The first row of a batch is its longest, and decides the width of all.
-        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > batch_tokens:
+        tokens += lengths[row]
+        slots = (len(batches[-1]) + 1) * width if batches else 0
+        if not batches or slots > batch_tokens or slots - tokens > _MOST_PADDING * slots:
             batches.append([])
+            width = tokens = lengths[row]
         batches[-1].append(row)
     return batches
 
@@ -58,23 +116,25 @@ def embed_chunk(
 ) -> Embeddings:
     """Embed the open frames of a chunk with both models.
 
-    `check` is called before each micro-batch and may raise to interrupt. Raises ChunkError where a
-    sequence cannot be embedded or an embedding is not finite; it names the rows.
+    `check` is called before each micro-batch and may raise to interrupt. Rows that are not finite
+    in a lower precision are computed again in fp32. Raises ChunkError where a sequence cannot be
+    embedded, or is not finite in fp32 either; it names the rows.
     """
-    notes: dict[str, int] = {}
-    encoded = networks.tokenizer.encode_batch_fast(chunk.nucleotide)
-    dna_tokens = [encoding.ids for encoding in encoded]
-    residues = [esm2.tokenize(protein) for protein in chunk.protein]
-    run = _Run(networks.device, settings, check, notes)
-    dnabert_s = run.embed(dna_tokens, networks.dnabert_s, networks.pad, skip=0)
-    proteins = run.embed(residues, networks.esm2, esm2.PAD, skip=1)
-    for name, rows in (("DNABERT-S", dnabert_s), ("ESM-2", proteins)):
-        bad = (~torch.isfinite(rows).all(dim=1)).nonzero().flatten().tolist()
-        if bad:
-            names = ", ".join(chunk.ids[row] for row in bad[:5])
-            raise ChunkError(f"{name} gave non-finite embeddings for {len(bad)} rows: {names}")
-    tokens = sum(map(len, dna_tokens)) + sum(map(len, residues))
-    return Embeddings(chunk.ids, dnabert_s, proteins, tokens, notes)
+    run = _Run(networks, settings, check)
+    with ThreadPoolExecutor(1) as background:
+        dna = background.submit(networks.tokenize_dna, chunk.nucleotide)  # while ESM-2 computes
+        residues = [np.array(esm2.tokenize(protein)) for protein in chunk.protein]
+        proteins = run.embed("esm2", residues, chunk)
+    dnabert_s = run.embed("dnabert_s", dna.result(), chunk)
+    return Embeddings(
+        chunk.ids,
+        dnabert_s,
+        proteins,
+        run.tokens,
+        run.padding,
+        dict(run.notes),
+        f"{networks.precision} on {networks.device.type}",
+    )
 
 
 def self_check(networks: Networks, settings: Settings) -> Tensor:
@@ -86,56 +146,78 @@ def self_check(networks: Networks, settings: Settings) -> Tensor:
     return torch.cat([result.dnabert_s, result.esm2], dim=1)
 
 
-@dataclass(frozen=True, slots=True)
 class _Run:
-    device: torch.device
-    settings: Settings
-    check: Callable[[], None]
-    notes: dict[str, int]
+    """One chunk on its way through both networks, and what is counted on it."""
+
+    def __init__(self, networks: Networks, settings: Settings, check: Callable[[], None]) -> None:
+        self.networks, self.settings, self.check = networks, settings, check
+        self.tokens = self.padding = 0
+        self.notes: Counter[str] = Counter()
+
+    def embed(self, model: Model, tokens: list[Ids], chunk: Chunk) -> Tensor:
+        """Return the mean hidden state of each row, float32 [R, width] on the CPU."""
+        network = self.networks.dnabert_s if model == "dnabert_s" else self.networks.esm2
+        rows = self._rows(model, tokens, network)
+        bad = _not_finite(rows)
+        if bad and (network_fp32 := self.networks.in_fp32(model)):
+            self.notes["recomputed_in_fp32"] += len(bad)
+            rows[bad] = self._rows(model, [tokens[row] for row in bad], network_fp32)
+            bad = _not_finite(rows)
+        if bad:
+            names = ", ".join(chunk.ids[row] for row in bad[:5])
+            raise ChunkError(
+                f"{_NAMES[model]} gave non-finite embeddings for {len(bad)} rows: {names}"
+            )
+        return rows
 
     @torch.inference_mode()
-    def embed(self, tokens: list[list[int]], network: nn.Module, pad: int, skip: int) -> Tensor:
-        """Return the mean hidden state of each row, float32 [R, width].
-
-        The first and last `skip` tokens do not count: 1 leaves out <cls> and <eos>.
-        """
+    def _rows(self, model: Model, tokens: list[Ids], network: nn.Module) -> Tensor:
+        """Embed all rows by micro-batches; they stay on the device until the last is computed."""
+        # The first and last tokens that do not count in the mean: ESM-2's are <cls> and <eos>.
+        pad, skip = (self.networks.pad, 0) if model == "dnabert_s" else (esm2.PAD, 1)
+        lengths = [len(row) for row in tokens]
         means: Tensor | None = None
-        for rows in micro_batches([len(row) for row in tokens], self.settings.batch_tokens):
+        for rows in micro_batches(lengths, self.settings.batch_tokens):
             self.check()
-            part = self.means([tokens[row] for row in rows], network, pad, skip).float().cpu()
+            part = self._means([tokens[row] for row in rows], network, pad, skip)
             if means is None:
-                means = torch.empty(len(tokens), part.shape[1])
-            means[torch.tensor(rows)] = part
+                means = torch.empty(len(tokens), part.shape[1], device=part.device)
+            means[torch.tensor(rows, device=part.device)] = part
+            self.padding += len(rows) * lengths[rows[0]] - sum(lengths[row] for row in rows)
         if means is None:
             raise ChunkError("the chunk has no open frames; such chunks are never written")
-        return means
+        self.tokens += sum(lengths)
+        return means.cpu()
 
-    def means(self, tokens: list[list[int]], network: nn.Module, pad: int, skip: int) -> Tensor:
+    def _means(self, tokens: list[Ids], network: nn.Module, pad: int, skip: int) -> Tensor:
         """Run one micro-batch; where memory does not suffice, its halves."""
         try:
-            return _means(tokens, network, pad, skip, self.device)
-        except torch.OutOfMemoryError:
-            if len(tokens) == 1:
+            return _means(tokens, network, pad, skip, self.networks.device)
+        except RuntimeError as error:
+            if len(tokens) == 1 or not is_out_of_memory(error):
                 raise
         # Outside the handler: its traceback would keep the failed attempt's tensors alive.
-        self.notes["out_of_memory"] = self.notes.get("out_of_memory", 0) + 1
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self.notes["out_of_memory"] += 1
+        clear_caches(self.networks.device)
         half = len(tokens) // 2
-        parts = (self.means(part, network, pad, skip) for part in (tokens[:half], tokens[half:]))
-        return torch.cat(list(parts))
+        halves = tokens[:half], tokens[half:]
+        return torch.cat([self._means(part, network, pad, skip) for part in halves])
+
+
+def _not_finite(rows: Tensor) -> list[int]:
+    return (~torch.isfinite(rows).all(dim=1)).nonzero().flatten().tolist()
 
 
 def _means(
-    tokens: list[list[int]], network: nn.Module, pad: int, skip: int, device: torch.device
+    tokens: list[Ids], network: nn.Module, pad: int, skip: int, device: torch.device
 ) -> Tensor:
+    """Return float32 [B, width] on the device. Nothing here waits for the device to compute."""
     lengths = torch.tensor([len(row) for row in tokens])
-    ids = torch.full((len(tokens), int(lengths.max())), pad)
-    for row, values in enumerate(tokens):
-        ids[row, : len(values)] = torch.tensor(values)
-    place = torch.arange(ids.shape[1])
+    place = torch.arange(int(lengths.max()))
     present = place < lengths[:, None]
+    ids = torch.full(present.shape, pad)
+    ids[present] = torch.from_numpy(np.concatenate(tokens))
     counted = (place >= skip) & (place < lengths[:, None] - skip)
-    hidden: Tensor = network(ids.to(device), present.to(device)).float()
+    hidden: Tensor = network(ids.to(device), None if present.all() else present.to(device))
     weights = counted.to(device)[:, :, None]
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)

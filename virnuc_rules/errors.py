@@ -19,3 +19,7 @@ class ResultError(VirnucError):
 
 class ModelError(VirnucError):
     """A model bundle that is missing, damaged or does not fit."""
+
+
+class UnreachableError(ModelError):
+    """A server that cannot be reached from here; another machine may have a network."""

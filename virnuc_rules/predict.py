@@ -13,6 +13,7 @@ from virnuc_rules.config import Config
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.classifier import MLPClassifier
+from virnuc_rules.models.verified import read_verified
 from virnuc_rules.results import read_result
 from virnuc_rules.store import Store
 from virnuc_rules.tables import SampleTables, ScoredChunk
@@ -76,9 +77,11 @@ def predict(config: Config, sample: str, out: Path) -> None:
     manifest = read_manifest(folder)
     torch.set_num_threads(1)  # the classifier is small; samples run beside each other
     consensus = Consensus(manifest.windows)
+    computed: set[str] = set()  # in which precision, on which type of device
     with SampleTables(out) as tables:
         frames = 0
-        for chunk in _scored(tasks, Store(config.results), bundle.open_classifier(), config):
+        classifier = bundle.open_classifier()
+        for chunk in _scored(tasks, Store(config.results), classifier, config, computed):
             if chunk.scores is None:
                 consensus.fail(chunk.window_row)
             else:
@@ -98,14 +101,20 @@ def predict(config: Config, sample: str, out: Path) -> None:
         "sample %s: %d windows, %d called, %d of them virus",
         sample, rows, consensus.called.sum(), consensus.virus.sum(),
     )  # fmt: skip
+    verified = read_verified(bundle.folder, bundle.card.fingerprint)
+    for name in sorted(computed):
+        precision, _, device = name.partition(" on ")
+        known = "" if verified.covers(precision, device) else " (not verified with this bundle)"
+        logger.info("sample %s: embeddings computed in %s%s", sample, name, known)
 
 
 def _scored(
-    tasks: list[Task], store: Store, classifier: MLPClassifier, config: Config
+    tasks: list[Task], store: Store, classifier: MLPClassifier, config: Config, computed: set[str]
 ) -> Iterator[ScoredChunk]:
     """Yield the chunks of a sample in order, with scores where there are embeddings.
 
-    Looks at every chunk before it raises, so that one more run mends all that is damaged.
+    Adds to `computed` how these were. Looks at every chunk before it raises, so that one more run
+    mends all that is damaged.
     """
     unusable: list[ResultError] = []
     for task in tasks:
@@ -113,6 +122,7 @@ def _scored(
         scores: Float | None = None
         try:
             result = read_result(store.result(task.key), task.key, chunk.ids)
+            computed.add(result.computed)
             scores = classifier.scores(result.dnabert_s, result.esm2).numpy()
         except ResultError as error:
             failed = store.failure(task.key) is not None and not store.is_done(task.key)

@@ -23,7 +23,9 @@ class Embeddings:
     dnabert_s: Tensor  # [R, width of DNABERT-S], mean over all tokens with [CLS] and [SEP]
     esm2: Tensor  # [R, width of ESM-2], mean over the residues only
     tokens: int = 0  # of both models, without padding
+    padding: int = 0  # tokens that only filled micro-batches up
     notes: dict[str, int] = field(default_factory=dict)  # what was out of the ordinary
+    computed: str = ""  # in which precision, on which type of device
 
 
 class ResultCard(BaseModel):
@@ -35,6 +37,7 @@ class ResultCard(BaseModel):
     sha256: dict[str, str]  # of each matrix
     settings: Settings
     notes: dict[str, int]
+    computed: str
 
 
 def write_result(path: Path, key: str, settings: Settings, result: Embeddings) -> None:
@@ -47,6 +50,7 @@ def write_result(path: Path, key: str, settings: Settings, result: Embeddings) -
         sha256={name: _tensor_hash(tensor) for name, tensor in tensors.items()},
         settings=settings,
         notes=result.notes,
+        computed=result.computed,
     )
     # Not `save_file`, which writes a file of another name first: a kill would leave that behind.
     path.write_bytes(save(tensors, metadata={_METADATA: card.model_dump_json()}))
@@ -71,7 +75,9 @@ def read_result(path: Path, key: str, ids: list[str]) -> Embeddings:
     for name, tensor in tensors.items():
         if len(tensor) != len(ids) or card.sha256.get(name) != _tensor_hash(tensor):
             raise ResultError(f"{path}: the result is damaged (sha256 of {name} differs)")
-    return Embeddings(ids, tensors["dnabert_s"], tensors["esm2"])
+    return Embeddings(
+        ids, tensors["dnabert_s"], tensors["esm2"], notes=card.notes, computed=card.computed
+    )
 
 
 def _tensor_hash(tensor: Tensor) -> str:

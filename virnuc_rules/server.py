@@ -3,10 +3,10 @@
 Both modes are this: `serve` gives a worker all tasks, `embed` gives it one.
 """
 
-import gc
 import logging
 import os
 import platform
+import shlex
 import signal
 import socket
 import threading
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -25,14 +25,19 @@ from virnuc_rules import __version__
 from virnuc_rules.config import Config
 from virnuc_rules.errors import ModelError, VirnucError
 from virnuc_rules.files import remove_dead_partials, replacing
+from virnuc_rules.models.verified import read_verified
+from virnuc_rules.publisher import Publisher
 from virnuc_rules.queue import Claim, Queue
 from virnuc_rules.tasks import Settings, Task
 from virnuc_rules.worker_report import Memory, WorkerReport
 
 if TYPE_CHECKING:  # torch takes seconds to import: a worker without work never does
-    from virnuc_rules.embed import Networks
+    import torch
 
-T = TypeVar("T")
+    from virnuc_rules.embed import Networks
+    from virnuc_rules.models.bundle import Bundle
+    from virnuc_rules.results import Embeddings
+
 logger = logging.getLogger(__name__)
 
 
@@ -61,6 +66,7 @@ class Worker:
         self.config, self.name, self.number, self.tasks = config, name, number, tasks
         self.settings = Settings.of(config)
         self.loading = False
+        self.device: torch.device
         self.report_path: Path | None = None
 
     def run(self, log: str = "", report: bool = True) -> Exit:
@@ -109,8 +115,9 @@ class Worker:
             self.queue.sweep(self.tasks)
             return "nothing left to do; no model was loaded", Exit.DRAINED
         networks = self._load_within_deadline()
-        for claim in self.queue.drain(self.tasks):
-            self._work_on(claim, networks)
+        with Publisher(self.queue, self.settings, self._published) as publisher:
+            for claim in self.queue.drain(self.tasks):
+                self._work_on(claim, networks, publisher)
         if self.queue.interrupted.is_set():
             raise Interrupted
         self.queue.sweep(self.tasks)
@@ -174,33 +181,39 @@ class Worker:
             watchdog.cancel()
 
     def _load(self) -> "Networks":
-        # Read when CUDA starts: without it, chunks of many lengths fragment the memory.
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-        # Read when torch is imported: threads that spin while they wait slow a shared node down.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
 
         from virnuc_rules.embed import Networks, self_check
         from virnuc_rules.models.bundle import Bundle
+        from virnuc_rules.models.device import choose_device, choose_precision
 
         torch.set_num_threads(self.config.threads)
         self.report.versions["torch"] = torch.__version__
-        device = choose_device(self.config.device, self.number)
+        self.device = device = choose_device(self.config.device, self.number)
         self.report.device = str(device)
         if device.type == "cuda":
             self.report.device = f"{device} ({torch.cuda.get_device_name(device)})"
+        precision = choose_precision(self.config.precision, device)
         bundle = Bundle(self.config.bundle)
-        networks = Networks(
-            bundle.open_tokenizer(),
-            self._timed("dnabert_s", lambda: bundle.open_dnabert_s(device, torch.float32)),
-            self._timed("esm2", lambda: bundle.open_esm2(device, torch.float32)),
-            device,
-        )
+        self._note_precision(bundle, precision, device.type)
+        networks = Networks.open(bundle, device, precision, self._timed)
         self.expected = self_check(networks, self.settings)
         self._save_report()
         return networks
 
-    def _timed(self, name: str, load: Callable[[], T]) -> T:
+    def _note_precision(self, bundle: "Bundle", precision: str, device: str) -> None:
+        """Say in log and report which precision it is, and whether what it does was measured."""
+        self.report.precision = precision
+        verified = read_verified(bundle.folder, bundle.card.fingerprint)
+        self.report.verified = verified.covers(precision, device)
+        if not self.report.verified:
+            logger.warning(
+                "worker %s: precision %s has not been verified on %s with this bundle: "
+                "virnuc-rules models verify %s --precision %s --data FASTA",
+                self.name, precision, device, shlex.quote(str(bundle.folder)), precision,
+            )  # fmt: skip
+
+    def _timed(self, name: str, load: Callable[[], Any]) -> Any:
         start = time.monotonic()
         network = load()
         seconds = time.monotonic() - start
@@ -211,10 +224,9 @@ class Worker:
         )
         return network
 
-    def _work_on(self, claim: Claim, networks: "Networks") -> None:
-        """Embed one chunk and publish it; a failure of the chunk is recorded, and we go on."""
+    def _work_on(self, claim: Claim, networks: "Networks", publisher: Publisher) -> None:
+        """Embed one chunk and hand it over; a failure of the chunk is recorded, and we go on."""
         from virnuc_rules.embed import embed_chunk
-        from virnuc_rules.results import write_result
 
         task, start = self.tasks[claim.key], time.monotonic()
         try:
@@ -223,23 +235,31 @@ class Worker:
             self.queue.release(claim)
             raise
         except Exception as error:
+            publisher.settle()
             self._check_device(claim, networks)
             text = traceback.format_exc()
             self.queue.fail(claim, task.name, _one_line(error), text)
-            self.report.failed_chunks += 1
             logger.warning("worker %s: chunk %s failed: %s", self.name, task.name, _one_line(error))
             logger.debug("%s", text)
+            self.report.failed_chunks += 1
+            self._chunk_done()
         else:
-            self.queue.publish(
-                claim, lambda path: write_result(path, claim.key, self.settings, result)
-            )
-            self.report.chunks += 1
-            self.report.open_frames += len(result.ids)
-            self.report.tokens += result.tokens
-            if result.notes:
-                logger.warning("worker %s: chunk %s: %s", self.name, task.name, result.notes)
-        self.report.seconds_computing += time.monotonic() - start
-        logger.info("worker %s: chunk %s: %.2f s", self.name, task.name, time.monotonic() - start)
+            publisher.publish(claim, result)
+        seconds = time.monotonic() - start
+        self.report.seconds_computing += seconds
+        logger.info("worker %s: chunk %s: %.2f s", self.name, task.name, seconds)
+
+    def _published(self, claim: Claim, result: "Embeddings") -> None:
+        self.report.chunks += 1
+        self.report.open_frames += len(result.ids)
+        self.report.tokens += result.tokens
+        self.report.padding += result.padding
+        if result.notes:
+            name = self.tasks[claim.key].name
+            logger.warning("worker %s: chunk %s: %s", self.name, name, result.notes)
+        self._chunk_done()
+
+    def _chunk_done(self) -> None:
         self._clear_caches()
         self._measure_memory()
         self._save_report()
@@ -265,13 +285,11 @@ class Worker:
 
     def _clear_caches(self) -> None:
         """Give back memory every `cache_clear_interval` chunks, so that it stays flat for days."""
-        import torch
+        from virnuc_rules.models.device import clear_caches
 
         interval = self.config.cache_clear_interval
         if interval and self.report.tried % interval == 0:
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            clear_caches(self.device)
             self.report.cache_clears += 1
 
     def _measure_memory(self) -> None:
@@ -296,22 +314,6 @@ class Worker:
             self._save_report()
         except OSError as error:
             logger.error("worker %s: the report cannot be written: %s", self.name, error)
-
-
-def choose_device(wanted: str, number: int) -> Any:
-    """Return the torch device: `auto` spreads workers over the CUDA devices that are visible.
-
-    Raises ModelError where a CUDA device is wanted that is not there.
-    """
-    import torch
-
-    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "auto":
-        return torch.device(f"cuda:{number % devices}" if devices else "cpu")
-    device = torch.device(wanted)
-    if device.type == "cuda" and (device.index or 0) >= devices:
-        raise ModelError(f"device {wanted} is not there: {devices} CUDA devices are visible")
-    return device
 
 
 def _one_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from virnuc_rules.config import Config
 from virnuc_rules.errors import ModelError
 from virnuc_rules.models.card import BundleCard, read_card
 
-SCHEMA = 1  # of the result files and of what is computed; raising it makes old results unknown
+SCHEMA = 2  # of the result files and of what is computed; raising it makes old results unknown
 
 
 class Settings(BaseModel):
@@ -22,7 +22,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    precision: str
+    precision: str  # as asked for: what `auto` became is in the result
     batch_tokens: int
 
     @classmethod

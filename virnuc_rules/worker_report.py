@@ -23,7 +23,8 @@ class WorkerReport(BaseModel):
     pid: int
     host: str
     device: str = ""
-    precision: str
+    precision: str  # of matrix products; as asked for until the models are loaded
+    verified: bool = True  # what that precision does was measured on this type of device
     versions: dict[str, str]
     started: datetime
     updated: datetime
@@ -32,7 +33,8 @@ class WorkerReport(BaseModel):
     chunks: int = 0
     failed_chunks: int = 0
     open_frames: int = 0
-    tokens: int = 0
+    tokens: int = 0  # of both models, without padding
+    padding: int = 0  # tokens that only filled micro-batches up
     seconds_computing: float = 0
     seconds_waiting: float = 0
     cache_clears: int = 0

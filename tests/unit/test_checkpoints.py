@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from esm.model.esm2 import ESM2
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -243,7 +244,7 @@ def test_esm2_of_hugging_face(tmp_path: Path, layout: str) -> None:
         tensors["esm.embeddings.position_embeddings.weight"] = torch.zeros(1026, WIDTH)
         for layer in range(LAYERS):
             name = f"esm.encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq"
-            tensors[name] = torch.zeros(4)
+            tensors[name] = esm2.rotary_frequencies(WIDTH // HEADS)
         if layout == "bin":
             torch.save(tensors, folder / "pytorch_model.bin")
         else:
@@ -298,8 +299,7 @@ STYLES = ["cfg[model]", "cfg.model", "cfg", "args", "args, num_layers"]
 
 @pytest.fixture(scope="module")
 def fair_esm() -> Any:
-    kind = pytest.importorskip("esm.model.esm2").ESM2
-    return random_(kind(num_layers=LAYERS, embed_dim=WIDTH, attention_heads=HEADS))
+    return random_(ESM2(num_layers=LAYERS, embed_dim=WIDTH, attention_heads=HEADS))
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -345,9 +345,10 @@ def renamed_back() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         num_attention_heads=HEADS,
         intermediate_size=4 * WIDTH,
     )
-    ours = dict(random_(esm2.Esm2(shape).esm).named_parameters())
+    network = random_(esm2.Esm2(shape))
+    ours = network.state_dict()
     theirs = {}
-    for key, tensor in ours.items():
+    for key, tensor in network.named_parameters():
         name = key.removeprefix("encoder.")
         if name.startswith("layer."):
             _, number, rest = name.split(".", 2)
@@ -362,7 +363,9 @@ def test_esm2_renamed_back(tmp_path: Path, renamed_back: Any) -> None:
     ours, theirs = renamed_back
     path = tmp_path / "esm2.pt"
     theirs["encoder.lm_head.weight"] = theirs["encoder.sentence_encoder.embed_tokens.weight"]
-    theirs["encoder.sentence_encoder.layers.0.self_attn.rot_emb.inv_freq"] = torch.zeros(4)
+    for layer in range(LAYERS):
+        name = f"encoder.sentence_encoder.layers.{layer}.self_attn.rot_emb.inv_freq"
+        theirs[name] = ours["encoder.inv_freq"].half()
     torch.save({**settings("cfg[model]"), "model": theirs}, path)
     shape, found = read_esm2(path)
     assert (shape.num_hidden_layers, shape.hidden_size) == (LAYERS, WIDTH)
@@ -370,6 +373,16 @@ def test_esm2_renamed_back(tmp_path: Path, renamed_back: Any) -> None:
     for key, tensor in found.items():
         assert tensor.dtype == torch.float16  # as in the file
         assert torch.equal(tensor, ours[key].half())
+
+
+def test_layers_with_rotary_frequencies_of_their_own(tmp_path: Path, renamed_back: Any) -> None:
+    _, theirs = renamed_back
+    for layer in range(LAYERS):
+        name = f"encoder.sentence_encoder.layers.{layer}.self_attn.rot_emb.inv_freq"
+        theirs[name] = torch.full((WIDTH // HEADS // 2,), 0.5 + layer)
+    path = tmp_path / "esm2.pt"
+    torch.save({**settings("cfg[model]"), "model": theirs}, path)
+    assert "rot_emb.inv_freq is not that of all layers" in refusal(read_esm2, path)
 
 
 @pytest.mark.parametrize(

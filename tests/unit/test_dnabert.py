@@ -1,6 +1,7 @@
 """DNABERT-S: what the original model code computed, and files that are not taken for weights."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -141,13 +142,16 @@ def test_a_pooler_is_not_used(folder: Path, network: Dnabert) -> None:
     assert all(torch.equal(one, other) for one, other in same)
 
 
-def test_weights_are_in_the_dtype_that_is_asked_for(network: Dnabert) -> None:
+def test_only_matrix_products_are_in_the_lower_precision(network: Dnabert) -> None:
     half = load(TINY, "cpu", torch.bfloat16)
-    assert {tensor.dtype for tensor in half.state_dict().values()} == {torch.bfloat16}
+    dtypes = {name: tensor.dtype for name, tensor in half.state_dict().items()}
+    products = {name for name in dtypes if re.search(r"Wqkv|dense|gated_layers|wo\.", name)}
+    assert {dtypes[name] for name in products} == {torch.bfloat16}
+    assert {dtypes[name] for name in dtypes.keys() - products} == {torch.float32}
     one, other = hidden_states(half, ROWS[:1])[0], hidden_states(network, ROWS[:1])[0]
-    assert one.dtype == torch.bfloat16
-    assert not torch.equal(one.float(), other)
-    torch.testing.assert_close(one.float().mean(dim=0), other.mean(dim=0), rtol=0, atol=0.05)
+    assert one.dtype == torch.float32
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(one.mean(dim=0), other.mean(dim=0), rtol=0, atol=0.05)
 
 
 def test_float16_weights_become_float32(folder: Path) -> None:

@@ -24,8 +24,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo bundle's weights, with norms and biases that differ from ones and zeros."""
     generator = torch.Generator().manual_seed(7)
     tensors = load_file(BUNDLE / "esm2.safetensors")
-    for tensor in tensors.values():
-        if tensor.ndim == 1:
+    for name, tensor in tensors.items():
+        if tensor.ndim == 1 and name != "encoder.inv_freq":
             tensor += 0.3 * torch.randn(tensor.shape, generator=generator)
     path = tmp_path_factory.mktemp("esm2") / "esm2.safetensors"
     save_file(tensors, path)
@@ -127,24 +127,38 @@ def test_a_padded_batch_is_as_each_alone(network: Esm2) -> None:
         torch.testing.assert_close(states, hidden_states(network, [row])[0], rtol=0, atol=1e-5)
 
 
+@torch.inference_mode()
 def test_token_dropout_scales_the_embeddings(network: Esm2) -> None:
-    assert network.esm.config.token_dropout
-    embeddings, ids = network.esm.embeddings, torch.tensor([tokenize("MKLV")])
-    words = embeddings.word_embeddings(ids)
-    torch.testing.assert_close(embeddings(ids, torch.ones_like(ids)), 0.88 * words)
-    usual = hidden_states(network, ids.tolist())[0]
-    embeddings.token_dropout = False
-    try:
-        assert not torch.allclose(hidden_states(network, ids.tolist())[0], usual, atol=1e-3)
-    finally:
-        embeddings.token_dropout = True
+    """By 0.88, as in training, where 12 % of the tokens were masked and these left out."""
+    ids = torch.tensor([tokenize("MKLV"), [*tokenize("MK"), PAD, PAD]])
+    words = network.embeddings.word_embeddings(ids)
+    torch.testing.assert_close(network.embeddings(ids[:1], None), 0.88 * words[:1])
+    scaled = network.embeddings(ids, ids != PAD)
+    torch.testing.assert_close(scaled, 0.88 * words * (ids != PAD)[..., None])
+    ids[0, 2] = MASK  # one of six: 0.88 / (5/6)
+    scaled = network.embeddings(ids, ids != PAD)
+    assert not scaled[0, 2].any()
+    torch.testing.assert_close(scaled[0, 1], 0.88 * 6 / 5 * words[0, 1])
 
 
-def test_rotary_frequencies(network: Esm2) -> None:
-    """Computed, not stored: they must be there on the device, and in float32."""
-    width = CARD.esm2.hidden_size // HEADS
-    expected = torch.tensor([10_000 ** (-2 * i / width) for i in range(width // 2)])
-    torch.testing.assert_close(network.esm.rotary_embeddings.inv_freq, expected)
+def test_no_mask_is_a_mask_without_padding(network: Esm2) -> None:
+    ids = torch.tensor([tokenize("MKLV" * 20), tokenize("WYHD" * 20)])
+    with torch.inference_mode():
+        masked, unmasked = network(ids, torch.ones_like(ids, dtype=torch.bool)), network(ids)
+    torch.testing.assert_close(masked, unmasked, rtol=0, atol=1e-5)
+
+
+def test_only_matrix_products_are_in_the_lower_precision(network: Esm2, weights: Path) -> None:
+    low = open_network(CARD.esm2, weights, "cpu", torch.bfloat16)
+    dtypes = {name: tensor.dtype for name, tensor in low.state_dict().items()}
+    products = {name for name in dtypes if "attention.self" in name or ".dense." in name}
+    assert {dtypes[name] for name in products} == {torch.bfloat16}
+    assert {dtypes[name] for name in dtypes.keys() - products} == {torch.float32}
+    ids = [tokenize(PROTEINS[0])]
+    one, other = hidden_states(low, ids)[0], hidden_states(network, ids)[0]
+    assert one.dtype == torch.float32
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(one.mean(dim=0), other.mean(dim=0), rtol=0, atol=0.05)
 
 
 def test_it_is_loaded_for_inference(network: Esm2) -> None:

@@ -12,6 +12,7 @@ from transformers import EsmConfig, EsmForMaskedLM
 from virnuc_rules.errors import ModelError
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.card import BundleCard
+from virnuc_rules.models.definition import Definition, customized
 from virnuc_rules.models.prepare import prepare_bundle
 
 DEMO = Path(__file__).parents[2] / "demo" / "bundle"
@@ -34,6 +35,10 @@ def sources(tmp_path: Path) -> dict[str, Path]:
     EsmForMaskedLM(shape).save_pretrained(esm2)
     torch.save(load_file(DEMO / "classifier.safetensors"), tmp_path / "500_model.pth")
     return {"dnabert_s": dnabert_s, "esm2": esm2, "classifier": tmp_path / "500_model.pth"}
+
+
+def local(sources: dict[str, Path]) -> Definition:
+    return customized(None, name="x", window=500, paths={**sources})
 
 
 def test_a_prepared_bundle_opens(sources: dict[str, Path], tmp_path: Path) -> None:
@@ -62,10 +67,10 @@ def test_what_does_not_fit_leaves_nothing(sources: dict[str, Path], tmp_path: Pa
     weights["hidden_layer.weight"] = weights["hidden_layer.weight"][:, :-1].contiguous()
     torch.save(weights, sources["classifier"])
     with pytest.raises(ModelError, match="does not fit"):
-        prepare_bundle(**sources, window=500, name="x", out=tmp_path / "out")
+        prepare_bundle(local(sources), tmp_path / "out")
     (sources["esm2"] / "model.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match="esm2_t4"):
-        prepare_bundle(**sources, window=500, name="x", out=tmp_path / "out")
+        prepare_bundle(local(sources), tmp_path / "out")
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 
@@ -73,5 +78,5 @@ def test_an_existing_folder_stays(sources: dict[str, Path], tmp_path: Path) -> N
     (tmp_path / "out").mkdir()
     save_file({"x": torch.zeros(1)}, tmp_path / "out" / "x.safetensors")
     with pytest.raises(ModelError, match="is there already"):
-        prepare_bundle(**sources, window=500, name="x", out=tmp_path / "out")
+        prepare_bundle(local(sources), tmp_path / "out")
     assert (tmp_path / "out" / "x.safetensors").exists()

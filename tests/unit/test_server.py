@@ -9,7 +9,8 @@ from virnuc_rules import embed
 from virnuc_rules.chunks import write_chunks
 from virnuc_rules.config import Config
 from virnuc_rules.errors import ModelError
-from virnuc_rules.server import Exit, Worker, choose_device
+from virnuc_rules.models.device import choose_device
+from virnuc_rules.server import Exit, Worker
 from virnuc_rules.store import Store
 from virnuc_rules.tasks import all_tasks, read_settings
 from virnuc_rules.worker_report import Memory, WorkerReport

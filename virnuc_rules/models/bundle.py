@@ -6,19 +6,22 @@ esm2.safetensors
 classifier.safetensors
 """
 
-import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 
 from virnuc_rules.errors import ModelError
-from virnuc_rules.files import replacing
-from virnuc_rules.models import classifier, dnabert
+from virnuc_rules.files import file_sha256, replacing
+from virnuc_rules.models import classifier, dnabert, esm2
 from virnuc_rules.models.card import (
     CLASSIFIER,
     DNABERT_S,
+    EMBEDDING_FILES,
     ESM2,
     FILES,
     TOKENIZER,
@@ -27,9 +30,7 @@ from virnuc_rules.models.card import (
 )
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.models.dnabert import Dnabert
-
-if TYPE_CHECKING:
-    from virnuc_rules.models.esm2 import Esm2
+from virnuc_rules.models.esm2 import Esm2
 
 
 class Bundle:
@@ -44,7 +45,7 @@ class Bundle:
         for name in names:
             path = self.folder / name
             try:
-                found = _sha256(path)
+                found = file_sha256(path)
             except OSError as error:
                 reason = error.strerror or str(error)
                 raise ModelError(
@@ -61,33 +62,44 @@ class Bundle:
         return dnabert.open_tokenizer(self.folder / TOKENIZER)
 
     def open_dnabert_s(self, device: torch.device, dtype: torch.dtype) -> Dnabert:
-        """Load DNABERT-S onto a device."""
-        self.check(DNABERT_S)
-        return dnabert.open_network(self.card.dnabert_s, self.folder / DNABERT_S, device, dtype)
+        """Load DNABERT-S onto a device, matrix products in `dtype`."""
+        path = self.folder / DNABERT_S
+        with self._checking(DNABERT_S):
+            return dnabert.open_network(self.card.dnabert_s, path, device, dtype)
 
-    def open_esm2(self, device: torch.device, dtype: torch.dtype) -> "Esm2":
-        """Load ESM-2 onto a device."""
-        from virnuc_rules.models import esm2  # transformers: seconds that `predict` can do without
+    def open_esm2(self, device: torch.device, dtype: torch.dtype) -> Esm2:
+        """Load ESM-2 onto a device, matrix products in `dtype`."""
+        path = self.folder / ESM2
+        with self._checking(ESM2):
+            return esm2.open_network(self.card.esm2, path, device, dtype)
 
-        self.check(ESM2)
-        return esm2.open_network(self.card.esm2, self.folder / ESM2, device, dtype)
+    @contextmanager
+    def _checking(self, name: str) -> Iterator[None]:
+        """Compare a file with its hash beside what the block does with it: one pass of the disk."""
+        with ThreadPoolExecutor(1) as background:
+            checked = background.submit(self.check, name)
+            try:
+                yield
+            finally:
+                checked.result()  # if the block failed too, this is the reason
 
     def open_classifier(self) -> MLPClassifier:
         """Load the classifier; it runs on the CPU in float32."""
+        if self.card.classifier is None:
+            raise ModelError(
+                f"{self.folder}: bundle {self.card.name} has no classifier; its embeddings can be "
+                "computed, but not classified: prepare it again with --classifier"
+            )
         self.check(CLASSIFIER)
         return classifier.open_network(self.card.classifier, self.folder / CLASSIFIER)
 
 
 def write_card(folder: Path, **fields: Any) -> BundleCard:
     """Hash the files in a folder and write the card over them."""
-    sha256 = {name: _sha256(folder / name) for name in FILES}
+    names = FILES if fields.get("classifier") else EMBEDDING_FILES
+    sha256 = {name: file_sha256(folder / name) for name in names}
     card = BundleCard(sha256=sha256, **fields)
     card = card.model_copy(update={"fingerprint": card.embedding_fingerprint()})
     with replacing(folder / "bundle.json") as handle:
         handle.write(card.model_dump_json(indent=1) + "\n")
     return card
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

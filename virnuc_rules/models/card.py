@@ -64,6 +64,15 @@ class ClassifierShape(_Shape):
     classes: Literal[2] = 2
 
 
+class Origin(_Shape):
+    """What a network of a bundle was converted from."""
+
+    origin: str  # repository on the hub, address, or path
+    revision: str | None = None  # commit on the hub
+    sha256: dict[str, str]  # of each file that it was read from
+    parameters: PositiveInt
+
+
 class BundleCard(BaseModel):
     """`bundle.json`: what a bundle is and how its files are to be read."""
 
@@ -75,15 +84,17 @@ class BundleCard(BaseModel):
     window: PositiveInt  # bases of the windows that the classifier was trained on
     dnabert_s: DnabertConfig
     esm2: Esm2Config
-    classifier: ClassifierShape
+    classifier: ClassifierShape | None  # None: a bundle for embeddings only
+    source: dict[str, Origin] = {}  # by network; empty for the demo, whose weights are drawn
     sha256: dict[str, str]  # of each file of the bundle
     fingerprint: str = ""  # of the embeddings, see `embedding_fingerprint`
 
     @model_validator(mode="after")
     def _classifier_fits(self) -> Self:
-        if self.classifier.features != self.dnabert_s.hidden_size + self.esm2.hidden_size:
+        width = self.dnabert_s.hidden_size + self.esm2.hidden_size
+        if self.classifier and self.classifier.features != width:
             raise ValueError("the classifier's features are not those of the two networks")
-        if missing := set(FILES) - set(self.sha256):
+        if missing := set(FILES if self.classifier else EMBEDDING_FILES) - set(self.sha256):
             raise ValueError(f"no sha256 of {', '.join(sorted(missing))}")
         return self
 
@@ -103,7 +114,10 @@ def read_card(folder: Path) -> BundleCard:
     try:
         card = BundleCard.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise ModelError(f"{path}: no such file; give the folder of a model bundle") from None
+        raise ModelError(
+            f"{path}: no such file; give the folder of a model bundle, or make it: "
+            "`virnuc-rules models prepare`, or the config key `bundle_definition`"
+        ) from None
     except (OSError, ValidationError) as error:
         reason = "; ".join(" ".join(line.split()) for line in str(error).splitlines()[:3])
         raise ModelError(f"{path}: not a bundle card ({reason}); make the bundle again") from None

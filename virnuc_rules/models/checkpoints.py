@@ -24,6 +24,8 @@ from virnuc_rules.errors import ModelError
 from virnuc_rules.models.card import ClassifierShape, DnabertConfig, Esm2Config
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.models.dnabert import Dnabert
+from virnuc_rules.models.esm2 import Esm2, rotary_frequencies
+from virnuc_rules.models.weights import skeleton
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # Hugging Face's names, the safe one first
 _ESM2_SETTINGS = {  # what all ESM-2 share and `Esm2` has built in
@@ -55,23 +57,17 @@ def read_dnabert_s(path: Path) -> tuple[DnabertConfig, dict[str, Tensor]]:
     """Read DNABERT-S from a Hugging Face folder; pooler and language-model head are left out."""
     config = _shape(DnabertConfig, path / "config.json", _read_json(path / "config.json"))
     tensors = _named(_read_folder(path), path, r"(bert\.)?", r"(pooler|cls)\.|.*\.position_ids$")
-    with torch.device("meta"):
-        network = Dnabert(config)
-    return config, _fitted(network, tensors, path)
+    return config, _fitted(skeleton(lambda: Dnabert(config)), tensors, path)
 
 
 def read_esm2(path: Path) -> tuple[Esm2Config, dict[str, Tensor]]:
-    """Read ESM-2 from a Hugging Face folder or a fair-esm `.pt`; names as in `Esm2(config).esm`.
+    """Read ESM-2 from a Hugging Face folder or a fair-esm `.pt`; names as in `Esm2(config)`.
 
     fair-esm's files of the larger models hold float16, which fair-esm itself turns to float32.
     """
-    from virnuc_rules.models.esm2 import Esm2  # transformers: seconds
-
     shape, tensors = _read_esm2_folder(path) if path.is_dir() else _read_fair_esm(path)
-    with torch.device("meta"):
-        network = Esm2(shape).esm
-    network.rotary_embeddings = nn.Identity()  # computed, not stored
-    return shape, _fitted(network, tensors, path)
+    tensors |= {"encoder.inv_freq": _rotary_frequencies(shape, tensors, path)}
+    return shape, _fitted(skeleton(lambda: Esm2(shape)), tensors, path)
 
 
 def read_classifier(path: Path) -> tuple[ClassifierShape, dict[str, Tensor]]:
@@ -83,9 +79,7 @@ def read_classifier(path: Path) -> tuple[ClassifierShape, dict[str, Tensor]]:
     hidden, features = _matrix(tensors, "hidden_layer.weight", path)
     widths = {"features": features, "hidden": hidden, "classes": classes}
     shape = _shape(ClassifierShape, path, widths)
-    with torch.device("meta"):
-        network = MLPClassifier(shape)
-    return shape, _fitted(network, tensors, path)
+    return shape, _fitted(skeleton(lambda: MLPClassifier(shape)), tensors, path)
 
 
 def _read_esm2_folder(path: Path) -> tuple[Esm2Config, dict[str, Any]]:
@@ -94,9 +88,7 @@ def _read_esm2_folder(path: Path) -> tuple[Esm2Config, dict[str, Any]]:
     wrong += [key for key in ("emb_layer_norm_before", "is_folding_model") if settings.get(key)]
     if wrong:
         raise ModelError(f"{path / 'config.json'}: not an ESM-2 (see {', '.join(wrong)})")
-    dropped = (
-        r"(lm_head|contact_head|pooler)\.|embeddings\.position_|.*rotary_embeddings\.inv_freq$"
-    )
+    dropped = r"(lm_head|contact_head|pooler)\.|embeddings\.position_"
     shape = _shape(Esm2Config, path / "config.json", settings)
     return shape, _named(_read_folder(path), path, r"(esm\.)?", dropped)
 
@@ -110,7 +102,7 @@ def _read_fair_esm(path: Path) -> tuple[Esm2Config, dict[str, Any]]:
     if given.get("token_dropout", True) is not True:
         raise ModelError(f"{path}: not an ESM-2 (trained without token dropout)")
     prefix = r"(encoder\.sentence_encoder\.|encoder\.)?"
-    dropped = r"(contact_head|lm_head)\.|.*\.rot_emb\.inv_freq$"
+    dropped = r"(contact_head|lm_head)\."
     theirs = _named(parts["model"], path, prefix, dropped)
     tensors = {_renamed(key): tensor for key, tensor in theirs.items()}
     settings = {
@@ -122,6 +114,20 @@ def _read_fair_esm(path: Path) -> tuple[Esm2Config, dict[str, Any]]:
     inner = "encoder.layer.0.intermediate.dense.weight"
     settings["intermediate_size"], _ = _matrix(tensors, inner, path)
     return _shape(Esm2Config, path, settings), tensors
+
+
+def _rotary_frequencies(shape: Esm2Config, tensors: dict[str, Any], path: Path) -> Tensor:
+    """Take the frequencies out of all layers, which share them; computed where there are none.
+
+    Those of a file count: in files that hold float16 they are rounded, and were in training.
+    """
+    names = [key for key in tensors if key.endswith(".inv_freq")]
+    found = [tensors.pop(key) for key in names]
+    if not found:
+        return rotary_frequencies(shape.hidden_size // shape.num_attention_heads)
+    if not all(isinstance(one, Tensor) and torch.equal(one, found[0]) for one in found):
+        raise ModelError(f"{path}: {names[0]} is not that of all layers")
+    return found[0]  # type: ignore[no-any-return]
 
 
 def _renamed(key: str) -> str:
@@ -210,21 +216,31 @@ def _fitted(network: nn.Module, tensors: dict[str, Any], path: Path) -> dict[str
     return {key: tensors[key].detach().contiguous() for key in expected}
 
 
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return the files of a Hugging Face folder that are read. Raises ModelError where none is."""
+    others = [folder / "config.json", folder / "tokenizer.json", *folder.glob("*.index.json")]
+    return [path for path in others if path.exists()] + _weight_files(folder)
+
+
 def _read_folder(folder: Path) -> dict[str, Any]:
     """Read all tensors of a Hugging Face folder, whole or in shards."""
+    tensors: dict[str, Any] = {}
+    for path in _weight_files(folder):
+        tensors |= _read_tensors(path)
+    return tensors
+
+
+def _weight_files(folder: Path) -> list[Path]:
     for name in _WEIGHTS:
         index = folder / f"{name}.index.json"
         if (folder / name).exists():
-            return _read_tensors(folder / name)
+            return [folder / name]
         if index.exists():
             shards = _read_json(index).get("weight_map")
             names: list[Any] = list(shards.values()) if isinstance(shards, dict) else [None]
             if not all(isinstance(shard, str) and Path(shard).name == shard for shard in names):
                 raise ModelError(f"{index}: not an index of shards in its folder")
-            tensors: dict[str, Any] = {}
-            for shard in sorted(set(names)):
-                tensors |= _read_tensors(folder / shard)
-            return tensors
+            return [folder / shard for shard in sorted(set(names))]
     raise ModelError(f"{folder}: no {' or '.join(_WEIGHTS)}, whole or in shards")
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from virnuc_rules.models.card import ClassifierShape
-from virnuc_rules.models.weights import load_weights
+from virnuc_rules.models.weights import load_weights, skeleton
 
 
 class MLPClassifier(nn.Module):
@@ -32,7 +32,6 @@ class MLPClassifier(nn.Module):
 
 def open_network(shape: ClassifierShape, weights: Path) -> MLPClassifier:
     """Build the classifier on the CPU and load its weights (float32)."""
-    with torch.device("meta"):
-        network = MLPClassifier(shape)
+    network = skeleton(lambda: MLPClassifier(shape))
     load_weights(network, weights, "cpu", torch.float32)
     return network

@@ -43,11 +43,9 @@ def make_demo_bundle(fasta: Iterable[Path], out: Path, seed: int) -> card.Bundle
     out.mkdir(parents=True, exist_ok=True)
     _train_tokenizer(fasta).save(str(out / card.TOKENIZER))
     generator = torch.Generator().manual_seed(seed)
-    esm2 = Esm2(_ESM2).esm
-    esm2.rotary_embeddings = nn.Identity()  # computed, not stored
     networks: dict[str, nn.Module] = {
         card.DNABERT_S: Dnabert(_DNABERT_S),
-        card.ESM2: esm2,
+        card.ESM2: Esm2(_ESM2),
         card.CLASSIFIER: MLPClassifier(_CLASSIFIER),
     }
     for name, network in networks.items():

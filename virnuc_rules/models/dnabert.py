@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from virnuc_rules.errors import ModelError
 from virnuc_rules.models.card import DnabertConfig
-from virnuc_rules.models.weights import load_weights
+from virnuc_rules.models.layers import Linear, product
+from virnuc_rules.models.weights import load_weights, skeleton
 
 
 class Dnabert(nn.Module):
@@ -27,11 +28,11 @@ class Dnabert(nn.Module):
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return hidden states [B, T, width] of the last layer, in the weights' dtype.
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return float32 hidden states [B, T, width] of the last layer.
 
         input_ids: int64 [B, T]; attention_mask: bool [B, T], False at padding, whose hidden states
-        mean nothing.
+        mean nothing. Without a mask there is no padding.
         """
         return self.encoder(self.embeddings(input_ids), attention_mask)  # type: ignore[no-any-return]
 
@@ -58,24 +59,20 @@ class Encoder(nn.Module):
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.slopes = alibi_slopes(config.num_attention_heads)
 
-    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
-        bias = self.bias(attention_mask).to(x.dtype)
+    def forward(self, x: Tensor, attention_mask: Tensor | None) -> Tensor:
+        bias = self.bias(x.shape[1], x.device)
+        if attention_mask is not None:
+            bias = bias.masked_fill(~attention_mask[:, None, None, :], -math.inf)
         for layer in self.layer:
             x = layer(x, bias)
         return x
 
-    def bias(self, attention_mask: Tensor) -> Tensor:
-        """Return what is added to attention scores: -slope * distance, -inf at padding.
-
-        float32 [B, heads, T, T], or [1, heads, T, T] where there is no padding.
-        """
-        place = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    def bias(self, length: int, device: torch.device) -> Tensor:
+        """Return what is added to attention scores: -slope * distance; float32 [1, heads, T, T]."""
+        place = torch.arange(length, device=device)
         distance = (place[:, None] - place[None, :]).abs()
-        slopes = torch.tensor(self.slopes, device=attention_mask.device)
-        bias = (-slopes[:, None, None] * distance)[None]
-        if bool(attention_mask.all()):
-            return bias
-        return bias.masked_fill(~attention_mask[:, None, None, :], -math.inf)
+        slopes = torch.tensor(self.slopes, device=device)
+        return (-slopes[:, None, None] * distance)[None]
 
 
 class Layer(nn.Module):
@@ -99,13 +96,13 @@ class SelfAttention(nn.Module):
     def __init__(self, config: DnabertConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
-        self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.Wqkv = Linear(config.hidden_size, 3 * config.hidden_size)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         batch, length, width = x.shape
         qkv = self.Wqkv(x).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
         return x.transpose(1, 2).reshape(batch, length, width)
 
 
@@ -114,7 +111,7 @@ class AttentionOutput(nn.Module):
 
     def __init__(self, config: DnabertConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = Linear(config.hidden_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
@@ -126,13 +123,14 @@ class GatedMlp(nn.Module):
 
     def __init__(self, config: DnabertConfig) -> None:
         super().__init__()
-        self.gated_layers = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.wo = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.gated_layers = Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.wo = Linear(config.intermediate_size, config.hidden_size)
         self.layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.gated_layers(x).chunk(2, dim=-1)
-        return self.layernorm(self.wo(F.gelu(gate) * value) + x)  # type: ignore[no-any-return]
+        gate, value = self.gated_layers.weight.chunk(2)
+        gated = product(x, gate, gelu=True) * product(x, value)
+        return self.layernorm(self.wo(gated) + x)  # type: ignore[no-any-return]
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -155,8 +153,7 @@ def open_network(
 
     A pooler in the file is not used: embeddings are means of hidden states.
     """
-    with torch.device("meta"):
-        network = Dnabert(config)
+    network = skeleton(lambda: Dnabert(config))
     load_weights(network, weights, device, dtype, ignore=("pooler.",))
     return network
 

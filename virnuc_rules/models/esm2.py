@@ -1,19 +1,21 @@
-"""ESM-2 through transformers' `EsmModel`, without its heads.
+"""ESM-2: a pre-norm transformer over amino acids with rotary positions.
 
-Lin et al., Science 379 (2023). The representation is `last_hidden_state`, that is, after the final
-norm (`emb_layer_norm_after`), as fair-esm's `representations[last layer]`.
+Lin et al., Science 379 (2023). The representation is the last layer's after the final norm
+(`emb_layer_norm_after`), as fair-esm's `representations[last layer]`; the names of the parameters
+are those of Hugging Face's checkpoints.
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import EsmConfig, EsmModel
 
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.models.card import Esm2Config
-from virnuc_rules.models.weights import load_weights
+from virnuc_rules.models.layers import Linear, LinearGelu
+from virnuc_rules.models.weights import load_weights, skeleton
 
 # fair-esm's alphabet "ESM-1b": the place of a token is its id.
 ALPHABET = (
@@ -27,6 +29,8 @@ ALPHABET = (
 )
 CLS, PAD, EOS, MASK = (ALPHABET.index(t) for t in ("<cls>", "<pad>", "<eos>", "<mask>"))
 MAX_RESIDUES = 1024  # upstream's truncation_seq_length
+_MASKED_IN_TRAINING = 0.15 * 0.8  # share of the tokens that were <mask>
+_EPS = 1e-5  # of the norms, in all sizes
 
 _RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO"
 _ID = np.full(256, -1, np.int64)
@@ -49,39 +53,131 @@ def tokenize(protein: str) -> list[int]:
 class Esm2(nn.Module):
     """Hidden states of token ids; [B, T] -> [B, T, hidden_size]."""
 
-    def __init__(self, shape: Esm2Config) -> None:
+    def __init__(self, config: Esm2Config) -> None:
         super().__init__()
-        config = EsmConfig(
-            vocab_size=len(ALPHABET),
-            pad_token_id=PAD,
-            mask_token_id=MASK,
-            position_embedding_type="rotary",
-            token_dropout=True,  # scales by 0.88 also at inference, as trained
-            emb_layer_norm_before=False,
-            layer_norm_eps=1e-5,
-            max_position_embeddings=MAX_RESIDUES + 2,
-            attn_implementation="sdpa",
-            **shape.model_dump(),
-        )
-        self.esm = EsmModel(config, add_pooling_layer=False)
-        self.esm.contact_head = nn.Identity()  # predicts contacts; its weights are not needed
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return hidden states [B, T, width] after the final norm; see `Dnabert.forward`."""
-        return self.esm(input_ids, attention_mask=attention_mask).last_hidden_state  # type: ignore[no-any-return]
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return float32 hidden states [B, T, width] after the final norm.
+
+        input_ids: int64 [B, T]; attention_mask: bool [B, T], False at padding, whose hidden states
+        mean nothing. Without a mask there is no padding, and attention is faster.
+        """
+        x = self.embeddings(input_ids, attention_mask)
+        return self.encoder(x, attention_mask)  # type: ignore[no-any-return]
+
+
+class Embeddings(nn.Module):
+    """Token embeddings, scaled for what token dropout left out in training."""
+
+    def __init__(self, config: Esm2Config) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(len(ALPHABET), config.hidden_size)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Scale as trained, also at inference: by 0.88 where no token is <mask>."""
+        masked = input_ids == MASK
+        present = torch.ones_like(masked) if attention_mask is None else attention_mask
+        x = self.word_embeddings(input_ids) * (present & ~masked)[..., None]
+        observed = masked.sum(1) / present.sum(1)
+        return x * ((1 - _MASKED_IN_TRAINING) / (1 - observed))[:, None, None]  # type: ignore[no-any-return]
+
+
+class Encoder(nn.Module):
+    """The layers and the final norm."""
+
+    def __init__(self, config: Esm2Config) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.emb_layer_norm_after = nn.LayerNorm(config.hidden_size, _EPS)
+        head_size = config.hidden_size // config.num_attention_heads
+        self.inv_freq: Tensor
+        self.register_buffer("inv_freq", rotary_frequencies(head_size))
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None) -> Tensor:
+        cos, sin = rotary_angles(self.inv_freq, x.shape[1])
+        mask = None if attention_mask is None else attention_mask[:, None, None, :]
+        for layer in self.layer:
+            x = layer(x, cos, sin, mask)
+        return self.emb_layer_norm_after(x)  # type: ignore[no-any-return]
+
+
+class Layer(nn.Module):
+    """Attention and MLP, each of its normalised input and added to it."""
+
+    def __init__(self, config: Esm2Config) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.attention = nn.ModuleDict(
+            {
+                "self": SelfAttention(config),
+                "output": nn.ModuleDict({"dense": Linear(width, width)}),
+                "LayerNorm": nn.LayerNorm(width, _EPS),
+            }
+        )
+        self.LayerNorm = nn.LayerNorm(width, _EPS)
+        self.intermediate = nn.ModuleDict({"dense": LinearGelu(width, config.intermediate_size)})
+        self.output = nn.ModuleDict({"dense": Linear(config.intermediate_size, width)})
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+        h = self.attention["self"](self.attention["LayerNorm"](x), cos, sin, mask)
+        x = x + self.attention["output"]["dense"](h)  # type: ignore[index]
+        h = self.intermediate["dense"](self.LayerNorm(x))
+        return x + self.output["dense"](h)  # type: ignore[no-any-return]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention with rotary positions."""
+
+    def __init__(self, config: Esm2Config) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.query, self.key, self.value = (
+            Linear(config.hidden_size, config.hidden_size) for _ in range(3)
+        )
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+        batch, length, width = x.shape
+        shape = (batch, length, self.heads, width // self.heads)
+        x = x.to(self.query.weight.dtype)  # once for all three
+        query, key, value = (
+            project(x).view(shape).transpose(1, 2) for project in (self.query, self.key, self.value)
+        )
+        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        x = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return x.transpose(1, 2).reshape(batch, length, width)
+
+
+def rotary_frequencies(head_size: int) -> Tensor:
+    """Return 10000^(-2i/head_size), float32 [head_size/2] (Su et al., arXiv 2104.09864).
+
+    A checkpoint may hold them rounded to float16: then these are what it was trained with.
+    """
+    # Not on the meta device: arithmetic there imports 2 s of torch.
+    pair = torch.arange(0, head_size, 2, dtype=torch.int64, device="cpu").float()
+    return 1 / 10000 ** (pair / head_size)
+
+
+def rotary_angles(inv_freq: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Return cosine and signed sine of the angle of each place, float32 [length, head_size].
+
+    The sine is negative in the first half: it multiplies the halves that `rotate` has exchanged.
+    """
+    angle = torch.outer(torch.arange(length, device=inv_freq.device), inv_freq)
+    return angle.cos().repeat(1, 2), torch.cat((-angle.sin(), angle.sin()), dim=1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (i, i + head_size/2) of queries or keys [B, heads, T, head_size]."""
+    turned = x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+    return turned.to(x.dtype)
 
 
 def open_network(
     shape: Esm2Config, weights: Path, device: torch.device | str, dtype: torch.dtype
 ) -> Esm2:
     """Build the network and load its weights. Raises ModelError where they do not fit."""
-    with torch.device("meta"):
-        network = Esm2(shape)
-    # What is computed must not be asked of the file: set aside, then made anew on the device.
-    rotary = type(network.esm.rotary_embeddings)
-    network.esm.rotary_embeddings = nn.Identity()
-    load_weights(network.esm, weights, device, dtype)
-    with torch.device(device):
-        network.esm.rotary_embeddings = rotary(config=network.esm.config)
-        network.esm.embeddings.position_ids = torch.arange(MAX_RESIDUES + 2).expand((1, -1))
-    return network.eval()
+    network = skeleton(lambda: Esm2(shape))
+    load_weights(network, weights, device, dtype)
+    return network

@@ -8,13 +8,19 @@ from virnuc_rules.chunkfiles import read_manifest
 from virnuc_rules.config import check_config, check_inputs, read_samples
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.card import read_card
+from virnuc_rules.models.definition import find_definition
 from virnuc_rules.tables import FILES as TABLES
 
 try:
     CONFIG = check_config(config)
     SAMPLES = read_samples(CONFIG.samples)
     check_inputs(CONFIG, SAMPLES)
-    CARD = read_card(CONFIG.bundle)
+    # `models.smk` is left out where there is a bundle: to make it again, Snakemake would delete it.
+    BUNDLE_IS_THERE = (CONFIG.bundle / "bundle.json").exists()
+    if CONFIG.bundle_definition and not BUNDLE_IS_THERE:
+        find_definition(CONFIG.bundle_definition)
+    else:
+        read_card(CONFIG.bundle)
 except VirnucError as error:
     raise WorkflowError(str(error)) from None
 
@@ -25,6 +31,21 @@ wildcard_constraints:
     sample=r"[A-Za-z0-9][A-Za-z0-9._-]*",
     chunk=r"chunk_\d+",
     worker=r"\d+",
+
+
+def from_card(field):
+    """A param that changes with the bundle.
+
+    A function of no input: Snakemake compares only such with those of the last run. It asks again
+    just before a job starts, when a bundle that is made in this run is there.
+    """
+
+    def value(wildcards):
+        if not (CONFIG.bundle / "bundle.json").exists():
+            return "<TBD>"
+        return getattr(read_card(CONFIG.bundle), field)
+
+    return value
 
 
 def embedded(wildcards):

@@ -3,10 +3,11 @@
 
 # One checkpoint for all samples, not one each: where Snakemake 9.27 updates its DAG after a
 # checkpoint while other jobs run, it drops jobs and ends with success. Here none can run meanwhile:
-# all samples are chunked, and nothing is embedded yet.
+# all samples are chunked, the bundle is there, and nothing is embedded yet.
 checkpoint chunk_all:
     input:
         manifests=expand(f"{RESULTS}/chunks/{{sample}}/manifest.json", sample=SAMPLES),
+        bundle=ancient(CONFIG.bundle / "bundle.json"),
     output:
         touch(f"{RESULTS}/queue/stamps/chunked.txt"),
 
@@ -34,7 +35,7 @@ rule embed_chunk:
             "load_timeout",
             "on_failed_chunks",
         ),
-        fingerprint=CARD.fingerprint,
+        fingerprint=from_card("fingerprint"),
         version=__version__,
     shell:
         "virnuc-rules embed --sample {wildcards.sample:q} --chunk {wildcards.chunk}.parquet"

@@ -20,7 +20,7 @@ rule predict:
         options=CONFIG.options(
             "results", "bundle", "precision", "batch_tokens", "on_failed_chunks"
         ),
-        models=CARD.sha256,
+        models=from_card("sha256"),
         version=__version__,
     shell:
         "virnuc-rules predict --sample {wildcards.sample:q} --out {params.out:q}"

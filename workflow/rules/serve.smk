@@ -29,7 +29,7 @@ rule serve:
             "load_timeout",
             "on_failed_chunks",
         ),
-        fingerprint=CARD.fingerprint,
+        fingerprint=from_card("fingerprint"),
         version=__version__,
     shell:
         "virnuc-rules serve --worker {wildcards.worker} {params.options}"

@@ -1,0 +1,264 @@
+"""Speed of embedding beside the original's way, and beside what the machine can multiply.
+
+    python benchmarks/embed.py [--esm2 150M] [--sequences 48] [--threads 2] [--tokenizer FILE]
+
+One process, the same random weights of the real shapes, real open frames of 500 bp windows:
+- the original's way: one sequence after the other through DNABERT-S, fair-esm in batches of 2,048
+  tokens, both in fp32 with PyTorch's own operations;
+- ours: `embed_chunk`, in each precision that the device has.
+Prints sequences per second, ratios, the largest matrix-product speed found here (in the shapes of
+the networks), and the share of it that each reaches. fair-esm must be installed.
+"""
+
+import argparse
+import platform
+import statistics
+import tempfile
+import time
+from argparse import Namespace
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import esm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from virnuc_rules.chunkfiles import Chunk, read_chunk, read_manifest
+from virnuc_rules.chunks import write_chunks
+from virnuc_rules.embed import Networks, embed_chunk
+from virnuc_rules.models import card, layers
+from virnuc_rules.models.bundle import Bundle, write_card
+from virnuc_rules.models.checkpoints import read_esm2
+from virnuc_rules.models.device import DTYPES, choose_device, choose_precision
+from virnuc_rules.models.dnabert import Dnabert
+from virnuc_rules.tasks import Settings
+
+DEMO = Path(__file__).parents[1] / "demo"
+ESM2 = {  # layers, width, heads
+    "8M": (6, 320, 20),
+    "35M": (12, 480, 20),
+    "150M": (30, 640, 20),
+    "650M": (33, 1280, 20),
+    "3B": (36, 2560, 40),
+}
+DNABERT_S = card.DnabertConfig(
+    hidden_size=768,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    intermediate_size=3072,
+    vocab_size=4096,
+)
+
+
+def fair_esm(size: str) -> Any:
+    """fair-esm's network with random weights, rounded to float16 as in its files."""
+    num_layers, embed_dim, heads = ESM2[size]
+    torch.manual_seed(1)
+    network = esm.model.esm2.ESM2(num_layers=num_layers, embed_dim=embed_dim, attention_heads=heads)
+    return network.half().float().eval().requires_grad_(False)
+
+
+def make_bundle(folder: Path, theirs: Any, tokenizer: Path) -> Bundle:
+    """A bundle with fair-esm's weights, through the file format in which it publishes them."""
+    shape = Namespace(
+        encoder_layers=theirs.num_layers,
+        encoder_embed_dim=theirs.embed_dim,
+        encoder_attention_heads=theirs.attention_heads,
+        token_dropout=True,
+    )
+    tensors = {
+        f"encoder.sentence_encoder.{key}": tensor.half()
+        for key, tensor in theirs.state_dict().items()
+        if not key.startswith(("contact_head", "lm_head"))
+    }
+    checkpoint = folder / "esm2.pt"
+    torch.save({"cfg": {"model": shape}, "model": tensors}, checkpoint)
+    config, tensors = read_esm2(checkpoint)
+    bundle = folder / "bundle"
+    bundle.mkdir()
+    save_file({key: tensor.float() for key, tensor in tensors.items()}, bundle / card.ESM2)
+    torch.manual_seed(2)
+    save_file(Dnabert(DNABERT_S).state_dict(), bundle / card.DNABERT_S)
+    (bundle / card.TOKENIZER).write_bytes(tokenizer.read_bytes())
+    write_card(
+        bundle, name="benchmark", description="random", demo=True, window=500,
+        dnabert_s=DNABERT_S, esm2=config, classifier=None,
+    )  # fmt: skip
+    return Bundle(bundle)
+
+
+def open_frames(folder: Path, rows: int) -> Chunk:
+    """The first open frames of the demo's windows of 500 bp, without the pieces at contig ends."""
+    out = folder / "chunks"
+    write_chunks(DEMO / "data/lake.fa.gz", out, sample="lake", window=500, chunk_size=100_000)
+    (entry,) = read_manifest(out).chunks
+    chunk = read_chunk(out / entry.file, entry)
+    whole = [row for row, protein in enumerate(chunk.protein) if len(protein) >= 165][:rows]
+    parts = (
+        [column[row] for row in whole] for column in (chunk.ids, chunk.nucleotide, chunk.protein)
+    )
+    return Chunk(*parts, chunk.table.take(whole))
+
+
+def products(lengths: list[int], width: int, inner: int, num_layers: int) -> float:
+    """Floating-point operations of the matrix products of one network, without padding."""
+    linear = 2 * (4 * width * width + inner * width)
+    return float(sum(num_layers * (n * linear + 4 * n * n * width) for n in lengths))
+
+
+def limit(width: int, dtype: torch.dtype, device: torch.device) -> float:
+    """The fastest matrix product of these shapes, operations per second."""
+    x = torch.randn(4096, width, device=device).to(dtype)
+    best = 0.0
+    for outputs in (width, 4 * width):
+        weight = torch.randn(outputs, width, device=device).to(dtype)
+        for multiply in (F.linear, layers.product):
+            multiply(x, weight)
+            seconds = min(timed(device, lambda m=multiply, w=weight: m(x, w)) for _ in range(20))
+            best = max(best, 2 * x.numel() * outputs / seconds)
+    return best
+
+
+def timed(device: torch.device, work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+class Stopwatch:
+    """Seconds spent inside networks."""
+
+    def __init__(self, device: torch.device, **networks: torch.nn.Module) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.device = device
+        for name, network in networks.items():
+            network.register_forward_pre_hook(lambda *_, name=name: self._add(name, -1))
+            network.register_forward_hook(lambda *_, name=name: self._add(name, 1))
+
+    def _add(self, name: str, sign: int) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[name] += sign * time.perf_counter()
+
+
+@torch.inference_mode()
+def original(
+    chunk: Chunk, dnabert_s: Any, theirs: Any, networks: Networks
+) -> tuple[float, float, torch.Tensor]:
+    """Seconds of the original's way with either network, and its ESM-2 embeddings."""
+    device = networks.device
+    seconds_dna = timed(device, lambda: [
+        dnabert_s(torch.from_numpy(ids)[None].to(device)).mean(1).cpu()
+        for ids in networks.tokenize_dna(chunk.nucleotide)
+    ])  # fmt: skip
+    alphabet = esm.data.Alphabet.from_architecture("ESM-1b")
+    data = esm.FastaBatchedDataset(chunk.ids, chunk.protein)
+    convert = alphabet.get_batch_converter(truncation_seq_length=1024)
+    means: dict[str, torch.Tensor] = {}
+
+    def embed() -> None:
+        for batch in data.get_batch_indices(2048, extra_toks_per_seq=1):
+            labels, proteins, ids = convert([data[row] for row in batch])
+            result = theirs(ids.to(device), repr_layers=[theirs.num_layers])
+            for label, protein, states in zip(
+                labels, proteins, result["representations"][theirs.num_layers], strict=True
+            ):
+                means[label] = states[1 : len(protein) + 1].mean(0).cpu()
+
+    return seconds_dna, timed(device, embed), torch.stack([means[name] for name in chunk.ids])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--esm2", choices=ESM2, default="150M")
+    parser.add_argument("--sequences", type=int, default=48)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batch-tokens", type=int, default=8192)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--tokenizer", type=Path, default=DEMO / "bundle" / card.TOKENIZER)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = choose_device(options.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    print(f"{name}, {options.threads} threads, torch {torch.__version__}, ESM-2 {options.esm2}")
+    with tempfile.TemporaryDirectory() as folder:
+        compare(Path(folder), options, device)
+
+
+def compare(folder: Path, options: argparse.Namespace, device: torch.device) -> None:
+    chunk = open_frames(folder, options.sequences)
+    rows = len(chunk.ids)
+    theirs = fair_esm(options.esm2)
+    bundle = make_bundle(folder, theirs, options.tokenizer)
+    shape = bundle.card.esm2
+    networks = Networks(bundle.open_tokenizer(), theirs, theirs, device)
+    lengths = [len(ids) for ids in networks.tokenize_dna(chunk.nucleotide)]
+    residues = [len(protein) + 2 for protein in chunk.protein]
+    work = {
+        "dnabert_s": products(lengths, 768, 3 * 3072, 12),
+        "esm2": products(
+            residues, shape.hidden_size, 8 * shape.hidden_size, shape.num_hidden_layers
+        ),
+    }
+    print(f"{rows} open frames: {sum(lengths)} tokens of DNABERT-S, {sum(residues)} of ESM-2")
+    print(f"matrix products: {sum(work.values()) / rows / 1e9:.1f} GFLOP a sequence")
+
+    plain = layers._ONEDNN
+    layers._ONEDNN = False  # DNABERT-S as its authors run it: PyTorch's own operations
+    dnabert_s = bundle.open_dnabert_s(device, torch.float32)
+    runs = [original(chunk, dnabert_s, theirs.to(device), networks) for _ in range(options.repeats)]
+    layers._ONEDNN = plain
+    expected = runs[0][2]
+    base = {
+        "dnabert_s": statistics.median(run[0] for run in runs),
+        "esm2": statistics.median(run[1] for run in runs),
+    }
+    del theirs, networks, dnabert_s
+    print(f"\n{'':22}  DNABERT-S      ESM-2       both   sequences/s (ratio to the original's way)")
+    report("original, fp32", rows, base, sum(base.values()), base)
+    for precision in DTYPES:
+        if device.type == "cpu" and precision in ("tf32", "fp16"):
+            continue
+        choose_precision(precision, device)
+        networks = Networks.open(bundle, device, precision)
+        settings = Settings(precision=precision, batch_tokens=options.batch_tokens)
+        embed_chunk(chunk, networks, settings)
+        watch = Stopwatch(device, dnabert_s=networks.dnabert_s, esm2=networks.esm2)
+        totals, parts = [], []
+        for _ in range(options.repeats):
+            watch.seconds.clear()
+            start = time.perf_counter()
+            found = embed_chunk(chunk, networks, settings)  # it waits for the device
+            totals.append(time.perf_counter() - start)
+            parts.append(dict(watch.seconds))
+        seconds = {key: statistics.median(part[key] for part in parts) for key in base}
+        total = statistics.median(totals)
+        report(f"ours, {precision}", rows, seconds, total, base)
+        best = max(limit(width, DTYPES[precision], device) for width in (768, shape.hidden_size))
+        shares = ", ".join(f"{key} {work[key] / seconds[key] / best:.2f}" for key in base)
+        both = sum(work.values()) / total / best
+        print(
+            f"{'':22}  of {best / 1e9:.0f} GFLOP/s, the fastest product: {shares}, both {both:.2f}"
+        )
+        padding = found.padding / (found.padding + found.tokens)
+        difference = (found.esm2 - expected).abs().max()
+        print(f"{'':22}  padding {padding:.2%}, ESM-2 differs from fair-esm by {difference:.1e}")
+        del networks
+
+
+def report(
+    name: str, rows: int, seconds: dict[str, float], total: float, base: dict[str, float]
+) -> None:
+    cells = [f"{rows / s:6.2f} {base[key] / s:4.2f}x" for key, s in seconds.items()]
+    cells.append(f"{rows / total:6.2f} {sum(base.values()) / total:4.2f}x")
+    print(f"{name:22}" + "".join(cells))
+
+
+if __name__ == "__main__":
+    main()

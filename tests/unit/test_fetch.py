@@ -1,0 +1,324 @@
+"""Downloads: from a real server on this machine, interrupted, wrong, absent, and from the hub."""
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from harness import BIN, BUNDLE, environment, rules, sha256, wait_until
+from published import (
+    REVISION,
+    Server,
+    hub_source,
+    published,
+    sha256_of,
+    write_definition,
+)
+
+from virnuc_rules.errors import ModelError, UnreachableError
+from virnuc_rules.models.bundle import Bundle
+from virnuc_rules.models.card import FILES, read_card
+from virnuc_rules.models.definition import PathSource, UrlSource, read_definition
+from virnuc_rules.models.fetch import fetch
+from virnuc_rules.models.prepare import prepare_bundle
+
+MIB = 2**20
+CONTENT = np.random.default_rng(1).bytes(24 * MIB)  # the library writes in steps of 10 MiB
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = Server()
+    server.files["/models/big.pt"] = CONTENT
+    yield server
+    server.close()
+
+
+def source(server: Server, sha256: str | None = sha256_of(CONTENT)) -> UrlSource:
+    return UrlSource(url=f"{server.url}/models/big.pt", sha256=sha256)
+
+
+def refusal(source: UrlSource, cache: Path) -> str:
+    with pytest.raises(ModelError) as raised:
+        fetch(source, cache)
+    message = str(raised.value)
+    assert len(message.splitlines()) == 1
+    assert source.url in message
+    return message
+
+
+def kept(cache: Path) -> dict[str, int]:
+    """Sizes of the files in a cache by name."""
+    files = [path for path in cache.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {path.name: path.stat().st_size for path in files}
+
+
+def test_a_file_is_fetched_once(server: Server, tmp_path: Path) -> None:
+    for _ in range(2):
+        path, found = fetch(source(server), tmp_path)
+        assert path.read_bytes() == CONTENT
+        assert found == {"big.pt": sha256_of(CONTENT)}
+    assert server.requests == [("/models/big.pt", None)]
+    assert kept(tmp_path) == {"big.pt": len(CONTENT)}
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    path, _ = fetch(source(server), tmp_path)
+    path.write_bytes(CONTENT[:-1] + b"?")
+    assert fetch(source(server), tmp_path).path.read_bytes() == CONTENT
+    assert len(server.requests) == 2
+
+
+def test_a_short_interruption_is_not_noticed(server: Server, tmp_path: Path) -> None:
+    server.cut = 15 * MIB
+    server.hold.clear()
+
+    def mend() -> None:  # before the library tries again
+        server.cut = None
+        server.hold.set()
+
+    threading.Thread(target=lambda: (wait_until(lambda: server.cut == 0), mend())).start()
+    assert fetch(source(server), tmp_path).path.read_bytes() == CONTENT
+    assert server.requests == [("/models/big.pt", None), ("/models/big.pt", f"bytes={10 * MIB}-")]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_interrupted_download_goes_on(server: Server, tmp_path: Path, ranges: bool) -> None:
+    server.cut = 15 * MIB
+    assert "answers 503" in refusal(source(server), tmp_path)
+    assert kept(tmp_path) == {"big.pt.partial": 10 * MIB}
+    server.cut, server.ranges, server.requests = None, ranges, []
+    assert fetch(source(server), tmp_path).path.read_bytes() == CONTENT
+    assert server.requests == [("/models/big.pt", f"bytes={10 * MIB}-")]
+    assert kept(tmp_path) == {"big.pt": len(CONTENT)}
+
+
+def test_ctrl_c_leaves_what_can_be_resumed(server: Server, tmp_path: Path) -> None:
+    server.cut = 15 * MIB
+    server.hold.clear()
+    code = (
+        "from sys import argv; from pathlib import Path; from virnuc_rules.models import fetch as f"
+    )
+    code += "; f.fetch(f.UrlSource(url=argv[1], sha256=argv[2]), Path(argv[3]))"
+    url = source(server).url
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, url, sha256_of(CONTENT), str(tmp_path)],
+        env={**environment(), "HF_HUB_DOWNLOAD_TIMEOUT": "300"},  # it is to wait, not to try again
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: kept(tmp_path).get("big.pt.partial") == 10 * MIB)
+    with pytest.raises(ModelError, match="another process is downloading"):
+        fetch(source(server), tmp_path)
+    process.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+    server.cut, server.requests = None, []
+    assert fetch(source(server), tmp_path).path.read_bytes() == CONTENT
+    assert server.requests == [("/models/big.pt", f"bytes={10 * MIB}-")]
+
+
+def test_one_that_was_killed_before_the_rename_is_not_asked_for(
+    server: Server, tmp_path: Path
+) -> None:
+    path, _ = fetch(source(server), tmp_path)
+    path.rename(path.with_name("big.pt.partial"))
+    assert fetch(source(server), tmp_path).path == path
+    assert len(server.requests) == 1
+
+
+def test_more_than_the_server_has_is_replaced(server: Server, tmp_path: Path) -> None:
+    path, _ = fetch(source(server), tmp_path)
+    path.rename(path.with_name("big.pt.partial"))
+    path.with_name("big.pt.partial").write_bytes(CONTENT + b"more")
+    assert fetch(source(server), tmp_path).path.read_bytes() == CONTENT
+    assert [wanted for _, wanted in server.requests] == [None, f"bytes={len(CONTENT) + 4}-", None]
+
+
+def test_a_wrong_hash_keeps_nothing(server: Server, tmp_path: Path) -> None:
+    message = refusal(source(server, "0" * 64), tmp_path)
+    assert f"expected sha256 {'0' * 64}, found {sha256_of(CONTENT)}" in message
+    assert kept(tmp_path) == {}
+
+
+def test_a_wrong_part_keeps_nothing(server: Server, tmp_path: Path) -> None:
+    path, _ = fetch(source(server), tmp_path)
+    path.unlink()
+    path.with_name("big.pt.partial").write_bytes(b"x" * MIB)
+    assert "expected sha256" in refusal(source(server), tmp_path)
+    assert kept(tmp_path) == {}
+
+
+def test_without_a_sha256_nothing_is_put_together(server: Server, tmp_path: Path) -> None:
+    server.cut = 15 * MIB
+    refusal(source(server, None), tmp_path)
+    server.cut, server.requests = None, []
+    path, found = fetch(source(server, None), tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert found == {"big.pt": sha256_of(CONTENT)}
+    assert server.requests == [("/models/big.pt", None)]
+
+
+def test_what_is_not_there(server: Server, tmp_path: Path) -> None:
+    server.files.clear()
+    assert "answers 404: there is no such file" in refusal(source(server), tmp_path)
+
+
+def test_a_full_disk_is_no_missing_network(server: Server, tmp_path: Path) -> None:
+    """A limit on the size of files stands for it: the same error, on the same call."""
+    code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
+    code += (
+        "from sys import argv; from pathlib import Path; from virnuc_rules.models import fetch as f"
+    )
+    code += "; f.fetch(f.UrlSource(url=argv[1], sha256=argv[2]), Path(argv[3]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, source(server).url, "0" * 64, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert "ModelError" in last and "big.pt.partial: File too large" in last
+
+
+def test_local_files_are_hashed(tmp_path: Path) -> None:
+    sources = published(tmp_path)
+    path, found = fetch(PathSource(path=sources["dnabert_s"]), tmp_path / "cache")
+    assert path == sources["dnabert_s"]
+    assert found == {file.name: sha256(file) for file in path.iterdir()}
+    assert not (tmp_path / "cache").exists()
+    weights = sources["classifier"]
+    right = PathSource(path=weights, sha256={weights.name: sha256(weights)})
+    assert fetch(right, tmp_path).sha256 == {weights.name: sha256(weights)}
+    for wrong, reason in (
+        (PathSource(path=weights, sha256={weights.name: "0" * 64}), "expected sha256 0000"),
+        (PathSource(path=weights, sha256={"other": "0" * 64}), "other: not among the files"),
+        (PathSource(path=tmp_path / "absent"), "No such file"),
+        (PathSource(path=tmp_path / "cache"), "No such file"),
+    ):
+        with pytest.raises(ModelError, match=reason) as raised:
+            fetch(wrong, tmp_path)
+        assert str(raised.value).startswith(f"{wrong.path}: ")
+
+
+# --- the whole way, as a user takes it ---------------------------------------------------------
+
+
+@pytest.fixture
+def definition(server: Server, tmp_path: Path) -> Path:
+    """DNABERT-S and ESM-2 on a hub, the classifier on a web server, all on this machine."""
+    sources = published(tmp_path / "published")
+    for hub, name in (("lab/DNABERT-S", "dnabert_s"), ("lab/esm2", "esm2")):
+        server.add_hub(hub, sources[name])
+    server.files["/repo/500_model.pth"] = sources["classifier"].read_bytes()
+    return write_definition(
+        tmp_path / "mine.yaml",
+        dnabert_s=hub_source("lab/DNABERT-S", sources["dnabert_s"]),
+        esm2=hub_source("lab/esm2", sources["esm2"]),
+        classifier={
+            "url": f"{server.url}/repo/500_model.pth",
+            "sha256": sha256(sources["classifier"]),
+        },
+    )
+
+
+def prepare(
+    server: Server, *arguments: object, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / "virnuc-rules"), "models", "prepare", *map(str, arguments)]
+    env = {**environment(), "HF_ENDPOINT": server.url, "NO_PROXY": "127.0.0.1", **variables}
+    env.setdefault("HF_HUB_OFFLINE", "0")
+    return subprocess.run(command, env=env, text=True, capture_output=True, timeout=120)
+
+
+def test_a_bundle_from_the_network(server: Server, definition: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundles" / "mine"
+    done = prepare(server, definition, "--out", out)
+    assert done.returncode == 0, done.stderr
+    paths = published(tmp_path / "local")
+    options = [f"--{name.replace('_', '-')}={path}" for name, path in paths.items()]
+    local = rules("models", "prepare", *options, "--window", 500, "--out", tmp_path / "local/out")
+    assert local.returncode == 0, local.stderr
+    for name in FILES:
+        assert (out / name).read_bytes() == (tmp_path / "local/out" / name).read_bytes()
+    card = read_card(out)
+    esm2 = card.source["esm2"]
+    assert (esm2.origin, esm2.revision) == ("lab/esm2", REVISION)
+    assert esm2.sha256 == hub_source("", tmp_path / "published/esm2_t4")["files"]
+    assert card.source["classifier"].origin == f"{server.url}/repo/500_model.pth"
+    assert card.fingerprint == read_card(tmp_path / "local/out").fingerprint
+    features = torch.randn(5, 48), torch.randn(5, 64)
+    scores = Bundle(out).open_classifier().scores(*features)
+    assert torch.equal(scores, Bundle(BUNDLE).open_classifier().scores(*features))
+    before = len(server.requests)
+    assert prepare(server, definition, "--out", tmp_path / "bundles/again").returncode == 0
+    assert len(server.requests) == before  # from `.downloads` beside both
+
+
+def test_without_a_network_it_says_what_to_run(
+    server: Server, definition: Path, tmp_path: Path
+) -> None:
+    server.close()
+    out = tmp_path / "out dir"
+    done = prepare(server, definition, "--out", out)
+    assert done.returncode == 1
+    error = done.stderr.splitlines()[-1]
+    assert f"error: {server.url}/repo/500_model.pth: cannot be reached (" in error
+    assert f"run `virnuc-rules models prepare {definition} --out '{out}'`" in error
+    assert "HF_ENDPOINT" in error and "Traceback" not in done.stderr
+    assert not out.exists()
+
+
+def test_offline_by_decision(server: Server, definition: Path, tmp_path: Path) -> None:
+    done = prepare(server, definition, "--out", tmp_path / "out", HF_HUB_OFFLINE="1")
+    assert done.returncode == 1 and "offline mode is enabled" in done.stderr
+    assert server.requests == []
+
+
+def test_what_is_not_pinned_is_refused_before_any_download(
+    server: Server, definition: Path, tmp_path: Path
+) -> None:
+    unpinned = re.sub(r"(config\.json): \w+", r"\1: null", definition.read_text())
+    definition.write_text(unpinned)
+    assert len(read_definition(definition).unpinned()) == 2
+    done = prepare(server, definition, "--out", tmp_path / "out")
+    assert done.returncode == 1 and server.requests == []
+    (line,) = done.stderr.splitlines()
+    assert "config.json (lab/DNABERT-S), config.json (lab/esm2)" in line
+    assert "--trust-unpinned" in line
+    done = prepare(server, definition, "--out", tmp_path / "out", "--trust-unpinned")
+    assert done.returncode == 0, done.stderr
+    found = sha256(tmp_path / "published/esm2_t4/config.json")
+    assert read_card(tmp_path / "out").source["esm2"].sha256["config.json"] == found
+    assert found in done.stderr
+
+
+def test_another_number_of_parameters(server: Server, tmp_path: Path) -> None:
+    paths = published(tmp_path / "published")
+    sources = {name: {"path": f"published/{path.name}"} for name, path in paths.items()}
+    right = read_definition(write_definition(tmp_path / "a.yaml", **sources))
+    counts = {
+        name: o.parameters for name, o in prepare_bundle(right, tmp_path / "a").source.items()
+    }
+    assert counts["classifier"] == 112 * 32 + 32 + 2 * 32 + 2 * 32 + 2
+    for name in paths:
+        expected = {**counts, name: counts[name] + 1}
+        fields = {key: {**sources[key], "parameters": expected[key]} for key in paths}
+        wrong = read_definition(write_definition(tmp_path / "b.yaml", **fields))
+        with pytest.raises(ModelError) as raised:
+            prepare_bundle(wrong, tmp_path / "b")
+        message = str(raised.value)
+        assert message.startswith(f"{paths[name]}: {counts[name]:,} parameters")
+        assert f"{counts[name] + 1:,}" in message
+        assert not (tmp_path / "b").exists()
+
+
+def test_a_host_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UnreachableError, match=r"nowhere\.invalid/x: cannot be reached"):
+        fetch(UrlSource(url="http://nowhere.invalid/x", sha256=None), tmp_path)

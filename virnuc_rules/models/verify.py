@@ -1,0 +1,219 @@
+"""Measuring what a bundle computes: a precision against fp32, ESM-2 against fair-esm's own code.
+
+The numbers are those of the user's own sequences, on the user's own device.
+"""
+
+import argparse
+import platform
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from virnuc_rules import __version__
+from virnuc_rules.chunkfiles import Chunk, read_chunk, read_manifest
+from virnuc_rules.chunks import write_chunks
+from virnuc_rules.embed import Networks, embed_chunk, self_check
+from virnuc_rules.errors import ModelError
+from virnuc_rules.files import file_sha256
+from virnuc_rules.models import esm2
+from virnuc_rules.models.bundle import Bundle
+from virnuc_rules.models.device import choose_precision
+from virnuc_rules.models.verified import EXACT, Parity, Verification, read_verified, write_verified
+from virnuc_rules.predict import Consensus
+from virnuc_rules.results import Embeddings
+from virnuc_rules.tasks import Settings
+
+_CHUNK = 2000  # open frames: progress, not memory, sets it
+
+
+class Data:
+    """A user's sequences, cut and translated as a run does it."""
+
+    def __init__(self, fasta: Path, window: int, folder: Path) -> None:
+        self.fasta, self.folder = fasta, folder / "chunks"
+        self.manifest = write_chunks(
+            fasta, self.folder, sample="verify", window=window, chunk_size=_CHUNK
+        )
+        if not self.manifest.open_frames:
+            raise ModelError(f"{fasta}: no open frames in it; give sequences to compare on")
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the chunks."""
+        entries = read_manifest(self.folder).chunks
+        return (read_chunk(self.folder / entry.file, entry) for entry in entries)
+
+    def described(self, bundle: Bundle, device: torch.device) -> dict[str, Any]:
+        """Return what all kinds of runs say about themselves."""
+        cuda = device.type == "cuda"
+        return {
+            "fingerprint": bundle.card.fingerprint,
+            "device": device.type,
+            "device_name": torch.cuda.get_device_name(device) if cuda else platform.machine(),
+            "versions": {"virnuc_rules": __version__, "torch": torch.__version__},
+            "made": datetime.now(UTC),
+            "data": str(self.fasta),
+            "data_sha256": file_sha256(self.fasta),
+            "open_frames": self.manifest.open_frames,
+        }
+
+
+def check_bundle(bundle: Bundle, device: torch.device, precision: str, settings: Settings) -> None:
+    """Compare all hashes and embed the self-check batch twice. Raises ModelError."""
+    bundle.check(*bundle.card.sha256)
+    networks = Networks.open(bundle, device, precision)
+    if not torch.equal(self_check(networks, settings), self_check(networks, settings)):
+        raise ModelError(f"{bundle.folder}: {device} gives other numbers each time: a bad device")
+
+
+def verify_precision(
+    bundle: Bundle, data: Data, device: torch.device, precision: str, settings: Settings
+) -> Verification:
+    """Embed the data in fp32 and in `precision`, and compare embeddings, scores and calls."""
+    networks = {name: Networks.open(bundle, device, name) for name in (EXACT, precision)}
+    comparison = _Comparison(bundle, data.manifest.windows)
+    for chunk in data.chunks():
+        embedded = {}
+        for name, used in networks.items():
+            choose_precision(name, device)  # it sets how torch multiplies
+            embedded[name] = embed_chunk(chunk, used, settings)
+        comparison.add(chunk, embedded[EXACT], embedded[precision])
+    return Verification(
+        precision=precision, **comparison.result(), **data.described(bundle, device)
+    )
+
+
+class _Comparison:
+    """What differs between two embeddings of the same open frames, collected chunk by chunk."""
+
+    def __init__(self, bundle: Bundle, windows: int) -> None:
+        self.classifier = bundle.open_classifier() if bundle.card.classifier else None
+        self.windows = windows
+        self.consensus = Consensus(windows), Consensus(windows)
+        self.cosine = {"dnabert_s": 1.0, "esm2": 1.0}
+        self.recomputed = self.flips = 0
+        self.differences: list[np.ndarray[Any, Any]] = []
+
+    def add(self, chunk: Chunk, exact: Embeddings, other: Embeddings) -> None:
+        for name in self.cosine:
+            cosine = F.cosine_similarity(getattr(exact, name), getattr(other, name)).min()
+            self.cosine[name] = min(self.cosine[name], float(cosine))
+        self.recomputed += other.notes.get("recomputed_in_fp32", 0)
+        if self.classifier is None:
+            return
+        one, two = (self.classifier.scores(e.dnabert_s, e.esm2).numpy() for e in (exact, other))
+        self.flips += int(((one[:, 1] >= one[:, 0]) != (two[:, 1] >= two[:, 0])).sum())
+        self.differences.append(np.abs(one[:, 1] - two[:, 1]))
+        rows = chunk.table["window_row"].to_numpy()
+        for consensus, scores in zip(self.consensus, (one, two), strict=True):
+            consensus.add(rows, scores)
+
+    def result(self) -> dict[str, Any]:
+        found: dict[str, Any] = dict.fromkeys(
+            ("label_flips", "call_flips", "score_max", "score_p999")
+        )
+        if self.classifier:
+            differences = np.concatenate(self.differences)
+            exact, other = self.consensus
+            found = {
+                "label_flips": self.flips,
+                "call_flips": int((exact.virus != other.virus).sum()),
+                "score_max": float(differences.max()),
+                "score_p999": float(np.quantile(differences, 0.999)),
+            }
+        return {
+            "windows": self.windows,
+            "recomputed_in_fp32": self.recomputed,
+            "cosine_min": self.cosine,
+            **found,
+        }
+
+
+@torch.inference_mode()
+def verify_parity(
+    bundle: Bundle, data: Data, device: torch.device, checkpoint: Path, settings: Settings
+) -> Parity:
+    """Run the data's proteins through fair-esm's forward of a published `.pt`, and through ours.
+
+    Raises ModelError where fair-esm is not installed or the checkpoint is none of its own.
+    """
+    theirs = _open_fair_esm(checkpoint).to(device)
+    choose_precision(EXACT, device)
+    networks = Networks.open(bundle, device, EXACT)
+    largest = scale = 0.0
+    cosine = 1.0
+    for chunk in data.chunks():
+        ours = embed_chunk(chunk, networks, settings).esm2
+        expected = torch.stack([_fair_esm_mean(theirs, p, device) for p in chunk.protein])
+        if ours.shape != expected.shape:
+            raise ModelError(
+                f"{checkpoint}: its width is {expected.shape[1]}, not that of the bundle"
+            )
+        largest = max(largest, float((ours - expected).abs().max()))
+        scale = max(scale, float(expected.abs().max()))
+        cosine = min(cosine, float(F.cosine_similarity(ours, expected).min()))
+    return Parity(
+        checkpoint=str(checkpoint),
+        checkpoint_sha256=file_sha256(checkpoint),
+        embedding_max=largest,
+        embedding_scale=scale,
+        cosine_min=cosine,
+        **data.described(bundle, device),
+    )
+
+
+def _open_fair_esm(checkpoint: Path) -> Any:
+    """Open a `.pt` with fair-esm's own code, but unpickle it safely: its loader does not."""
+    try:
+        from esm.pretrained import load_model_and_alphabet_core
+    except ImportError:
+        raise ModelError("--reference needs fair-esm: pip install fair-esm==2.0.0") from None
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        network, _ = load_model_and_alphabet_core(checkpoint.stem, content)
+    except Exception as error:  # a damaged file can raise anything
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{checkpoint}: fair-esm cannot open it ({reason})") from None
+    return network.float().eval()
+
+
+def _fair_esm_mean(network: Any, protein: str, device: torch.device) -> Tensor:
+    """Return the embedding as VirNucPro takes it: the mean over the residues, float32 [width]."""
+    ids = torch.tensor([esm2.tokenize(protein)], device=device)
+    layer = network.num_layers
+    states = network(ids, repr_layers=[layer])["representations"][layer]
+    mean: Tensor = states[0, 1:-1].mean(0).cpu()
+    return mean
+
+
+def verify(
+    bundle: Bundle,
+    device: torch.device,
+    precision: str,
+    settings: Settings,
+    fasta: Path | None,
+    checkpoint: Path | None,
+) -> Iterator[Verification | Parity]:
+    """Check the bundle; then yield what was measured on the data, if there are any, and keep it."""
+    check_bundle(bundle, device, precision, settings)
+    if fasta is None:
+        return
+    with tempfile.TemporaryDirectory(prefix="virnuc-verify-") as folder:
+        data = Data(fasta, bundle.card.window, Path(folder))
+        known = read_verified(bundle.folder, bundle.card.fingerprint)
+        if checkpoint:
+            parity = verify_parity(bundle, data, device, checkpoint, settings)
+            known = known.model_copy(update={"parity": parity})
+            write_verified(bundle.folder, known)
+            yield parity
+        if precision != EXACT:
+            run = verify_precision(bundle, data, device, precision, settings)
+            write_verified(bundle.folder, known.with_precision(run))
+            yield run

@@ -1,0 +1,64 @@
+"""Publishing beside computing: a chunk's result is written while the next chunk is embedded."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Self
+
+from virnuc_rules.queue import Claim, Queue
+
+if TYPE_CHECKING:  # imports torch
+    from virnuc_rules.results import Embeddings
+    from virnuc_rules.tasks import Settings
+
+
+class Publisher:
+    """Writes one result at a time in a thread; use it as a context manager.
+
+    A worker then holds two claims, of the chunk that is written and of the one that is embedded.
+    Where writing fails the claim is released and the queue interrupted; the next call raises what
+    went wrong. `published` is called, in the caller's thread, for each result that is in place.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        settings: "Settings",
+        published: Callable[[Claim, "Embeddings"], None],
+    ) -> None:
+        self.queue, self.settings, self.published = queue, settings, published
+        self._thread = ThreadPoolExecutor(1, "publisher")
+        self._pending: tuple[Claim, Embeddings, Future[None]] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.settle()  # its error is the cause of what else may have ended the block
+        finally:
+            self._thread.shutdown()
+
+    def publish(self, claim: Claim, result: "Embeddings") -> None:
+        """Hand over a result, once the one before it is in place."""
+        self.settle()
+        self._pending = claim, result, self._thread.submit(self._write, claim, result)
+
+    def settle(self) -> None:
+        """Wait until what was handed over is in place. Raises OSError where it cannot be."""
+        if self._pending:
+            claim, result, written = self._pending
+            self._pending = None
+            written.result()
+            self.published(claim, result)
+
+    def _write(self, claim: Claim, result: "Embeddings") -> None:
+        from virnuc_rules.results import write_result
+
+        try:
+            self.queue.publish(
+                claim, lambda path: write_result(path, claim.key, self.settings, result)
+            )
+        except BaseException:
+            self.queue.release(claim)
+            self.queue.interrupted.set()  # `drain` would wait for the claim's owner: for us
+            raise
