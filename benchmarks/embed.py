@@ -36,6 +36,8 @@ from virnuc_rules.models.device import DTYPES, choose_device, choose_precision
 from virnuc_rules.models.dnabert import Dnabert
 from virnuc_rules.tasks import Settings
 
+Device = torch.device
+Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 DEMO = Path(__file__).parents[1] / "demo"
 ESM2 = {  # layers, width, heads
     "8M": (6, 320, 20),
@@ -109,15 +111,15 @@ def products(lengths: list[int], width: int, inner: int, num_layers: int) -> flo
     return float(sum(num_layers * (n * linear + 4 * n * n * width) for n in lengths))
 
 
-def limit(width: int, dtype: torch.dtype, device: torch.device) -> float:
-    """The fastest matrix product of these shapes, operations per second."""
-    x = torch.randn(4096, width, device=device).to(dtype)
+def limit(multiply: Product, widths: tuple[int, ...], dtype: torch.dtype, device: Device) -> float:
+    """The fastest matrix product of the networks' shapes, operations per second."""
     best = 0.0
-    for outputs in (width, 4 * width):
-        weight = torch.randn(outputs, width, device=device).to(dtype)
-        for multiply in (F.linear, layers.product):
+    for width in widths:
+        x = torch.randn(4096, width, device=device).to(dtype)
+        for outputs in (width, 4 * width):
+            weight = torch.randn(outputs, width, device=device).to(dtype)
             multiply(x, weight)
-            seconds = min(timed(device, lambda m=multiply, w=weight: m(x, w)) for _ in range(20))
+            seconds = min(timed(device, lambda w=weight, x=x: multiply(x, w)) for _ in range(20))
             best = max(best, 2 * x.numel() * outputs / seconds)
     return best
 
@@ -240,12 +242,13 @@ def compare(folder: Path, options: argparse.Namespace, device: torch.device) -> 
         seconds = {key: statistics.median(part[key] for part in parts) for key in base}
         total = statistics.median(totals)
         report(f"ours, {precision}", rows, seconds, total, base)
-        best = max(limit(width, DTYPES[precision], device) for width in (768, shape.hidden_size))
-        shares = ", ".join(f"{key} {work[key] / seconds[key] / best:.2f}" for key in base)
-        both = sum(work.values()) / total / best
-        print(
-            f"{'':22}  of {best / 1e9:.0f} GFLOP/s, the fastest product: {shares}, both {both:.2f}"
-        )
+        widths = (768, shape.hidden_size)
+        for maker, multiply in (("torch's", F.linear), ("oneDNN's", layers.product)):
+            best = limit(multiply, widths, DTYPES[precision], device)
+            shares = ", ".join(f"{key} {work[key] / seconds[key] / best:.2f}" for key in base)
+            both = sum(work.values()) / total / best
+            print(f"{'':22}  of {maker} fastest product, {best / 1e9:.0f} GFLOP/s: ", end="")
+            print(f"{shares}, both {both:.2f}")
         padding = found.padding / (found.padding + found.tokens)
         difference = (found.esm2 - expected).abs().max()
         print(f"{'':22}  padding {padding:.2%}, ESM-2 differs from fair-esm by {difference:.1e}")

@@ -128,6 +128,8 @@ class Worker:
         store = self.queue.store
         failures = [f for f in store.failed(self.tasks).values() if not store.is_done(f.key)]
         embedded = f"embedded {self.report.chunks} chunks, {self.report.open_frames} open frames"
+        share = self.report.padding / max(1, self.report.padding + self.report.tokens)
+        logger.info("worker %s: padding was %.2f %% of the tokens", self.name, 100 * share)
         if not failures:
             return embedded, Exit.DRAINED
         for failure in failures:
