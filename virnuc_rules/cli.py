@@ -1,6 +1,5 @@
 """The command line: every rule of the workflow is one call of one of these verbs."""
 
-import logging
 import os
 import shlex
 import sys
@@ -15,6 +14,7 @@ import typer
 from virnuc_rules import __version__
 from virnuc_rules.config import Config, check_config, read_samples
 from virnuc_rules.errors import UnreachableError, VirnucError
+from virnuc_rules.logs import logger, start_log
 
 if TYPE_CHECKING:
     from virnuc_rules.server import Worker
@@ -24,7 +24,6 @@ app = typer.Typer(
 )
 models = typer.Typer(no_args_is_help=True, help="Model bundles.")
 app.add_typer(models, name="models")
-logger = logging.getLogger("virnuc_rules")
 
 
 def _with_settings(*keys: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -41,7 +40,9 @@ def _with_settings(*keys: str) -> Callable[[Callable[..., None]], Callable[..., 
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         def command(**values: Any) -> None:
-            _start_log(values.get("log"))
+            log = start_log(values.get("log"))
+            if "log" in values:
+                values["log"] = log
             config = check_config({key: values.pop(key) for key in keys})
             verb(config=config, **values)
 
@@ -108,6 +109,9 @@ def chunk(
 def serve(
     config: Config,
     worker: Annotated[int, typer.Option(help="number of this worker, from 0")] = 0,
+    deadline: Annotated[
+        float, typer.Option(min=0, help="minutes that the job may last; 0: as long as it likes")
+    ] = 0,
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:
@@ -117,7 +121,7 @@ def serve(
 
     samples = read_samples(config.samples)
     tasks = all_tasks(config.results, samples, *read_settings(config))
-    _work(Worker(config, str(worker), worker, tasks), stamp, log)
+    _work(Worker(config, str(worker), worker, tasks, deadline), stamp, log)
 
 
 @app.command()
@@ -187,7 +191,7 @@ def make_demo(
     seed: Annotated[int, typer.Option(help="seed of the random weights")] = 1,
 ) -> None:
     """Make the demo bundle: tiny networks with random weights, whose scores mean nothing."""
-    _start_log(None)
+    start_log(None)
     from virnuc_rules.models.demo import make_demo_bundle
 
     card = make_demo_bundle(fasta, out, seed)
@@ -224,7 +228,7 @@ def prepare(
     log: Log = None,
 ) -> None:
     """Make a bundle: download what is not here, compare hashes, convert; nothing in files runs."""
-    _start_log(log)
+    start_log(log)
     from virnuc_rules.models.definition import customized, find_definition
     from virnuc_rules.models.prepare import prepare_bundle
 
@@ -318,20 +322,6 @@ def _work(worker: "Worker", stamp: Path | None, log: Path | None, report: bool =
         with replacing(stamp) as handle:
             handle.write(f"{len(worker.tasks)} chunks\n")
     raise typer.Exit(int(code))
-
-
-def _start_log(log: Path | None) -> None:
-    """Log to standard error, a line an event; and to a file, with times and tracebacks."""
-    logger.setLevel(logging.DEBUG)
-    terminal = logging.StreamHandler()
-    terminal.setLevel(logging.INFO)
-    terminal.setFormatter(logging.Formatter("%(message)s"))
-    logger.handlers = [terminal]
-    if log is not None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(log)
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logger.addHandler(file)
 
 
 def main() -> None:

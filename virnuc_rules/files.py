@@ -7,10 +7,13 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
 import psutil
+
+_BLOCK = 1 << 22  # bytes read at once to be hashed
 
 
 def partial_path(path: Path) -> Path:
@@ -73,6 +76,11 @@ def sync_directory(folder: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a file, in hexadecimal; raises OSError."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    """Hash a file, in hexadecimal, reading ahead while it computes; raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as handle, ThreadPoolExecutor(1) as background:
+        ahead = background.submit(handle.read, _BLOCK)
+        while block := ahead.result():
+            ahead = background.submit(handle.read, _BLOCK)
+            digest.update(block)
+    return digest.hexdigest()

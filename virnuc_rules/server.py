@@ -3,6 +3,7 @@
 Both modes are this: `serve` gives a worker all tasks, `embed` gives it one.
 """
 
+import faulthandler
 import logging
 import os
 import platform
@@ -25,6 +26,7 @@ from virnuc_rules import __version__
 from virnuc_rules.config import Config
 from virnuc_rules.errors import ModelError, VirnucError
 from virnuc_rules.files import remove_dead_partials, replacing
+from virnuc_rules.lifetime import Lifetime
 from virnuc_rules.models.verified import read_verified
 from virnuc_rules.publisher import Publisher
 from virnuc_rules.queue import Claim, Queue
@@ -39,6 +41,8 @@ if TYPE_CHECKING:  # torch takes seconds to import: a worker without work never 
     from virnuc_rules.results import Embeddings
 
 logger = logging.getLogger(__name__)
+
+_GRACE = 5.0  # seconds that the watchdog of a load has to end it in good order
 
 
 class Exit(IntEnum):
@@ -62,8 +66,17 @@ class BadDevice(Exception):
 class Worker:
     """One process on one device, which works on `tasks` until none is open."""
 
-    def __init__(self, config: Config, name: str, number: int, tasks: dict[str, Task]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        name: str,
+        number: int,
+        tasks: dict[str, Task],
+        minutes: float = 0,  # that its job may last; 0: as long as it likes
+    ) -> None:
         self.config, self.name, self.number, self.tasks = config, name, number, tasks
+        self.lifetime = Lifetime(minutes, self._interrupt)
+        self.interruption = ""
         self.settings = Settings.of(config)
         self.loading = False
         self.device: torch.device
@@ -78,10 +91,10 @@ class Worker:
                 self.report_path = queue.store.workers / f"{self.name}.json"
                 remove_dead_partials(self.report_path)
             try:
-                with self._signals():
+                with self._signals(), self.lifetime:
                     reason, code = self._work()
             except Interrupted:
-                reason, code = "interrupted by a signal", Exit.INTERRUPTED
+                reason, code = self.interruption, Exit.INTERRUPTED
             except BadDevice:
                 reason, code = "the device gives wrong numbers", Exit.BAD_DEVICE
             except ModelError as error:
@@ -106,7 +119,8 @@ class Worker:
         )
 
     def _work(self) -> tuple[str, Exit]:
-        done = self.queue.store.done(self.tasks)
+        store = self.queue.store
+        done = store.done(self.tasks)
         logger.info(
             "worker %s: %d chunks, %d done already, %d to do",
             self.name, len(self.tasks), len(done), len(self.tasks) - len(done),
@@ -118,7 +132,7 @@ class Worker:
         with Publisher(self.queue, self.settings, self._published) as publisher:
             for claim in self.queue.drain(self.tasks):
                 self._work_on(claim, networks, publisher)
-        if self.queue.interrupted.is_set():
+        if self.queue.interrupted.is_set() and len(store.done(self.tasks)) < len(self.tasks):
             raise Interrupted
         self.queue.sweep(self.tasks)
         return self._conclude()
@@ -145,8 +159,7 @@ class Worker:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         def stop(number: int, _: Any) -> None:
-            logger.warning("worker %s: %s: stopping", self.name, signal.Signals(number).name)
-            self.queue.interrupted.set()
+            self._interrupt(f"interrupted by {signal.Signals(number).name}")
             if self.loading:  # no claim is held, and loading can take minutes
                 raise Interrupted
 
@@ -157,8 +170,17 @@ class Worker:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _interrupt(self, reason: str) -> None:
+        logger.warning("worker %s: %s: stopping", self.name, reason)
+        self.interruption = reason
+        self.queue.interrupted.set()
+
     def _load_within_deadline(self) -> "Networks":
-        """Load both models. A load that hangs is ended from outside: it holds no claim yet."""
+        """Load both models. A load that hangs is ended from outside: it holds no claim yet.
+
+        What hangs with the interpreter's lock in its hand (a driver can) lets no thread of ours
+        run; `faulthandler` needs no lock: it prints where that was, and exits with 1.
+        """
 
         def give_up() -> None:
             reason = f"models cannot be loaded: not done after {self.config.load_timeout:g} s"
@@ -170,6 +192,7 @@ class Worker:
         watchdog = threading.Timer(self.config.load_timeout, give_up)
         watchdog.daemon = True
         watchdog.start()
+        faulthandler.dump_traceback_later(self.config.load_timeout + _GRACE, exit=True)
         self.loading = True
         try:
             return self._load()
@@ -180,6 +203,7 @@ class Worker:
             raise ModelError(_one_line(error)) from error
         finally:
             self.loading = False
+            faulthandler.cancel_dump_traceback_later()
             watchdog.cancel()
 
     def _load(self) -> "Networks":
@@ -249,6 +273,7 @@ class Worker:
             publisher.publish(claim, result)
         seconds = time.monotonic() - start
         self.report.seconds_computing += seconds
+        self.lifetime.chunk_took(seconds)
         logger.info("worker %s: chunk %s: %.2f s", self.name, task.name, seconds)
 
     def _published(self, claim: Claim, result: "Embeddings") -> None:

@@ -8,7 +8,7 @@ classifier.safetensors
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,13 @@ class Bundle:
 
     @contextmanager
     def _checking(self, name: str) -> Iterator[None]:
-        """Compare a file with its hash beside what the block does with it: one pass of the disk."""
+        """Compare a file with its hash beside what the block does with it: one pass of the disk.
+
+        Python opens the file first: where that hangs, other threads go on, and the watchdog of the
+        load can end it. safetensors would wait with the interpreter's lock in its hand.
+        """
+        with suppress(OSError):  # `check` says what is wrong
+            (self.folder / name).open("rb").close()
         with ThreadPoolExecutor(1) as background:
             checked = background.submit(self.check, name)
             try:

@@ -117,6 +117,10 @@ def read_verified(bundle: Path, fingerprint: str) -> Verified:
 
 
 def write_verified(bundle: Path, verified: Verified) -> None:
-    """Write `verified.json`."""
-    with replacing(bundle / "verified.json") as handle:
-        handle.write(verified.model_dump_json(indent=1) + "\n")
+    """Write `verified.json`. Raises ModelError where the bundle cannot be written to."""
+    path = bundle / "verified.json"
+    try:
+        with replacing(path) as handle:
+            handle.write(verified.model_dump_json(indent=1) + "\n")
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written ({error.strerror})") from None

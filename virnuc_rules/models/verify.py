@@ -6,6 +6,7 @@ The numbers are those of the user's own sequences, on the user's own device.
 import argparse
 import platform
 import tempfile
+import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -177,7 +178,10 @@ def _open_fair_esm(checkpoint: Path) -> Any:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        network, _ = load_model_and_alphabet_core(checkpoint.stem, content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the head for contacts, which is not used
+            # It goes by the name, which a user may have changed.
+            network, _ = load_model_and_alphabet_core("esm2", content)
     except Exception as error:  # a damaged file can raise anything
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{checkpoint}: fair-esm cannot open it ({reason})") from None
@@ -201,7 +205,10 @@ def verify(
     fasta: Path | None,
     checkpoint: Path | None,
 ) -> Iterator[Verification | Parity]:
-    """Check the bundle; then yield what was measured on the data, if there are any, and keep it."""
+    """Check the bundle; then yield what was measured on the data, if there are any, and keep it.
+
+    It is kept after it was yielded: a bundle that cannot be written to costs no results.
+    """
     check_bundle(bundle, device, precision, settings)
     if fasta is None:
         return
@@ -210,10 +217,10 @@ def verify(
         known = read_verified(bundle.folder, bundle.card.fingerprint)
         if checkpoint:
             parity = verify_parity(bundle, data, device, checkpoint, settings)
+            yield parity
             known = known.model_copy(update={"parity": parity})
             write_verified(bundle.folder, known)
-            yield parity
         if precision != EXACT:
             run = verify_precision(bundle, data, device, precision, settings)
-            write_verified(bundle.folder, known.with_precision(run))
             yield run
+            write_verified(bundle.folder, known.with_precision(run))

@@ -29,8 +29,12 @@ rule serve:
             "load_timeout",
             "on_failed_chunks",
         ),
+        # A function of resources: another runtime is no reason to run again.
+        deadline=lambda wildcards, resources: (
+            f"--deadline {resources.runtime}" if resources.get("runtime") else ""
+        ),
         fingerprint=from_card("fingerprint"),
         version=__version__,
     shell:
-        "virnuc-rules serve --worker {wildcards.worker} {params.options}"
+        "virnuc-rules serve --worker {wildcards.worker} {params.options} {params.deadline}"
         " --stamp {output.stamp:q} --log {log:q}"
