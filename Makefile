@@ -26,6 +26,7 @@ check: $(INSTALLED)
 	mypy virnuc_rules
 	snakefmt --check workflow
 	snakemake --lint --configfile demo/config.yaml
+	hadolint Dockerfile
 
 clean:
 	rm -rf demo/results

@@ -1,0 +1,32 @@
+"""The workflow as a module of another one."""
+
+import subprocess
+from pathlib import Path
+
+from harness import BIN, BUNDLE, DEMO, REPO, environment
+
+SNAKEFILE = """
+module virnuc:
+    snakefile: "{repo}/workflow/Snakefile"
+    config: {{"samples": "mine.tsv", "bundle": "{bundle}", "threads": 1, "results": "found"}}
+
+use rule * from virnuc as virnuc_*
+
+rule count:
+    default_target: True
+    input: "found/lake/windows.tsv"
+    output: "count.txt"
+    shell: "wc -l < {{input}} > {{output}}"
+"""
+
+
+def test_as_a_module(tmp_path: Path) -> None:
+    (tmp_path / "Snakefile").write_text(SNAKEFILE.format(repo=REPO, bundle=BUNDLE))
+    (tmp_path / "mine.tsv").write_text(f"sample\tpath\nlake\t{DEMO['lake']}\n")
+    command = [str(BIN / "snakemake"), "--cores", "2"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), text=True, capture_output=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr
+    windows = (tmp_path / "found" / "lake" / "windows.tsv").read_text().splitlines()
+    assert int((tmp_path / "count.txt").read_text()) == len(windows) > 100
