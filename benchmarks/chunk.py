@@ -93,7 +93,7 @@ def peak_mb() -> float:
 
 def timed_chunk(path: Path, folder: Path) -> tuple[float, int, float]:
     start, cpu = time.perf_counter(), time.process_time()
-    manifest = write_chunks(path, folder / "out", sample="b", window=WINDOW, chunk_size=10_000)
+    manifest = write_chunks([path], folder / "out", sample="b", window=WINDOW, chunk_size=10_000)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     size = path.stat().st_size / 1e6
     print(

@@ -95,7 +95,7 @@ def make_bundle(folder: Path, theirs: Any, tokenizer: Path) -> Bundle:
 def open_frames(folder: Path, rows: int) -> Chunk:
     """The first open frames of the demo's windows of 500 bp, without the pieces at contig ends."""
     out = folder / "chunks"
-    write_chunks(DEMO / "data/lake.fa.gz", out, sample="lake", window=500, chunk_size=100_000)
+    write_chunks([DEMO / "data/lake.fa.gz"], out, sample="lake", window=500, chunk_size=100_000)
     (entry,) = read_manifest(out).chunks
     chunk = read_chunk(out / entry.file, entry)
     whole = [row for row, protein in enumerate(chunk.protein) if len(protein) >= 165][:rows]

@@ -1,5 +1,6 @@
 """Running the real workflow and the real command line in a folder of a test's own."""
 
+import csv
 import hashlib
 import json
 import os
@@ -16,11 +17,15 @@ BIN = Path(sys.executable).parent
 DEMO = {name: REPO / "demo" / "data" / f"{name}.fa.gz" for name in ("lake", "gut")}
 BUNDLE = REPO / "demo" / "bundle"
 TABLES = (
-    "predictions.tsv",
-    "windows.tsv",
+    *(f"{name}.{kind}" for name in ("orfs", "windows", "contigs", "regions")
+      for kind in ("tsv", "parquet")),
     "prediction_results.txt",
     "prediction_results_highestscore.csv",
-)
+    "viral.fa.gz",
+    "tracks/{sample}.scores.bedgraph.gz",
+    "tracks/{sample}.viral.bed",
+    "tracks/{sample}.viral.gff3",
+)  # fmt: skip
 Environment = dict[str, str]
 
 
@@ -108,7 +113,11 @@ class Project:
 
     def tables(self) -> dict[str, str]:
         """sha256 of every table of every sample."""
-        return {f"{s}/{t}": sha256(self.results / s / t) for s in self.samples for t in TABLES}
+        return {
+            f"{s}/{t}": sha256(self.results / s / t.format(sample=s))
+            for s in self.samples
+            for t in TABLES
+        }
 
     def left_over(self) -> list[Path]:
         """Files that must not be there once all is done."""
@@ -126,6 +135,11 @@ def environment() -> Environment:
     """The environment of a user who has activated the virtual environment."""
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as handle:
+        return list(csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def sha256(path: Path) -> str:

@@ -1,6 +1,7 @@
 """A chunk folder: what is in it, and reading it with checks.
 
 manifest.json       written last: what is here, with counts and hashes
+contigs.parquet     a row for every contig, in input order
 windows.parquet     a row for every window, with its reason where it has no open frame
 chunk_000000.parquet, ...   the open frames, in input order, `chunk_size` a file
 """
@@ -21,6 +22,14 @@ from virnuc_rules.errors import ChunkError
 _REMEDY = "delete the sample's chunk folder and run again"
 _LABEL = pa.dictionary(pa.int32(), pa.string())
 
+CONTIG_SCHEMA = pa.schema(
+    [
+        ("number", pa.int64()),  # 0-based, over all files of the sample: tells equal ids apart
+        ("contig", pa.string()),  # id, as in the file
+        ("length", pa.int64()),
+        ("source", pa.int32()),  # index into `sources` of the manifest
+    ]
+)
 CHUNK_SCHEMA = pa.schema(
     [
         ("window_row", pa.int64()),  # row of the window in windows.parquet
@@ -35,6 +44,7 @@ CHUNK_SCHEMA = pa.schema(
 )
 WINDOW_SCHEMA = pa.schema(
     [
+        ("contig_number", pa.int64()),  # row of the contig in contigs.parquet
         ("contig", _LABEL),
         ("window", pa.int32()),
         ("start", pa.int64()),  # in the contig, 0-based
@@ -63,9 +73,13 @@ class Manifest(_Record):
     """What a chunk folder holds. Written last, so a folder with a manifest is complete."""
 
     version: str
-    source: str
+    sources: list[str]  # as named in the sample sheet, globs resolved; "-" is standard input
+    sources_sha256: list[str]  # of the files as they are on disk
     window: int
     chunk_size: int
+    min_length: int
+    max_ambiguous: float
+    duplicate_ids: str
     contigs: int
     bases: int
     windows: int
@@ -76,7 +90,7 @@ class Manifest(_Record):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """R open frames with their sequences; `ids` are upstream's names, unique in a sample."""
+    """R open frames with their sequences; `ids` are upstream's names."""
 
     ids: list[str]
     nucleotide: list[str]
@@ -112,9 +126,17 @@ def read_chunk(path: Path, entry: ChunkEntry) -> Chunk:
     return Chunk(frame_ids(table).to_pylist(), nucleotide, protein, table)
 
 
+def read_contig_table(folder: Path) -> Iterator[pa.Table]:
+    """Yield contigs.parquet in parts. Raises ChunkError where it is missing or damaged."""
+    return _parts(folder / "contigs.parquet")
+
+
 def read_windows(folder: Path) -> Iterator[pa.Table]:
     """Yield the window table in parts. Raises ChunkError where it is missing or damaged."""
-    path = folder / "windows.parquet"
+    return _parts(folder / "windows.parquet")
+
+
+def _parts(path: Path) -> Iterator[pa.Table]:
     with _damage_named(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         for batch in file.iter_batches():
             yield pa.Table.from_batches([batch])

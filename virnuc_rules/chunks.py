@@ -3,10 +3,10 @@
 What a chunk folder holds, and how it is read: see `chunkfiles`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from virnuc_rules import __version__
 from virnuc_rules.chunkfiles import (
     CHUNK_SCHEMA,
+    CONTIG_SCHEMA,
     WINDOW_SCHEMA,
     ChunkEntry,
     Manifest,
     content_hash,
 )
-from virnuc_rules.fasta import Contig, read_contigs
 from virnuc_rules.files import replacing, staged_folder, sync_directory
 from virnuc_rules.orfs import FRAMES, REASONS, OpenFrames, open_frames
+from virnuc_rules.sequences import Contig, Sequences
 from virnuc_rules.upstream import UpstreamFasta
 from virnuc_rules.windows import Windows, count, cut, span
 
@@ -32,32 +33,55 @@ _BLOCK = 1 << 20  # bases that are translated at a time
 _WINDOW_BLOCKS = 100  # blocks whose windows are written together
 _COMPRESSION = "zstd"
 
+_IS_UNKNOWN = bytes(letter not in b"ACGT" for letter in range(256))
+_OF_A_CONTIG = ("number", "id", "length", "source")  # the columns of CONTIG_SCHEMA
 _FRAMES = pa.array(FRAMES)
 _REASONS = pa.array(REASONS[1:])
 
 
 def write_chunks(
-    source: Path,
+    sources: Sequence[Path],
     out: Path,
     *,
     sample: str,
     window: int,
     chunk_size: int,
+    min_length: int = 0,
+    max_ambiguous: float = 1.0,
+    duplicate_ids: Literal["error", "keep"] = "error",
     upstream_fasta: Path | None = None,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> Manifest:
-    """Cut a FASTA file into windows, find their open frames, and write the chunk folder `out`.
+    """Cut sequence files into windows, find their open frames, and write the chunk folder `out`.
 
     Everything is written beside `out` and moved there when it is complete: bad input leaves what
     was there before as it was. With `upstream_fasta` that folder also gets the files that
-    VirNucPro would have written. Raises InputError (see `read_contigs`).
+    VirNucPro would have written. Windows that `min_length` (of contigs) or `max_ambiguous` (share
+    of a window's bases) exclude have a reason and no open frames. `advance` is told how many bytes
+    of the files were read. Raises InputError (see `Sequences.contigs`).
     """
+    keep = duplicate_ids == "keep"
+    sequences = Sequences(sources, sample, keep_duplicates=keep, advance=advance)
     with staged_folder(out) as stage:
         with _ChunkWriter(stage, chunk_size) as writer, UpstreamFasta(upstream_fasta, window) as up:
-            for block in _blocks(read_contigs(source, sample), window):
-                frames = open_frames(block.bases.upper(), block.start, block.end)
+            for block in _blocks(sequences.contigs(), window):
+                # U as T: the original drops the codons of RNA, and so never sees a stop.
+                bases = block.bases.upper().replace(b"U", b"T")
+                excluded = _excluded(block, bases, min_length, max_ambiguous)
+                frames = open_frames(bases, block.start, block.end, excluded)
                 up.write(block.bases, block.start, block.end, block.window_ids, frames)
                 writer.add(block, frames)
-        manifest = writer.manifest(source, window)
+        manifest = Manifest(
+            version=__version__,
+            sources=list(map(str, sources)),
+            sources_sha256=sequences.sha256,
+            window=window,
+            chunk_size=chunk_size,
+            min_length=min_length,
+            max_ambiguous=max_ambiguous,
+            duplicate_ids=duplicate_ids,
+            **writer.counts(),
+        )
         with replacing(stage / "manifest.json") as handle:
             handle.write(manifest.model_dump_json(indent=1) + "\n")
         _move_into_place(stage, out)
@@ -91,13 +115,13 @@ class _Block:
     start: NDArray[np.int64]  # [W] window in `bases`
     end: NDArray[np.int64]
     shift: NDArray[np.int64]  # [W] add to a place in `bases` to get the place in the contig
-    names: list[str]  # [C] contig ids
-    begun: list[int]  # lengths of the contigs whose first window is here
-    windows: Windows  # [W] `contig` indexes `names`
+    contigs: list[Contig]  # [C]
+    begun: list[Contig]  # those of them whose first window is here
+    windows: Windows  # [W] `contig` indexes `contigs`
 
     def window_ids(self) -> list[str]:
         rows = zip(self.windows.contig.tolist(), self.windows.number.tolist(), strict=True)
-        return [f"{self.names[contig]}_chunk_{number}" for contig, number in rows]
+        return [f"{self.contigs[contig].id}_chunk_{number}" for contig, number in rows]
 
 
 def _blocks(contigs: Iterator[Contig], window: int) -> Iterator[_Block]:
@@ -134,10 +158,26 @@ def _block(pieces: list[tuple[Contig, int, int, bytes, int]], window: int) -> _B
         windows.start - shift,
         windows.end - shift,
         shift,
-        [contig.id for contig in contigs],
-        [contig.length for contig, index in zip(contigs, first, strict=True) if index == 0],
+        list(contigs),
+        [contig for contig, index in zip(contigs, first, strict=True) if index == 0],
         windows,
     )
+
+
+def _excluded(
+    block: _Block, bases: bytes, min_length: int, max_ambiguous: float
+) -> NDArray[np.int8]:
+    """Return for each window why it is not looked at, an index into REASONS; 0: it is."""
+    reason = np.zeros(len(block.windows), np.int8)
+    if max_ambiguous < 1:
+        unknown = np.frombuffer(bases.translate(_IS_UNKNOWN), np.int8)
+        before = np.concatenate([[0], np.cumsum(unknown, dtype=np.int64)])
+        many = before[block.end] - before[block.start] > max_ambiguous * (block.end - block.start)
+        reason[many] = REASONS.index("too_ambiguous")
+    if min_length:
+        short = np.array([contig.length < min_length for contig in block.contigs])
+        reason[short[block.windows.contig]] = REASONS.index("short_contig")
+    return reason
 
 
 def _label(
@@ -174,11 +214,13 @@ class _ChunkWriter:
         self.pending: list[pa.Table] = []
         self.waiting = 0  # rows in `pending`
         self.window_rows: list[pa.Table] = []
-        self.window_table = pq.ParquetWriter(
-            folder / "windows.parquet",
-            WINDOW_SCHEMA,
-            compression=_COMPRESSION,
-            write_page_checksum=True,
+        self.contig_rows: list[pa.Table] = []
+        self.window_table = self.open("windows.parquet", WINDOW_SCHEMA)
+        self.contig_table = self.open("contigs.parquet", CONTIG_SCHEMA)
+
+    def open(self, name: str, schema: pa.Schema) -> pq.ParquetWriter:
+        return pq.ParquetWriter(
+            self.folder / name, schema, compression=_COMPRESSION, write_page_checksum=True
         )
 
     def __enter__(self) -> Self:
@@ -186,21 +228,27 @@ class _ChunkWriter:
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
-            self.write_windows()
+            self.write_rows()
             if self.waiting:
                 self.write(self.waiting)
         self.window_table.close()
+        self.contig_table.close()
 
     def add(self, block: _Block, frames: OpenFrames) -> None:
         windows = block.windows
         self.contigs += len(block.begun)
-        self.bases += sum(block.begun)
+        self.bases += sum(contig.length for contig in block.begun)
         self.reasons += np.bincount(frames.reason, minlength=len(REASONS))
         per_window = np.bincount(frames.window, minlength=len(windows))
-        names = pa.array(block.names)
+        names = pa.array([contig.id for contig in block.contigs])
+        numbers = np.array([contig.number for contig in block.contigs])
+        if block.begun:
+            columns = ([getattr(contig, name) for contig in block.begun] for name in _OF_A_CONTIG)
+            self.contig_rows.append(_table(CONTIG_SCHEMA, *columns))
         self.window_rows.append(
             _table(
                 WINDOW_SCHEMA,
+                numbers[windows.contig],
                 _label(windows.contig, names),
                 windows.number,
                 windows.start,
@@ -226,14 +274,17 @@ class _ChunkWriter:
         self.windows += len(windows)
         self.waiting += len(frames.frame)
         if len(self.window_rows) >= _WINDOW_BLOCKS:
-            self.write_windows()
+            self.write_rows()
         while self.waiting >= self.chunk_size:
             self.write(self.chunk_size)
 
-    def write_windows(self) -> None:
+    def write_rows(self) -> None:
+        """Write what has come together of the tables of windows and contigs."""
         if self.window_rows:
             self.window_table.write_table(pa.concat_tables(self.window_rows).unify_dictionaries())
-            self.window_rows = []
+        if self.contig_rows:
+            self.contig_table.write_table(pa.concat_tables(self.contig_rows))
+        self.window_rows, self.contig_rows = [], []
 
     def write(self, rows: int) -> None:
         """Write the first `rows` of what is waiting as the next chunk file."""
@@ -261,16 +312,13 @@ class _ChunkWriter:
         )
         self.open_frames += rows
 
-    def manifest(self, source: Path, window: int) -> Manifest:
-        return Manifest(
-            version=__version__,
-            source=str(source),
-            window=window,
-            chunk_size=self.chunk_size,
-            contigs=self.contigs,
-            bases=self.bases,
-            windows=self.windows,
-            open_frames=self.open_frames,
-            reasons=dict(zip(REASONS[1:], self.reasons[1:].tolist(), strict=True)),
-            chunks=self.entries,
-        )
+    def counts(self) -> dict[str, Any]:
+        """Return the fields of the manifest that say what there is."""
+        return {
+            "contigs": self.contigs,
+            "bases": self.bases,
+            "windows": self.windows,
+            "open_frames": self.open_frames,
+            "reasons": dict(zip(REASONS[1:], self.reasons[1:].tolist(), strict=True)),
+            "chunks": self.entries,
+        }

@@ -3,7 +3,6 @@
 import os
 import shlex
 import sys
-import time
 from collections.abc import Callable
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -60,6 +59,7 @@ def _with_settings(*keys: str) -> Callable[[Callable[..., None]], Callable[..., 
 _RESULT_KEYS = ("results", "bundle", "precision", "batch_tokens")
 _WORKER_KEYS = (*_RESULT_KEYS, "device", "threads", "cache_clear_interval", "lease_seconds",
                 "load_timeout", "on_failed_chunks")  # fmt: skip
+_CALL_KEYS = ("min_score", "min_viral_fraction", "min_called_windows")
 
 Log = Annotated[Path | None, typer.Option(help="also log to this file, with tracebacks")]
 Stamp = Annotated[Path | None, typer.Option(help="file to write when the work is done")]
@@ -75,11 +75,17 @@ def _version(
 
 
 @app.command()
-@_with_settings("window", "chunk_size")
+@_with_settings("window", "chunk_size", "min_length", "max_ambiguous", "duplicate_ids")
 def chunk(
     config: Config,
-    fasta: Annotated[Path, typer.Argument(help="contigs or reads, FASTA, plain or gzip")],
-    out: Annotated[Path, typer.Option(help="folder for chunks, window table and manifest")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="contigs or reads of one sample, FASTA or FASTQ (qualities are ignored, paired "
+            "files are just two files), plain, gz, bz2, xz or zst; - is standard input"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="folder for chunks, tables and manifest")],
     sample: Annotated[str, typer.Option(help="name for messages [default: the file's]")] = "",
     upstream_fasta: Annotated[
         Path | None, typer.Option(help="folder for the FASTA files that VirNucPro would write")
@@ -88,18 +94,27 @@ def chunk(
 ) -> None:
     """Cut contigs into windows and their open frames into chunks."""
     from virnuc_rules.chunks import write_chunks
+    from virnuc_rules.progress import progress
+    from virnuc_rules.streams import STDIN, size_on_disk
 
-    manifest = write_chunks(
-        fasta,
-        out,
-        sample=sample or fasta.name.split(".")[0],
-        window=config.window,
-        chunk_size=config.chunk_size,
-        upstream_fasta=upstream_fasta,
-    )
+    name = "stdin" if files[0] == STDIN else files[0].name.split(".")[0]
+    sample = sample or name
+    with progress(f"chunk {sample}", size_on_disk(files)) as advance:
+        manifest = write_chunks(
+            files,
+            out,
+            sample=sample,
+            window=config.window,
+            chunk_size=config.chunk_size,
+            min_length=config.min_length,
+            max_ambiguous=config.max_ambiguous,
+            duplicate_ids=config.duplicate_ids,
+            upstream_fasta=upstream_fasta,
+            advance=advance,
+        )
     logger.info(
-        "%s: %d contigs, %d bases, %d windows, %d open frames in %d chunks",
-        fasta, manifest.contigs, manifest.bases, manifest.windows,
+        "%s: %d files, %d contigs, %d bases, %d windows, %d open frames in %d chunks",
+        sample, len(files), manifest.contigs, manifest.bases, manifest.windows,
         manifest.open_frames, len(manifest.chunks),
     )  # fmt: skip
 
@@ -145,7 +160,7 @@ def embed(
 
 
 @app.command()
-@_with_settings(*_RESULT_KEYS, "on_failed_chunks")
+@_with_settings(*_RESULT_KEYS, "on_failed_chunks", *_CALL_KEYS)
 def predict(
     config: Config,
     sample: Annotated[str, typer.Option(help="name of the sample")],
@@ -159,6 +174,23 @@ def predict(
 
 
 @app.command()
+@_with_settings("samples", *_RESULT_KEYS, "window", *_CALL_KEYS)
+def report(
+    config: Config,
+    out: Annotated[
+        Path | None, typer.Option(help="page to write [default: report.html in the results]")
+    ] = None,
+    log: Log = None,
+) -> None:
+    """Write one HTML page about the run; figures, provenance, MultiQC's tables beside it."""
+    from virnuc_rules.report import write_report
+
+    out = out or config.results / "report.html"
+    run = write_report(config, out)
+    logger.info("%s: %d samples, %d contigs", out, len(run.samples), run.all_contigs)
+
+
+@app.command()
 @_with_settings("samples", *_RESULT_KEYS, "lease_seconds")
 def status(
     config: Config,
@@ -167,21 +199,16 @@ def status(
 ) -> None:
     """Show how far a run is: chunks by state, workers, time left."""
     from rich.console import Console
-    from rich.live import Live
 
     from virnuc_rules.status import read_status, render
+    from virnuc_rules.status import watch as watch_status
 
-    now = read_status(config)
     if json:
-        print(now.model_dump_json(indent=1))
-    elif not watch:
-        Console().print(render(now))
+        print(read_status(config).model_dump_json(indent=1))
+    elif watch:
+        watch_status(config, Console())
     else:
-        with Live(render(now), auto_refresh=False) as live:
-            while now.pending or now.running or now.samples_not_chunked:
-                time.sleep(2)
-                now = read_status(config)
-                live.update(render(now), refresh=True)
+        Console().print(render(read_status(config)))
 
 
 @models.command("make-demo")

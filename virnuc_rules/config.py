@@ -5,6 +5,7 @@ options of `virnuc-rules` take their defaults and help texts from it.
 """
 
 import csv
+import glob
 import re
 import shlex
 from pathlib import Path
@@ -38,6 +39,19 @@ class Config(BaseModel):
     chunk_size: Annotated[int, Field(ge=1)] = Field(
         10_000, description="open frames in a chunk, the unit of work and of repetition"
     )
+    min_length: Annotated[int, Field(ge=0)] = Field(
+        0, description="bases of a contig below which its windows get no call (short_contig)"
+    )
+    max_ambiguous: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0,
+        description="share of a window's bases that may be other than A C G T U; with more it gets "
+        "no call (too_ambiguous)",
+    )
+    duplicate_ids: Literal["error", "keep"] = Field(
+        "error",
+        description="two contigs of a sample with one id; error: stop; keep: tell them apart by "
+        "contig_number, as for the reads of pairs",
+    )
     persistent_models: bool = Field(
         True,
         description="true: workers keep the models and pull chunks; false: a job loads them anew "
@@ -70,6 +84,17 @@ class Config(BaseModel):
     )
     load_timeout: Annotated[float, Field(gt=0)] = Field(
         1800, description="seconds after which loading the models is given up"
+    )
+    min_score: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5,
+        description="a contig is called virus if the mean score_virus of its viral windows is at "
+        "least this, and also the next key holds; no viral window is below 0.5",
+    )
+    min_viral_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="a contig is called virus if this share of its called windows is viral"
+    )
+    min_called_windows: Annotated[int, Field(ge=1)] = Field(
+        1, description="a contig with fewer windows that have a call has none itself"
     )
     on_failed_chunks: Literal["error", "report"] = Field(
         "error",
@@ -106,10 +131,11 @@ def document() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def read_samples(sheet: Path) -> dict[str, Path]:
+def read_samples(sheet: Path) -> dict[str, list[Path]]:
     """Read a sample sheet: tab-separated, with a header and the columns `sample` and `path`.
 
-    Raises VirnucError with file, line and fix.
+    The files of a sample are in the order of its rows; those that a pattern (`*`, `?`, `[...]`)
+    matches are sorted. Raises VirnucError with file, line and fix.
     """
     try:
         with sheet.open(encoding="utf-8-sig", newline="") as handle:
@@ -130,8 +156,8 @@ def read_samples(sheet: Path) -> dict[str, Path]:
     return samples
 
 
-def _samples(sheet: Path, rows: "csv.DictReader[str]") -> dict[str, Path]:
-    samples: dict[str, Path] = {}
+def _samples(sheet: Path, rows: "csv.DictReader[str]") -> dict[str, list[Path]]:
+    samples: dict[str, list[Path]] = {}
     for row in rows:
         name, path = (row["sample"] or "").strip(), (row["path"] or "").strip()
         where = f"{sheet}: line {rows.line_num}:"
@@ -140,16 +166,32 @@ def _samples(sheet: Path, rows: "csv.DictReader[str]") -> dict[str, Path]:
                 f"{where} sample name {name!r}: use letters, digits, '.', '_' and '-', "
                 "and begin with a letter or digit"
             )
-        if name in samples:
-            raise VirnucError(f"{where} sample {name!r} is there twice; make names unique")
         if not path:
             raise VirnucError(f"{where} sample {name!r} has no path; add one")
-        samples[name] = Path(path)
+        files = samples.setdefault(name, [])
+        for file in _matches(path):
+            if file in files:
+                raise VirnucError(f"{where} sample {name!r} has {file} twice; remove one of them")
+            files.append(file)
     return samples
 
 
-def check_inputs(config: Config, samples: dict[str, Path]) -> None:
-    """Raise VirnucError for the first sample whose file is missing and that is not chunked yet."""
-    for sample, path in samples.items():
-        if not path.exists() and not (config.results / "chunks" / sample).exists():
-            raise VirnucError(f"{config.samples}: sample {sample}: {path}: no such file")
+def _matches(path: str) -> list[Path]:
+    """Return the files that a pattern matches, sorted; what is no pattern, or matches none, as is.
+
+    That a pattern matches none is for `check_inputs` to say: workers may run where no data are.
+    """
+    if not glob.has_magic(path) or Path(path).exists():
+        return [Path(path)]
+    return [Path(found) for found in sorted(glob.glob(path))] or [Path(path)]  # noqa: PTH207
+
+
+def check_inputs(config: Config, samples: dict[str, list[Path]]) -> None:
+    """Raise VirnucError for the first file that is missing, of a sample that is not chunked yet."""
+    for sample, paths in samples.items():
+        if (config.results / "chunks" / sample / "manifest.json").exists():
+            continue
+        for path in paths:
+            if not path.exists():
+                problem = "no file matches" if glob.has_magic(str(path)) else "no such file"
+                raise VirnucError(f"{config.samples}: sample {sample}: {path}: {problem}")

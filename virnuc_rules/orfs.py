@@ -19,7 +19,7 @@ from virnuc_rules.windows import Int
 
 FRAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 # Why a window has no open frame; "" where it has one. Indices into this are stored, not texts.
-REASONS = ("", "no_open_frame", "too_short", "ambiguous")
+REASONS = ("", "no_open_frame", "too_short", "ambiguous", "short_contig", "too_ambiguous")
 
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
 _NOT_ACGT = 64  # a base that is none of A C G T; codons are 0..63, and 64.. with such a base
@@ -61,10 +61,13 @@ class OpenFrames:
     reason: NDArray[np.int8]  # [W] index into REASONS
 
 
-def open_frames(bases: bytes, start: Int, end: Int) -> OpenFrames:
+def open_frames(
+    bases: bytes, start: Int, end: Int, excluded: NDArray[np.int8] | None = None
+) -> OpenFrames:
     """Find the open frames of the windows `bases[start[i]:end[i]]`.
 
     bases: upper-case letters; a window may lie anywhere in them, and windows may overlap.
+    excluded: [W] index into REASONS; where it is not 0, the window is not looked at.
     """
     codons = _codons(bases)
     stride = codons.shape[1]
@@ -84,6 +87,8 @@ def open_frames(bases: bytes, start: Int, end: Int) -> OpenFrames:
         next_stop = stops[np.searchsorted(stops, place[:, strand])]
         stop_free[:, strand] &= next_stop >= place[:, strand] + number[:, strand]
 
+    if excluded is not None:
+        stop_free[excluded > 0] = False
     window, frame = np.nonzero(stop_free)
     rows = np.stack(
         [frame, place[window, frame], number[window, frame], start[window], end[window]]
@@ -96,6 +101,8 @@ def open_frames(bases: bytes, start: Int, end: Int) -> OpenFrames:
     reason[end - start < 3] = REASONS.index("too_short")
     window, frame = window[translated], frame[translated]
     reason[window] = REASONS.index("")
+    if excluded is not None:
+        reason = np.where(excluded > 0, excluded, reason)
     left = left[window, frame]
     return OpenFrames(
         window,

@@ -1,14 +1,18 @@
 """What a run is doing, read from its files: nothing is asked of the workers."""
 
 import time
+from collections.abc import Iterable
 
 from pydantic import BaseModel, ValidationError
-from rich.console import Group
+from rich.console import Console, Group
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from virnuc_rules.config import Config, read_samples
+from virnuc_rules.errors import ChunkError
 from virnuc_rules.store import Store, listing
-from virnuc_rules.tasks import all_tasks, chunk_folder, read_settings
+from virnuc_rules.tasks import Task, all_tasks, chunk_folder, read_settings
 from virnuc_rules.worker_report import WorkerReport
 
 
@@ -42,25 +46,61 @@ class Status(BaseModel):
     workers: list[WorkerStatus]
 
 
-def read_status(config: Config) -> Status:
-    """Read the state of a run. Raises VirnucError for a wrong sample sheet or bundle."""
-    samples = list(read_samples(config.samples))
-    ready = [s for s in samples if (chunk_folder(config.results, s) / "manifest.json").exists()]
-    tasks = all_tasks(config.results, ready, *read_settings(config))
+class Heartbeats:
+    """The claims of a run, looked at once or again and again; they are only read.
+
+    At the first look a claim's age is its file's time by our clock, which may be wrong by what the
+    clocks differ. From then on it is as for a worker: the counter must not stand still for
+    `lease_seconds` of our own clock.
+    """
+
+    def __init__(self, lease_seconds: float) -> None:
+        self.lease_seconds = lease_seconds
+        self._seen: dict[str, tuple[str, float]] = {}  # content, and when it was new to us
+
+    def owners(self, store: Store) -> dict[str, str | None]:
+        """Return the claimed keys with their owner; None where the heartbeat has stopped."""
+        owners: dict[str, str | None] = {}
+        for key in listing(store.claims):
+            path = store.claims / key
+            try:
+                content, age = path.read_text(), time.time() - path.stat().st_mtime
+            except OSError:
+                continue  # released meanwhile
+            if key.startswith("."):
+                continue
+            now = time.monotonic()
+            before, since = self._seen.get(key, ("", now - max(age, 0.0)))
+            if before and before != content:
+                since = now
+            self._seen[key] = content, since
+            identity = content.partition(" ")[0]  # .<key>.<owner>-<number>
+            owner = identity.removeprefix(f".{key}.").rpartition("-")[0]
+            owners[key] = owner if now - since < self.lease_seconds else None
+        return owners
+
+
+def read_status(config: Config, heartbeats: Heartbeats | None = None) -> Status:
+    """Read the state of a run; pass the same `heartbeats` to look again.
+
+    Raises VirnucError for a wrong sample sheet or bundle.
+    """
+    samples = read_samples(config.samples)
+    tasks, chunked = _tasks(config, samples)
     store = Store(config.results)
-    done = store.done(tasks)
-    beats = _heartbeats(store, config.lease_seconds)
-    running = {key for key in tasks if beats.get(key) and key not in done}
-    stalled = {key for key in tasks if beats.get(key) is None and key in beats and key not in done}
+    owners = (heartbeats or Heartbeats(config.lease_seconds)).owners(store)
+    done = store.done(tasks)  # after the claims: what is released meanwhile is done
+    running = {key for key in tasks if owners.get(key) and key not in done}
+    stalled = {key for key in tasks if key in owners and not owners[key] and key not in done}
     failures = store.failed(task for task in tasks if task not in done and task not in running)
     failed = set(failures)
-    at_work = {owner for owner in beats.values() if owner}
-    workers = [_worker(report, at_work) for report in _reports(store)]
+    at_work = {owner for owner in owners.values() if owner}
+    workers = _workers(_reports(store), at_work)
     left = sum(task.entry.open_frames for key, task in tasks.items() if key not in done | failed)
     rate = sum(worker.open_frames_per_second for worker in workers if worker.working)
     return Status(
         samples=len(samples),
-        samples_not_chunked=len(samples) - len(ready),
+        samples_not_chunked=len(samples) - chunked,
         pending=len(tasks) - len(done) - len(running) - len(failed),
         running=len(running),
         done=len(done),
@@ -73,21 +113,19 @@ def read_status(config: Config) -> Status:
     )
 
 
-def _heartbeats(store: Store, lease_seconds: float) -> dict[str, str | None]:
-    """Return the claimed keys with their owner; None where the heartbeat has stopped.
-
-    For display only: it compares a file's time with our clock, as a claim's owner never is judged.
-    """
-    beats: dict[str, str | None] = {}
-    for name in listing(store.claims):
-        path = store.claims / name
+def _tasks(config: Config, samples: Iterable[str]) -> tuple[dict[str, Task], int]:
+    """Return the tasks of the samples that are chunked, and the number of these samples."""
+    tasks: dict[str, Task] = {}
+    chunked = 0
+    settings = read_settings(config)
+    for sample in samples:
         try:
-            age, content = time.time() - path.stat().st_mtime, path.read_text()
-        except OSError:
-            continue  # released meanwhile
-        if not name.startswith("."):
-            beats[name] = content.split(" ")[0] if age < lease_seconds else None
-    return beats
+            tasks |= all_tasks(config.results, [sample], *settings)
+            chunked += 1
+        except ChunkError:
+            if (chunk_folder(config.results, sample) / "manifest.json").exists():
+                raise  # it is there but damaged
+    return tasks, chunked
 
 
 def _reports(store: Store) -> list[WorkerReport]:
@@ -100,8 +138,22 @@ def _reports(store: Store) -> list[WorkerReport]:
     return reports
 
 
-def _worker(report: WorkerReport, at_work: set[str]) -> WorkerStatus:
-    working = any(report.owner in owner for owner in at_work)
+def _workers(reports: list[WorkerReport], at_work: set[str]) -> list[WorkerStatus]:
+    """Join reports with the owners of fresh claims; jobs for single chunks have no report."""
+    known = {report.owner for report in reports}
+    workers = [_worker(report, report.owner in at_work) for report in reports]
+    for owner in sorted(at_work - known):
+        name, pid, _ = owner.rsplit("-", 2)  # the host is a part of the name
+        workers.append(
+            WorkerStatus(
+                worker=name, host="", pid=int(pid), device="", working=True, chunks=0,
+                open_frames=0, open_frames_per_second=0.0, state="working",
+            )
+        )  # fmt: skip
+    return workers
+
+
+def _worker(report: WorkerReport, working: bool) -> WorkerStatus:
     seconds = report.seconds_computing + report.seconds_waiting
     return WorkerStatus(
         worker=report.worker,
@@ -116,8 +168,19 @@ def _worker(report: WorkerReport, at_work: set[str]) -> WorkerStatus:
     )
 
 
+def watch(config: Config, console: Console, pause: float = 2.0) -> None:
+    """Show the status until all is done, `pause` seconds between looks; nothing is written."""
+    heartbeats = Heartbeats(config.lease_seconds)
+    now = read_status(config, heartbeats)
+    with Live(render(now), console=console, auto_refresh=False) as live:
+        while now.pending or now.running or now.samples_not_chunked:
+            time.sleep(pause)
+            now = read_status(config, heartbeats)
+            live.update(render(now), refresh=True)
+
+
 def render(status: Status) -> Group:
-    """Lay a status out for a terminal."""
+    """Lay a status out for a terminal. What comes from files is text, never markup."""
     chunks = Table(title="chunks")
     for name in ("pending", "running", "done", "failed"):
         chunks.add_column(name, justify="right")
@@ -130,7 +193,8 @@ def render(status: Status) -> Group:
         workers.add_column(name)
     for w in status.workers:
         rate = f"{w.open_frames_per_second:,.1f}"
-        workers.add_row(w.worker, w.host, w.device, f"{w.chunks:,}", rate, w.state)
+        cells = (w.worker, w.host, w.device, f"{w.chunks:,}", rate, w.state)
+        workers.add_row(*map(Text, cells))
     notes = []
     if status.samples_not_chunked:
         notes.append(
@@ -139,7 +203,7 @@ def render(status: Status) -> Group:
     if status.stalled:
         notes.append(f"{status.stalled} claims without a heartbeat: their workers are gone")
     notes += [f"failed: {line}" for line in status.failures]
-    return Group(chunks, workers, *notes)
+    return Group(chunks, workers, *map(Text, notes))
 
 
 def _duration(seconds: float | None) -> str:

@@ -1,128 +1,355 @@
-"""What people read: the tables of a sample, and the two files of the original program."""
+"""What people read: the tables of a sample, and the two files of the original program.
+
+Every column is described in docs/outputs.md.
+"""
 
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from virnuc_rules.chunkfiles import window_ids
-from virnuc_rules.files import remove_dead_partials, replacing
+from virnuc_rules import tracks, viral
+from virnuc_rules.chunkfiles import frame_ids, window_ids
+from virnuc_rules.contigs import (
+    CALLED,
+    FAILED,
+    REASONS,
+    Int,
+    Regions,
+    Rule,
+    WindowCalls,
+    contig_calls,
+    viral_regions,
+)
+from virnuc_rules.errors import ChunkError
+from virnuc_rules.files import sync_directory
+from virnuc_rules.orfs import FRAMES
+from virnuc_rules.text import lines, text
 
 if TYPE_CHECKING:
     from virnuc_rules.predict import Consensus
 
-LABELS = ("others", "virus")  # the classes of score1 and score2
+_CONTIG = [("contig_number", pa.int64()), ("contig", pa.string())]
+_PLACE = [("start", pa.int64()), ("end", pa.int64())]
+_SCORES = [("score_others", pa.float32()), ("score_virus", pa.float32())]
+_CALL = [("call", pa.string()), ("reason", pa.string())]
+SCHEMAS = {
+    "orfs": pa.schema(
+        [
+            *_CONTIG,
+            ("window", pa.int32()),
+            ("frame", pa.string()),
+            *_PLACE,
+            ("strand", pa.string()),
+            *_SCORES,
+            ("label", pa.string()),
+        ]
+    ),
+    "windows": pa.schema(
+        [
+            *_CONTIG,
+            ("window", pa.int32()),
+            *_PLACE,
+            ("open_frames", pa.int32()),
+            ("best_frame", pa.string()),
+            *_SCORES,
+            *_CALL,
+        ]
+    ),
+    "contigs": pa.schema(
+        [
+            *_CONTIG,
+            ("length", pa.int64()),
+            ("windows", pa.int64()),
+            ("called_windows", pa.int64()),
+            ("viral_windows", pa.int64()),
+            ("viral_fraction", pa.float32()),
+            ("viral_fraction_all", pa.float32()),
+            ("score_mean", pa.float32()),
+            ("score_median", pa.float32()),
+            ("score_max", pa.float32()),
+            ("score_viral", pa.float32()),
+            ("longest_run", pa.int64()),
+            *_CALL,
+        ]
+    ),
+    "regions": pa.schema(
+        [
+            *_CONTIG,
+            *_PLACE,
+            ("windows", pa.int64()),
+            ("score_mean", pa.float32()),
+            ("score_max", pa.float32()),
+        ]
+    ),
+}
+UPSTREAM = "prediction_results.txt"
+UPSTREAM_WINDOWS = "prediction_results_highestscore.csv"
 FILES = (
-    "predictions.tsv",
-    "windows.tsv",
-    "prediction_results.txt",
-    "prediction_results_highestscore.csv",
-)
-PREDICTIONS = (
-    "contig",
-    "window",  # 1-based number of the window in the contig
-    "frame",  # F1 F2 F3 R1 R2 R3
-    "start",  # first base of the codons in the contig, 0-based
-    "end",  # base after the last codon
-    "strand",
-    "score_others",
-    "score_virus",  # softmax; both empty where the chunk could not be embedded
-    "label",  # the higher score; no_call where there is none
-)
-WINDOWS = (
-    "contig",
-    "window",
-    "start",  # 0-based
-    "end",  # exclusive
-    "open_frames",
-    "score",  # best score_virus of the open frames; empty without a call
-    "call",  # virus, others, no_call
-    "reason",  # why there is no call
-)
+    *(f"{table}.{kind}" for table in SCHEMAS for kind in ("tsv", "parquet")),
+    UPSTREAM,
+    UPSTREAM_WINDOWS,
+    viral.FILE,
+    *tracks.FILES,
+)  # of a sample, in its folder; {sample} stands for its name
+
+_ROWS = 1 << 15  # that are written together: one row group of a Parquet file
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredChunk:
     """The R open frames of a chunk with their scores, float32 [R, 2]; None if embedding failed."""
 
-    ids: list[str]
     table: pa.Table
     scores: NDArray[np.float32] | None
 
     @property
-    def window_row(self) -> NDArray[np.int64]:
+    def window_row(self) -> Int:
         """Rows of the windows in the window table, [R]."""
         return self.table["window_row"].to_numpy()  # type: ignore[no-any-return]
 
+    @property
+    def frame(self) -> NDArray[np.int8]:
+        """Indices into FRAMES, [R]."""
+        frames = self.table["frame"].cast(pa.string())
+        index = pc.index_in(frames, value_set=pa.array(FRAMES))
+        return index.to_numpy().astype(np.int8)  # type: ignore[no-any-return]
 
-class SampleTables:
-    """Writes the four files of a sample; they appear together when the context ends well.
 
-    predictions.tsv: a row per open frame. windows.tsv: a row per window. prediction_results.txt
-    and prediction_results_highestscore.csv: as VirNucPro writes them.
+class _Table:
+    """A table as TSV and as Parquet, the same rows and columns.
+
+    Rows are written in blocks of one size, so that the files do not depend on how they come.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._files = contextlib.ExitStack()
+    def __init__(self, folder: Path, name: str) -> None:
+        self.schema = SCHEMAS[name]
+        self.tsv = (folder / f"{name}.tsv").open("wb")
+        self.tsv.write(("\t".join(self.schema.names) + "\n").encode())
+        self.parquet = pq.ParquetWriter(
+            folder / f"{name}.parquet", self.schema, compression="zstd", write_page_checksum=True
+        )
+        self.waiting: list[pa.Table] = []
+        self.rows = 0  # that are waiting
+
+    def add(self, columns: dict[str, Any]) -> None:
+        """Add rows: arrays by the names of the columns; NaN is null."""
+        arrays = [
+            column.cast(field.type)
+            if isinstance(column := columns[field.name], pa.Array | pa.ChunkedArray)
+            else pa.array(column, field.type, from_pandas=True)
+            for field in self.schema
+        ]
+        self.waiting.append(pa.Table.from_arrays(arrays, schema=self.schema))
+        self.rows += self.waiting[-1].num_rows
+        while self.rows >= _ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        together = pa.concat_tables(self.waiting)
+        block = together.slice(0, _ROWS)
+        self.waiting = [together.slice(_ROWS)]
+        self.rows = self.waiting[0].num_rows
+        columns = [column.combine_chunks() for column in block.columns]
+        self.parquet.write_table(pa.Table.from_arrays(columns, schema=self.schema))
+        self.write(dict(zip(self.schema.names, map(text, columns), strict=True)))
+
+    def write(self, texts: dict[str, pa.Array]) -> None:
+        self.tsv.write(lines(*texts.values()))
 
     def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self.tsv, self.parquet:
+            if kind is None and self.rows:
+                self.flush()
+
+
+class _Orfs(_Table):
+    """The table of open frames, and upstream's file of those with scores beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "orfs")
+        self.upstream = (folder / UPSTREAM).open("wb")
+        self.upstream.write(b"Sequence_ID\tPrediction\tscore1\tscore2\n")
+
+    def write(self, texts: dict[str, pa.Array]) -> None:
+        super().write(texts)
+        ids = frame_ids(texts)
+        columns = [ids, *(texts[name] for name in ("label", "score_others", "score_virus"))]
+        scored = pc.is_valid(texts["score_virus"])
+        self.upstream.write(lines(*(column.filter(scored) for column in columns)))
+
+    def __exit__(self, *error: Any) -> None:
+        with self.upstream:
+            super().__exit__(*error)
+
+
+class SampleTables:
+    """Writes the tables and tracks of a sample into a new folder; see FILES."""
+
+    def __init__(self, folder: Path, sample: str, rule: Rule, lengths: Int, chunks: Path) -> None:
+        self.folder, self.rule = folder, rule
+        self.lengths = lengths  # of the contigs, [C]
+        self.chunks = chunks  # folder, for messages
+        self.contigs = self.viral = 0  # contigs so far, and those called virus
+        self._is_virus: list[pa.Table] = []
         with contextlib.ExitStack() as stack:
-            for name in FILES:
-                remove_dead_partials(self.folder / name)
-            opened = [stack.enter_context(replacing(self.folder / name)) for name in FILES]
+            self.orfs = stack.enter_context(_Orfs(folder))
+            others = (stack.enter_context(_Table(folder, name)) for name in list(SCHEMAS)[1:])
+            self.windows, self.contig_table, self.regions = others
+            self.tracks = stack.enter_context(tracks.Tracks(folder, sample))
             self._files = stack.pop_all()
-        self.predictions, self.windows, self.upstream, self.upstream_windows = opened
-        self.predictions.write("\t".join(PREDICTIONS) + "\n")
-        self.windows.write("\t".join(WINDOWS) + "\n")
-        self.upstream.write("Sequence_ID\tPrediction\tscore1\tscore2\n")
-        self._is_virus: list[tuple[str, bool]] = []
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if error[0] is None:
-            self.upstream_windows.write(highest_score(self._is_virus))
-        self._files.__exit__(*error)
+        with self._files:
+            if error[0] is None:
+                write_highest_score(self.folder / UPSTREAM_WINDOWS, self._is_virus)
 
-    def add_frames(self, chunk: ScoredChunk) -> None:
-        """Write the open frames of a chunk."""
-        names = ("contig", "window", "frame", "start", "end")
-        columns = [chunk.table[name].to_pylist() for name in names]
-        strand = ["+" if frame.startswith("F") else "-" for frame in columns[2]]
-        if chunk.scores is None:
-            empty = [""] * len(chunk.ids)
-            score1, score2, label = empty, empty, ["no_call"] * len(chunk.ids)
-        else:
-            score1, score2 = (column.astype(str).tolist() for column in chunk.scores.T)
-            label = [LABELS[index] for index in chunk.scores.argmax(axis=1)]
-            rows = zip(chunk.ids, label, score1, score2, strict=True)
-            self.upstream.writelines("\t".join(row) + "\n" for row in rows)
-        table = zip(*columns, strand, score1, score2, label, strict=True)
-        self.predictions.writelines("\t".join(map(str, row)) + "\n" for row in table)
+    def add_frames(self, chunk: ScoredChunk, contig_number: Int) -> None:
+        """Write the open frames of a chunk, of contigs with these numbers, [R]."""
+        table, scores = chunk.table, chunk.scores
+        forward = pc.starts_with(table["frame"].cast(pa.string()), "F")
+        nothing = pa.nulls(table.num_rows)
+        others, virus = (nothing, nothing) if scores is None else scores.T
+        label = pa.array(["no_call"] * table.num_rows)
+        if scores is not None:
+            label = pa.array(np.where(virus > others, "virus", "others"))
+        self.orfs.add(
+            {
+                **_columns(table, "contig", "window", "frame", "start", "end"),
+                "contig_number": contig_number,
+                "strand": pc.if_else(forward, "+", "-"),
+                "score_others": others,
+                "score_virus": virus,
+                "label": label,
+            }
+        )
 
-    def add_windows(self, first: int, table: pa.Table, consensus: "Consensus") -> None:
-        """Write the windows of a part of the window table that begins at row `first`."""
-        part = consensus.part(slice(first, first + table.num_rows))
-        called, virus = part.called, part.virus
-        call = np.where(called, np.where(virus, "virus", "others"), "no_call").tolist()
-        score = np.where(called, part.score2.astype(str), "").tolist()
-        reason = [
-            "embedding_failed" if failed else why or ""
-            for failed, why in zip(part.failed, table["reason"].to_pylist(), strict=True)
-        ]
-        names = ("contig", "window", "start", "end", "open_frames")
-        columns = [table[name].to_pylist() for name in names]
-        lines = zip(*columns, score, call, reason, strict=True)
-        self.windows.writelines("\t".join(map(str, line)) + "\n" for line in lines)
-        ids = np.array(window_ids(table).to_pylist(), object)[called]
-        self._is_virus += zip(ids.tolist(), virus[called].tolist(), strict=True)
+    def add_windows(self, table: pa.Table, consensus: "Consensus") -> None:
+        """Write the windows of whole contigs, and what follows from them for the contigs.
+
+        Raises ChunkError where the open frames are not those of the windows.
+        """
+        called, virus = consensus.called, consensus.virus
+        windows = WindowCalls(
+            contig=table["contig_number"].to_numpy(),
+            start=table["start"].to_numpy(),
+            end=table["end"].to_numpy(),
+            score=consensus.score2,
+            reason=self._reasons(table, consensus),
+            virus=virus,
+        )
+        no_call = ~called
+        call = np.where(called, np.where(virus, "virus", "others"), "no_call")
+        frame = pa.array(np.where(called, consensus.best, 0))
+        self.windows.add(
+            {
+                **_columns(table, "contig_number", "contig", "window"),
+                **_columns(table, "start", "end", "open_frames"),
+                "best_frame": _where(called, pa.array(FRAMES).take(frame)),
+                "score_others": pa.array(consensus.score1, mask=no_call),
+                "score_virus": pa.array(consensus.score2, mask=no_call),
+                "call": pa.array(call),
+                "reason": _where(no_call, pa.array(REASONS).take(pa.array(windows.reason))),
+            }
+        )
+        ids = window_ids(table).combine_chunks().filter(pa.array(called))
+        self._is_virus.append(pa.table({"id": ids.cast(pa.large_string()), "virus": virus[called]}))
+        self._add_contigs(table, windows)
+
+    def _reasons(self, table: pa.Table, consensus: "Consensus") -> NDArray[np.int8]:
+        """Return why each window has no call, as indices into REASONS; CALLED where it has one."""
+        index = pc.index_in(table["reason"].cast(pa.string()), value_set=pa.array(REASONS))
+        frames, has_reason = table["open_frames"].to_numpy(), index.is_valid().to_numpy()
+        if np.any(frames != consensus.frames) or np.any((frames == 0) != has_reason):
+            raise ChunkError(
+                f"{self.chunks}: windows.parquet and the open frames in the chunks do not belong "
+                "together; delete the folder and run again"
+            )
+        reason: NDArray[np.int8] = index.fill_null(CALLED).to_numpy().astype(np.int8)
+        reason[consensus.failed] = FAILED
+        return reason
+
+    def _add_contigs(self, table: pa.Table, windows: WindowCalls) -> None:
+        regions = viral_regions(windows)
+        calls = contig_calls(windows, regions, self.rule)
+        first = np.flatnonzero(np.diff(windows.contig, prepend=-1))
+        contig = table["contig"].take(pa.array(first)).cast(pa.string()).combine_chunks()
+        number = windows.contig[first]
+        self.contig_table.add(
+            {"contig_number": number, "contig": contig, "length": self.lengths[number], **calls}
+        )
+        self.contigs += len(number)
+        self.viral += int((calls["call"] == "virus").sum())
+        self._add_regions(contig, number, regions)
+        self.tracks.add(contig, windows, regions)
+
+    def _add_regions(self, contig: pa.Array, number: Int, regions: Regions) -> None:
+        index = pa.array(regions.index)
+        self.regions.add(
+            {
+                "contig_number": number[regions.index],
+                "contig": contig.take(index),
+                "start": regions.start,
+                "end": regions.end,
+                "windows": regions.windows,
+                "score_mean": regions.score_mean,
+                "score_max": regions.score_max,
+            }
+        )
 
 
-def highest_score(is_virus: list[tuple[str, bool]]) -> str:
-    """Return upstream's `prediction_results_highestscore.csv` (tab-separated, sorted by id)."""
-    rows = "".join(f"{name}\t{virus}\n" for name, virus in sorted(is_virus))
-    return "Modified_ID\tIs_Virus\n" + rows
+def _columns(table: pa.Table, *names: str) -> dict[str, pa.ChunkedArray]:
+    return {name: table[name] for name in names}
+
+
+def _where(valid: NDArray[np.bool_], array: pa.Array) -> pa.Array:
+    return pc.if_else(pa.array(valid), array, pa.scalar(None, pa.string()))
+
+
+def write_highest_score(path: Path, parts: list[pa.Table]) -> None:
+    """Write upstream's table of windows: id, and whether it is viral, sorted by id.
+
+    Called .csv, separated by tabs.
+    """
+    with path.open("wb") as handle:
+        handle.write(b"Modified_ID\tIs_Virus\n")
+        if not parts:
+            return
+        rows = pa.concat_tables(parts).sort_by([("id", "ascending"), ("virus", "ascending")])
+        for batch in rows.to_batches(max_chunksize=_ROWS):
+            handle.write(lines(batch["id"], pc.if_else(batch["virus"], "True", "False")))
+
+
+def move_into_place(stage: Path, out: Path) -> None:
+    """Move finished files to `out`, on disk before the first is moved; those not made again go."""
+    paths = [path for path in stage.rglob("*") if path.is_file()]
+    for path in paths:
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+    if not (stage / viral.FILE).exists():
+        (out / viral.FILE).unlink(missing_ok=True)
+    for path in paths:
+        place = out / path.relative_to(stage)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(place)
+    for folder in {path.parent for path in paths}:
+        sync_directory(out / folder.relative_to(stage))

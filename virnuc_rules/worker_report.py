@@ -1,8 +1,10 @@
 """What a worker writes about itself: `queue/workers/<worker>.json`."""
 
+from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 _SERIES = 1000  # longest memory series in a report; every second point is dropped beyond it
 
@@ -51,3 +53,12 @@ class WorkerReport(BaseModel):
         self.memory.append(point)
         if len(self.memory) > _SERIES:
             self.memory = self.memory[::2]
+
+
+def read_reports(folder: Path) -> list[WorkerReport]:
+    """Read the reports of all workers; those of another version are left out."""
+    reports = []
+    for path in sorted(folder.glob("*.json")):
+        with suppress(OSError, ValidationError):
+            reports.append(WorkerReport.model_validate_json(path.read_bytes()))
+    return reports

@@ -36,7 +36,7 @@ def test_the_config_of_the_demo_is_sound() -> None:
     config = check_config(yaml.safe_load((ROOT / "demo/config.yaml").read_text()))
     samples = read_samples(ROOT / config.samples)
     assert set(samples) == {"lake", "gut"}
-    assert all((ROOT / path).is_file() for path in samples.values())
+    assert all((ROOT / path).is_file() for (path,) in samples.values())
     assert (ROOT / config.bundle / "bundle.json").is_file()
 
 
@@ -58,6 +58,10 @@ def test_every_key_has_a_description_of_one_line(key: str) -> None:
         ("window", None),
         ("window", [500]),
         ("chunk_size", 0),
+        ("min_length", -1),
+        ("max_ambiguous", 1.1),
+        ("max_ambiguous", float("nan")),
+        ("duplicate_ids", "rename"),
         ("persistent_models", "maybe"),
         ("workers", 0),
         ("device", "gpu"),
@@ -135,7 +139,7 @@ def sheet_error(sheet: Path) -> str:
 def test_sample_sheets(tmp_path: Path, text: str) -> None:
     sheet = tmp_path / "samples.tsv"
     sheet.write_bytes(text.encode())
-    expected = {"lake": Path("lake.fa.gz"), "gut-2.b_C": Path("my data/gut.fa")}
+    expected = {"lake": [Path("lake.fa.gz")], "gut-2.b_C": [Path("my data/gut.fa")]}
     assert list(read_samples(sheet).items()) == list(expected.items())
 
 
@@ -150,7 +154,10 @@ MISTAKES = {
     "a column too few": ("sample\na\n", "line 1: the columns"),
     "empty": ("", "line 1: the columns"),
     "only a header": ("sample\tpath\n", "no samples; add a line"),
-    "twice": (f"{ROW}b\tb.fa\na\tc.fa\n", "line 4: sample 'a' is there twice"),
+    "a file twice": (
+        f"{ROW}b\ta.fa\na\ta.fa\n",
+        "line 4: sample 'a' has a.fa twice; remove one of them",
+    ),
     "no path": (f"{ROW}b\t\n", "line 3: sample 'b' has no path"),
     "spaces for a path": (f"{ROW}b\t  \n", "line 3: sample 'b' has no path"),
     "no tab": (f"{ROW}b\n", "line 3: sample 'b' has no path"),
@@ -200,13 +207,63 @@ def test_a_line_without_end_is_named(tmp_path: Path, before: str, line: int) -> 
 def test_a_sample_whose_file_is_missing(tmp_path: Path) -> None:
     (tmp_path / "a.fa").write_text(">a\nACGT\n")
     config = Config(samples=tmp_path / "samples.tsv", results=tmp_path)
-    samples = {"a": tmp_path / "a.fa", "b": tmp_path / "b.fa"}
+    there, absent = tmp_path / "a.fa", tmp_path / "b.fa"
+    samples = {"a": [there], "b": [there, absent]}
     with pytest.raises(VirnucError) as raised:
         check_inputs(config, samples)
-    path = samples["b"]
-    assert str(raised.value) == f"{config.samples}: sample b: {path}: no such file"
-    (tmp_path / "chunks/b").mkdir(parents=True)  # chunked already
+    assert str(raised.value) == f"{config.samples}: sample b: {absent}: no such file"
+    (tmp_path / "chunks/b").mkdir(parents=True)
+    with pytest.raises(VirnucError):
+        check_inputs(config, samples)
+    (tmp_path / "chunks/b/manifest.json").touch()  # chunked already
     check_inputs(config, samples)
+
+
+# --- samples of several files ------------------------------------------------------------------
+
+
+@pytest.fixture
+def lanes(tmp_path: Path) -> Path:
+    """A folder of files, made in no order."""
+    for name in ("lake_2", "lake_10", "lake_1", "gut_1", ".lake_3"):
+        (tmp_path / f"{name}.fa.gz").touch()
+    return tmp_path
+
+
+def sheet_of(folder: Path, *rows: tuple[str, object]) -> Path:
+    sheet = folder / "samples.tsv"
+    sheet.write_text("sample\tpath\n" + "".join(f"{name}\t{path}\n" for name, path in rows))
+    return sheet
+
+
+def test_rows_and_patterns_add_files(lanes: Path) -> None:
+    rows = (("b", "z.fq"), ("a", lanes / "lake_*.fa.gz"), ("b", lanes / "gut_?.fa*"), ("b", "a.fq"))
+    found = read_samples(sheet_of(lanes, *rows))
+    assert list(found) == ["b", "a"]
+    assert found["a"] == [lanes / f"lake_{number}.fa.gz" for number in ("1", "10", "2")]
+    assert found["b"] == [Path("z.fq"), lanes / "gut_1.fa.gz", Path("a.fq")]
+
+
+def test_patterns_that_overlap(lanes: Path) -> None:
+    rows = (("a", lanes / "lake_1*"), ("a", lanes / "lake_*"))
+    expected = f"line 3: sample 'a' has {lanes}/lake_1.fa.gz twice"
+    assert sheet_error(sheet_of(lanes, *rows)).startswith(expected)
+
+
+def test_a_pattern_that_matches_nothing(lanes: Path) -> None:
+    """Reading the sheet does not fail: workers may run where the data are not."""
+    sheet = sheet_of(lanes, ("a", lanes / "sea_*.fa"))
+    config, samples = Config(samples=sheet, results=lanes), read_samples(sheet)
+    assert samples == {"a": [lanes / "sea_*.fa"]}
+    with pytest.raises(VirnucError) as raised:
+        check_inputs(config, samples)
+    assert str(raised.value) == f"{sheet}: sample a: {lanes}/sea_*.fa: no file matches"
+
+
+def test_a_file_whose_name_looks_like_a_pattern(lanes: Path) -> None:
+    (lanes / "odd[1].fa").touch()
+    (lanes / "odd1.fa").touch()
+    assert read_samples(sheet_of(lanes, ("a", lanes / "odd[1].fa"))) == {"a": [lanes / "odd[1].fa"]}
 
 
 # --- environments ------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def networks() -> Networks:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The chunk folder of the demo's sample `gut`, of 40 open frames a chunk."""
     out = tmp_path_factory.mktemp("chunks") / "gut"
-    write_chunks(DEMO / "data/gut.fa.gz", out, sample="gut", window=500, chunk_size=40)
+    write_chunks([DEMO / "data/gut.fa.gz"], out, sample="gut", window=500, chunk_size=40)
     return out
 
 

@@ -1,8 +1,7 @@
 """From embeddings to tables: the original's numbers, and every frame and window exactly once."""
 
-import csv
-import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,117 +9,59 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from embedded import chunks_of, configure, contents, tasks_of, window_table, work
+from harness import read_tsv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from virnuc_rules.chunkfiles import CHUNK_SCHEMA, Chunk, read_chunk, read_manifest
+from virnuc_rules.chunkfiles import read_manifest
 from virnuc_rules.chunks import write_chunks
 from virnuc_rules.config import Config
-from virnuc_rules.errors import ChunkError, ModelError, ResultError, VirnucError
-from virnuc_rules.fasta import read_contigs
-from virnuc_rules.models.bundle import Bundle
+from virnuc_rules.errors import ChunkError, InputError, ModelError, ResultError, VirnucError
 from virnuc_rules.models.card import ClassifierShape
 from virnuc_rules.models.classifier import MLPClassifier, open_network
 from virnuc_rules.predict import Consensus, predict
-from virnuc_rules.results import read_result
-from virnuc_rules.server import Exit, Worker
+from virnuc_rules.server import Exit
 from virnuc_rules.store import Failure, Store
-from virnuc_rules.tables import SampleTables, ScoredChunk, highest_score
-from virnuc_rules.tasks import Task, read_settings, sample_tasks
+from virnuc_rules.tasks import Task
 
 ROOT = Path(__file__).parents[2]
-VANILLA = ROOT / "tests/data/vanilla_real"
 CONTIGS = ("NODE_1109_length_9622_cov_23.163061", "AE015924.1:1-15000", "NC_001422.1")
 
 
-def read_tsv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as handle:
-        return list(csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE))
-
-
-# --- the numbers of the original ---------------------------------------------------------------
-
-
-def scored(ids: list[str], scores: np.ndarray) -> ScoredChunk:
-    """Open frames with names as the original's, `<contig>_chunk_<number><frame>`."""
-    rows = []
-    for name in ids:
-        contig, rest = name.rsplit("_chunk_", 1)
-        rows.append([0, contig, int(rest[:-2]), rest[-2:], 0, 3, "ACGT", "T"])
-    names = CHUNK_SCHEMA.names
-    table = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], CHUNK_SCHEMA)
-    return ScoredChunk(ids, table, scores)
-
-
-def test_the_consensus_of_the_original() -> None:
-    rows = read_tsv(VANILLA / "prediction_results.txt")
-    windows = list(dict.fromkeys(row["Sequence_ID"][:-2] for row in rows))
-    consensus = Consensus(len(windows))
-    for row in rows:  # a frame at a time
-        scores = np.array([[row["score1"], row["score2"]]], np.float32)
-        consensus.add(np.array([windows.index(row["Sequence_ID"][:-2])]), scores)
-    assert consensus.frames.tolist() == [2, 2]
-    text = highest_score(list(zip(windows, consensus.virus.tolist(), strict=True)))
-    assert text.encode() == (VANILLA / "prediction_results_highestscore.csv").read_bytes()
-
-
-def test_the_score_table_of_the_original(tmp_path: Path) -> None:
-    rows = read_tsv(VANILLA / "prediction_results.txt")
-    scores = np.array([[row["score1"], row["score2"]] for row in rows], np.float32)
-    with SampleTables(tmp_path) as tables:
-        tables.add_frames(scored([row["Sequence_ID"] for row in rows], scores))
-    written = (tmp_path / "prediction_results.txt").read_bytes()
-    assert written == (VANILLA / "prediction_results.txt").read_bytes()
-
-
-def test_rows_of_the_highest_scores_are_sorted_by_name() -> None:
-    text = highest_score([("b_chunk_1", True), ("a_chunk_2", False), ("a_chunk_10", True)])
-    assert text.splitlines()[1:] == ["a_chunk_10\tTrue", "a_chunk_2\tFalse", "b_chunk_1\tTrue"]
-
-
-# --- scores as text, labels, calls -------------------------------------------------------------
-
-FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
-SCORES = st.one_of(st.floats(0, 1, width=32), FLOATS)
-
-
-@settings(max_examples=30, deadline=None)
-@given(values=st.lists(SCORES, min_size=1, max_size=50))
-def test_scores_are_written_as_the_original_writes_them(
-    tmp_path_factory: pytest.TempPathFactory, values: list[float]
-) -> None:
-    folder = tmp_path_factory.mktemp("scores")
-    scores = np.array([[value, -value] for value in values], np.float32)
-    with SampleTables(folder) as tables:
-        tables.add_frames(scored([f"c_chunk_{n}F1" for n in range(len(values))], scores))
-    upstream = read_tsv(folder / "prediction_results.txt")
-    ours = read_tsv(folder / "predictions.tsv")
-    for pair, row, own in zip(scores, upstream, ours, strict=True):
-        assert row["score1"] == own["score_others"] == str(np.float32(pair[0]))
-        assert row["score2"] == own["score_virus"] == str(np.float32(pair[1]))
-        assert np.float32(row["score1"]).tobytes() == pair[0].tobytes()
-
-
-def test_the_label_is_the_higher_score_and_others_in_a_tie(tmp_path: Path) -> None:
-    scores = np.array([[0.5, 0.5], [0.4, 0.6], [0.6, 0.4]], np.float32)
-    with SampleTables(tmp_path) as tables:
-        tables.add_frames(scored(["a_chunk_1F1", "a_chunk_1R2", "b_chunk_12F3"], scores))
-    labels = [row["label"] for row in read_tsv(tmp_path / "predictions.tsv")]
-    assert labels == ["others", "virus", "others"]
-    upstream = [row["Prediction"] for row in read_tsv(tmp_path / "prediction_results.txt")]
-    assert upstream == labels
+# --- calls of windows --------------------------------------------------------------------------
 
 
 def test_a_window_is_viral_by_its_best_scores_and_in_a_tie() -> None:
     consensus = Consensus(5)
-    windows = np.array([0, 1, 1, 2, 3, 3])
+    windows, frames = np.array([0, 1, 1, 2, 3, 3]), np.array([2, 0, 3, 1, 4, 5], np.int8)
     pairs = [[0.5, 0.5], [0.7, 0.3], [0.4, 0.6], [0.4, 0.6], [0.7, 0.3], [0.3, 0.7]]
-    consensus.add(windows, np.array(pairs, np.float32))
+    consensus.add(windows, frames, np.array(pairs, np.float32))
     assert consensus.virus.tolist() == [True, False, True, True, False]
     assert consensus.frames.tolist() == [1, 2, 1, 2, 0]
-    consensus.add(np.array([1]), np.array([[0.2, 0.8]], np.float32))  # from a later chunk
+    later = np.array([1]), np.array([5], np.int8), np.array([[0.2, 0.8]], np.float32)
+    consensus.add(*later)  # from a later chunk
     assert consensus.virus[1]
+
+
+@settings(max_examples=50)
+@given(data=st.data(), size=st.integers(1, 30))
+def test_the_best_frame_is_the_first_with_the_best_score(data: st.DataObject, size: int) -> None:
+    every = [(window, frame) for window in range(size // 3 + 1) for frame in range(6)]
+    rows = data.draw(st.lists(st.sampled_from(every), min_size=1, max_size=size, unique=True))
+    score = data.draw(st.lists(st.sampled_from([0.1, 0.5, 0.9]), min_size=len(rows),
+                               max_size=len(rows)))  # fmt: skip
+    consensus = Consensus(size // 3 + 1)
+    cut = data.draw(st.integers(0, len(rows)))
+    for part in (slice(0, cut), slice(cut, None)):  # of two chunks
+        windows, frames = np.array(rows[part], np.int64).reshape(-1, 2).T
+        pairs = np.array([[1 - s, s] for s in score[part]], np.float32).reshape(-1, 2)
+        consensus.add(windows, frames.astype(np.int8), pairs)
+    for window in {window for window, _ in rows}:
+        own = [(-s, f) for (w, f), s in zip(rows, score, strict=True) if w == window]
+        assert consensus.best[window] == min(own)[1]
+        assert consensus.score2[window] == np.float32(-min(own)[0])
 
 
 # --- the classifier ----------------------------------------------------------------------------
@@ -150,152 +91,6 @@ def test_the_classifier_computes_its_formulas(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-5)
 
 
-# --- a whole sample ----------------------------------------------------------------------------
-
-
-def configure(results: Path, **more: object) -> Config:
-    fields = {"results": results, "bundle": ROOT / "demo/bundle", "device": "cpu", "threads": 1}
-    return Config(**fields, **more)
-
-
-def tasks_of(config: Config) -> list[Task]:
-    return list(sample_tasks(config.results, "gut", *read_settings(config)))
-
-
-def work(config: Config) -> Exit:
-    tasks = {task.key: task for task in tasks_of(config)}
-    return Worker(config, "0", 0, tasks).run()
-
-
-@pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder: some of the demo's contigs, and two without bases to go by, embedded."""
-    folder = tmp_path_factory.mktemp("embedded")
-    with (folder / "gut.fa").open("w") as handle:
-        for contig in read_contigs(ROOT / "demo/data/gut.fa.gz", "gut"):
-            if contig.id in CONTIGS:
-                handle.write(f">{contig.id}\n{contig.bases(0, contig.length).decode()}\n")
-        handle.write(f">short\nAC\n>gap|1\n{'N' * 600}\n")
-    results = folder / "results"
-    write_chunks(folder / "gut.fa", results / "chunks/gut", sample="gut", window=500, chunk_size=8)
-    assert work(configure(results)) == Exit.DRAINED
-    return results
-
-
-@pytest.fixture
-def config(tmp_path: Path, embedded: Path) -> Config:
-    shutil.copytree(embedded, tmp_path / "results")
-    return configure(tmp_path / "results")
-
-
-def chunks_of(config: Config) -> Iterator[Chunk]:
-    folder = config.results / "chunks/gut"
-    for entry in read_manifest(folder).chunks:
-        yield read_chunk(folder / entry.file, entry)
-
-
-def window_table(config: Config) -> list[dict[str, object]]:
-    return pq.read_table(config.results / "chunks/gut/windows.parquet").to_pylist()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def test_every_open_frame_is_there_once_and_in_order(config: Config, tmp_path: Path) -> None:
-    predict(config, "gut", tmp_path / "out")
-    rows = read_tsv(tmp_path / "out/predictions.tsv")
-    names = ("contig", "window", "frame", "start", "end")
-    frames = [frame for chunk in chunks_of(config) for frame in chunk.table.to_pylist()]
-    assert len(frames) == read_manifest(config.results / "chunks/gut").open_frames > 40
-    assert [[row[name] for name in names] for row in rows] == [
-        [str(frame[name]) for name in names] for frame in frames
-    ]
-    assert {(row["frame"][0], row["strand"]) for row in rows} == {("F", "+"), ("R", "-")}
-
-    classifier = Bundle(config.bundle).open_classifier()
-    scores: list[list[float]] = []
-    for task, chunk in zip(tasks_of(config), chunks_of(config), strict=True):
-        path = config.results / "embeddings" / task.key[:2] / f"{task.key}.safetensors"
-        result = read_result(path, task.key, chunk.ids)
-        scores += classifier.scores(result.dnabert_s, result.esm2).tolist()
-    written = np.array([[row["score_others"], row["score_virus"]] for row in rows], float)
-    np.testing.assert_allclose(written, scores, rtol=0, atol=1e-6)
-    assert len({row["score_virus"] for row in rows}) == len(rows)
-    assert [row["label"] for row in rows] == [
-        "virus" if virus > others else "others" for others, virus in scores
-    ]
-    assert {row["label"] for row in rows} == {"virus", "others"}
-
-
-def test_every_window_is_there_once_with_a_call_or_a_reason(config: Config, tmp_path: Path) -> None:
-    predict(config, "gut", tmp_path / "out")
-    frames = read_tsv(tmp_path / "out/predictions.tsv")
-    scores: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for row in frames:
-        pair = float(row["score_others"]), float(row["score_virus"])
-        scores.setdefault((row["contig"], row["window"]), []).append(pair)
-    rows = read_tsv(tmp_path / "out/windows.tsv")
-    for row, window in zip(rows, window_table(config), strict=True):
-        for name in ("contig", "window", "start", "end", "open_frames"):
-            assert row[name] == str(window[name])
-        own = scores.pop((row["contig"], row["window"]), [])
-        assert len(own) == window["open_frames"]
-        if own:
-            others, virus = (max(column) for column in zip(*own, strict=True))
-            call = "virus" if virus >= others else "others"
-            assert (row["call"], row["reason"], float(row["score"])) == (call, "", virus)
-        else:
-            assert (row["call"], row["reason"], row["score"]) == ("no_call", window["reason"], "")
-    assert not scores
-    assert {row["call"] for row in rows} == {"virus", "others", "no_call"}
-    assert {row["reason"] for row in rows} == {"", "no_open_frame", "too_short", "ambiguous"}
-
-
-def test_the_files_of_the_original_say_the_same(config: Config, tmp_path: Path) -> None:
-    predict(config, "gut", tmp_path / "out")
-    frames = read_tsv(tmp_path / "out/predictions.tsv")
-    assert read_tsv(tmp_path / "out/prediction_results.txt") == [
-        {
-            "Sequence_ID": f"{row['contig']}_chunk_{row['window']}{row['frame']}",
-            "Prediction": row["label"],
-            "score1": row["score_others"],
-            "score2": row["score_virus"],
-        }
-        for row in frames
-    ]
-    windows = read_tsv(tmp_path / "out/windows.tsv")
-    called = [row for row in windows if row["call"] != "no_call"]
-    expected = {f"{row['contig']}_chunk_{row['window']}": row["call"] == "virus" for row in called}
-    assert read_tsv(tmp_path / "out/prediction_results_highestscore.csv") == [
-        {"Modified_ID": name, "Is_Virus": str(expected[name])} for name in sorted(expected)
-    ]
-    assert set(contents(tmp_path / "out")) == {
-        "predictions.tsv",
-        "windows.tsv",
-        "prediction_results.txt",
-        "prediction_results_highestscore.csv",
-    }
-
-
-def test_two_runs_write_the_same_bytes(config: Config, tmp_path: Path) -> None:
-    for run in "ab":
-        predict(config, "gut", tmp_path / run)
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-
-
-def test_a_sample_without_open_frames(tmp_path: Path) -> None:
-    source, config = tmp_path / "gut.fa", configure(tmp_path / "results")
-    source.write_text(f">n\n{'N' * 1200}\n>s\nAC\n")
-    out = config.results / "chunks/gut"
-    write_chunks(source, out, sample="gut", window=500, chunk_size=8)
-    assert work(config) == Exit.DRAINED
-    predict(config, "gut", tmp_path / "out")
-    assert read_tsv(tmp_path / "out/predictions.tsv") == []
-    reasons = [row["reason"] for row in read_tsv(tmp_path / "out/windows.tsv")]
-    assert reasons == ["ambiguous", "ambiguous", "ambiguous", "too_short"]
-
-
 # --- results that are missing or damaged -------------------------------------------------------
 
 
@@ -317,7 +112,7 @@ def test_a_missing_result(config: Config, tmp_path: Path, mode: str) -> None:
     message = failure_of(config, tmp_path / "out")
     assert message.startswith(f"{path}: no such result")
     assert f"1 of {len(tasks)} chunks" in message
-    assert not any((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_damaged_results_are_all_forgotten_and_the_next_run_mends_them(
@@ -382,14 +177,15 @@ def test_windows_of_failed_chunks_are_reported(config: Config, tmp_path: Path) -
     predict(config, "gut", tmp_path / "out")
 
     whole = read_tsv(tmp_path / "whole/windows.tsv")
-    nothing = {"score": "", "call": "no_call", "reason": "embedding_failed"}
+    scores = dict.fromkeys(("best_frame", "score_others", "score_virus"), "")
+    nothing = {**scores, "call": "no_call", "reason": "embedding_failed"}
     assert read_tsv(tmp_path / "out/windows.tsv") == [
         {**row, **nothing} if index in windows else row for index, row in enumerate(whole)
     ]
-    frames = read_tsv(tmp_path / "whole/predictions.tsv")
+    frames = read_tsv(tmp_path / "whole/orfs.tsv")
     nothing = {"score_others": "", "score_virus": "", "label": "no_call"}
     lost = range(8 * number, 8 * number + 8)
-    assert read_tsv(tmp_path / "out/predictions.tsv") == [
+    assert read_tsv(tmp_path / "out/orfs.tsv") == [
         {**row, **nothing} if index in lost else row for index, row in enumerate(frames)
     ]
     upstream = read_tsv(tmp_path / "whole/prediction_results.txt")
@@ -416,7 +212,7 @@ def test_windows_without_a_call_are_not_in_the_file_of_the_original(
 def test_windows_of_another_length_than_the_bundle_s(tmp_path: Path, embedded: Path) -> None:
     config = configure(tmp_path / "results")
     out = config.results / "chunks/gut"
-    write_chunks(embedded.parent / "gut.fa", out, sample="gut", window=300, chunk_size=8)
+    write_chunks([embedded.parent / "gut.fa"], out, sample="gut", window=300, chunk_size=8)
     message = failure_of(config, tmp_path / "out", ModelError)
     assert "sample gut was cut into windows of 300 bases" in message
     assert "virnuc-demo is for 500" in message
@@ -444,3 +240,83 @@ def test_a_window_table_that_is_not_whole(config: Config, tmp_path: Path, how: s
         ("delete the folder and run again", "delete the sample's chunk folder and run again")
     )
     assert contents(out) == before
+
+
+@pytest.mark.parametrize("how", ["order", "gap", "open frames", "reason"])
+def test_a_window_table_that_does_not_fit(config: Config, tmp_path: Path, how: str) -> None:
+    path = config.results / "chunks/gut/windows.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    if how == "order":
+        rows = rows[::-1]
+    for row in rows:
+        if how == "gap":
+            row["contig_number"] += row["contig_number"] > 1
+        elif how == "open frames":
+            row["open_frames"] += row["open_frames"] > 0
+        elif how == "reason" and row["reason"]:
+            row["reason"] = "unheard of"
+    path.unlink()
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+    message = failure_of(config, tmp_path / "out", ChunkError)
+    assert str(path.parent) in message and message.endswith("delete the folder and run again")
+
+
+def test_a_contig_table_that_is_not_whole(config: Config, tmp_path: Path) -> None:
+    path = config.results / "chunks/gut/contigs.parquet"
+    table = pq.read_table(path)
+    path.unlink()
+    pq.write_table(table.slice(1), path)
+    assert str(path.parent) in failure_of(config, tmp_path / "out", ChunkError)
+
+
+# --- nothing half-written ----------------------------------------------------------------------
+
+
+def test_input_that_has_changed_leaves_what_was_there(config: Config, tmp_path: Path) -> None:
+    out, folder = tmp_path / "out", config.results / "chunks/gut"
+    predict(config, "gut", out)
+    before = contents(out)
+    manifest = read_manifest(folder)
+    changed = tmp_path / "changed.fa"
+    changed.write_text(">other\nACGT\n")
+    manifest = manifest.model_copy(update={"sources": [str(changed)]})
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    assert 'record "other" has changed' in failure_of(config, out, InputError)
+    assert contents(out) == before
+
+
+def test_without_its_sequences_an_older_file_of_them_goes(config: Config, tmp_path: Path) -> None:
+    out, path = tmp_path / "out", config.results / "chunks/gut/manifest.json"
+    predict(config, "gut", out)
+    before = contents(out)
+    manifest = read_manifest(path.parent).model_copy(update={"sources": ["-"]})
+    path.unlink()
+    path.write_text(manifest.model_dump_json())
+    predict(config, "gut", out)
+    assert before.pop("viral.fa.gz") and contents(out) == before
+
+
+LIMITED = """
+import resource, sys
+from virnuc_rules.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+main()
+"""
+
+
+@pytest.mark.parametrize("size", [100, 1200, 4500, 7000])
+def test_a_full_disk_leaves_nothing_half_written(config: Config, tmp_path: Path, size: int) -> None:
+    """A limit on the size of files stands for it: other files are too large at each size."""
+    out = tmp_path / "out"
+    predict(config, "gut", out)
+    before = contents(out)
+    assert any(size < len(content) for content in before.values())
+    arguments = ["predict", "--sample", "gut", "--results", config.results, "--out", out]
+    arguments += ["--bundle", config.bundle, "--min-called-windows", 2]
+    command = [sys.executable, "-c", LIMITED, str(size), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0 and "File too large" in done.stderr, done.stderr
+    assert contents(out) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "results"]

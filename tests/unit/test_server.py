@@ -23,7 +23,7 @@ def config(tmp_path: Path) -> Config:
     """A chunked sample: thirteen chunks."""
     source = DEMO / "data" / "lake.fa.gz"
     out = tmp_path / "chunks" / "lake"
-    write_chunks(source, out, sample="lake", window=500, chunk_size=40)
+    write_chunks([source], out, sample="lake", window=500, chunk_size=40)
     return Config(results=tmp_path, bundle=DEMO / "bundle", threads=1, lease_seconds=2)
 
 

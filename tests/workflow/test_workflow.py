@@ -1,6 +1,7 @@
 """The workflow as a user runs it, on the demo samples."""
 
 import json
+import lzma
 import re
 import subprocess
 from pathlib import Path
@@ -8,10 +9,12 @@ from pathlib import Path
 import pytest
 from harness import DEMO, REPO, Project, environment, rules, sha256
 
+from virnuc_rules.chunkfiles import read_manifest
 
-def jobs(project: Project) -> dict[str, int]:
+
+def jobs(project: Project, *arguments: str) -> dict[str, int]:
     """What a dry run says that would be done: number of jobs by rule."""
-    text = project.run("--dry-run").stdout
+    text = project.run("--dry-run", *arguments).stdout
     if "Nothing to be done" in text:
         return {}
     table = re.search(r"^job +count\n[- ]+\n((?:\w+ +\d+\n)+)", text, re.MULTILINE)
@@ -27,7 +30,7 @@ def test_one_worker_loads_once_for_many_chunks_of_two_samples(undisturbed: Proje
     assert report["cache_clears"] == report["chunks"] // 10
     assert len(report["memory"]) == report["chunks"]
     assert report["open_frames"] == sum(
-        len((undisturbed.results / s / "predictions.tsv").read_text().splitlines()) - 1
+        len((undisturbed.results / s / "orfs.tsv").read_text().splitlines()) - 1
         for s in undisturbed.samples
     )
     assert undisturbed.left_over() == []
@@ -86,7 +89,7 @@ def test_a_new_sample_leaves_the_others_alone(tmp_path: Path, persistent: bool) 
     assert tables.items() < project.tables().items()
     assert all(
         project.tables()[f"copy/{table}"] == digest
-        for table, digest in ((name.split("/")[1], d) for name, d in tables.items())
+        for table, digest in ((name.split("/", 1)[1], d) for name, d in tables.items())
     )
 
 
@@ -128,3 +131,30 @@ def test_a_bad_sample_does_not_stop_the_others_from_being_chunked(tmp_path: Path
 def test_the_demo_config_is_valid() -> None:
     done = rules("status", "--samples", REPO / "demo" / "samples.tsv", "--results", "/nonexistent")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_sample_of_several_files_of_any_kind(tmp_path: Path) -> None:
+    """Paired reads by a pattern, contigs in another row; a file that appears is noticed."""
+    data = tmp_path / "data of mine"
+    data.mkdir()
+    read = b"@r/1 x\n" + b"ATGGCCAAG" * 60 + b"\n+\n" + b"I" * 540 + b"\n"
+    for name in ("R1", "R2"):
+        (data / f"lake_{name}.fq.xz").write_bytes(lzma.compress(read))
+    (data / "more.fa").write_text('>gi|1|"quoted"_chunk_1\n' + "ATGGCC" * 100 + "\n")
+    project = Project(tmp_path, duplicate_ids="keep", min_length=550)
+    rows = f"lake\t{data}/lake_*.fq.xz\nlake\t{data}/more.fa\n"
+    (tmp_path / "samples.tsv").write_text("sample\tpath\n" + rows)
+    done = project.run("--until", "chunk")
+    assert done.returncode == 0, done.stdout
+    manifest = read_manifest(project.results / "chunks" / "lake")
+    names = [f"{data}/lake_R1.fq.xz", f"{data}/lake_R2.fq.xz", f"{data}/more.fa"]
+    assert (manifest.sources, manifest.contigs) == (names, 3)
+    assert manifest.reasons["short_contig"] == 4  # reads of 540 bases: two windows each
+    assert "chunk" not in jobs(project, "--until", "chunk")
+    (data / "lake_R3.fq.xz").write_bytes(lzma.compress(read))
+    assert jobs(project, "--until", "chunk") == {"chunk": 1}
+    (tmp_path / "samples.tsv").write_text(f"sample\tpath\nlake\t{data}/sea_*.fq\nsea\t{data}/s*\n")
+    done = project.run()
+    assert done.returncode != 0
+    assert f"sample sea: {data}/s*: no file matches" in done.stdout
+    assert "Traceback" not in done.stdout

@@ -15,13 +15,13 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from torch import nn
 
-from virnuc_rules.fasta import read_contigs
 from virnuc_rules.models import card
 from virnuc_rules.models.bundle import write_card
 from virnuc_rules.models.card import ClassifierShape, DnabertConfig, Esm2Config
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.models.dnabert import Dnabert
 from virnuc_rules.models.esm2 import Esm2
+from virnuc_rules.sequences import Sequences
 
 _SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]  # ids as in the real tokenizer
 _DNABERT_S = DnabertConfig(
@@ -82,7 +82,7 @@ def _train_tokenizer(fasta: Iterable[Path]) -> Tokenizer:
 
 def _windows(fasta: Iterable[Path]) -> Iterator[str]:
     for path in fasta:
-        for contig in read_contigs(path, "demo"):
+        for contig in Sequences([path], "demo").contigs():
             bases = contig.bases(0, contig.length).upper().decode()
             yield from (bases[at : at + _WINDOW] for at in range(0, contig.length, _WINDOW))
 

@@ -29,6 +29,7 @@ from virnuc_rules.models.device import choose_precision
 from virnuc_rules.models.verified import EXACT, Parity, Verification, read_verified, write_verified
 from virnuc_rules.predict import Consensus
 from virnuc_rules.results import Embeddings
+from virnuc_rules.tables import ScoredChunk
 from virnuc_rules.tasks import Settings
 
 _CHUNK = 2000  # open frames: progress, not memory, sets it
@@ -40,7 +41,7 @@ class Data:
     def __init__(self, fasta: Path, window: int, folder: Path) -> None:
         self.fasta, self.folder = fasta, folder / "chunks"
         self.manifest = write_chunks(
-            fasta, self.folder, sample="verify", window=window, chunk_size=_CHUNK
+            [fasta], self.folder, sample="verify", window=window, chunk_size=_CHUNK
         )
         if not self.manifest.open_frames:
             raise ModelError(f"{fasta}: no open frames in it; give sequences to compare on")
@@ -111,9 +112,9 @@ class _Comparison:
         one, two = (self.classifier.scores(e.dnabert_s, e.esm2).numpy() for e in (exact, other))
         self.flips += int(((one[:, 1] >= one[:, 0]) != (two[:, 1] >= two[:, 0])).sum())
         self.differences.append(np.abs(one[:, 1] - two[:, 1]))
-        rows = chunk.table["window_row"].to_numpy()
+        frames = ScoredChunk(chunk.table, one)
         for consensus, scores in zip(self.consensus, (one, two), strict=True):
-            consensus.add(rows, scores)
+            consensus.add(frames.window_row, frames.frame, scores)
 
     def result(self) -> dict[str, Any]:
         found: dict[str, Any] = dict.fromkeys(

@@ -3,7 +3,7 @@
 
 rule chunk:
     input:
-        fasta=lambda wildcards: SAMPLES[wildcards.sample],
+        files=lambda wildcards: SAMPLES[wildcards.sample],
     output:
         manifest=f"{RESULTS}/chunks/{{sample}}/manifest.json",
     log:
@@ -14,8 +14,10 @@ rule chunk:
         "../../environment.yml"
     params:
         out=lambda wildcards, output: Path(output.manifest).parent,
-        options=CONFIG.options("window", "chunk_size"),
+        options=CONFIG.options(
+            "window", "chunk_size", "min_length", "max_ambiguous", "duplicate_ids"
+        ),
         version=__version__,  # a new library chunks anew: Snakemake does not see its code
     shell:
-        "virnuc-rules chunk {input.fasta:q} --sample {wildcards.sample:q}"
+        "virnuc-rules chunk {input.files:q} --sample {wildcards.sample:q}"
         " --out {params.out:q} {params.options} --log {log:q}"

@@ -18,7 +18,14 @@ rule predict:
     params:
         out=lambda wildcards, output: Path(output[0]).parent,
         options=CONFIG.options(
-            "results", "bundle", "precision", "batch_tokens", "on_failed_chunks"
+            "results",
+            "bundle",
+            "precision",
+            "batch_tokens",
+            "on_failed_chunks",
+            "min_score",
+            "min_viral_fraction",
+            "min_called_windows",
         ),
         models=from_card("sha256"),
         version=__version__,

@@ -3,7 +3,6 @@
 import gzip
 import os
 import random
-import re
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,9 @@ from Bio import SeqIO
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from virnuc_rules import fasta
+from virnuc_rules import sequences
 from virnuc_rules.errors import InputError
-from virnuc_rules.fasta import read_contigs
+from virnuc_rules.sequences import Contig, Sequences
 
 IUPAC = "ACGTURYSWKMBDHVNacgturyswkmbdhvn"
 Records = list[tuple[str, str]]
@@ -22,7 +21,7 @@ Records = list[tuple[str, str]]
 def read(path: Path) -> Records:
     """All records as (id, bases); each contig is used before the next one is asked for."""
     records = []
-    for number, contig in enumerate(read_contigs(path, "lake")):
+    for number, contig in enumerate(Sequences([path], "lake").contigs()):
         assert contig.number == number
         records.append((contig.id, contig.bases(0, contig.length).decode()))
     return records
@@ -51,9 +50,11 @@ def some_bases(number: int) -> bytes:
 
 # --- files that cannot be used ---------------------------------------------------------------
 
-EMPTY = "the file is empty; expected FASTA records"
-NO_ID = "no id after '>'; give the record a name"
-NOT_FASTA = "this is not FASTA (no '>' before the sequence)"
+EMPTY = "the file is empty; expected FASTA or FASTQ records"
+NO_ID = "no id; give the record a name"
+NEITHER = "this is neither FASTA nor FASTQ: it begins with {}, not with '>' or '@'"
+MAC = "the lines end in single carriage returns, as on old Macs; convert them: "
+MIXED = "this looks like a FASTQ record in a FASTA file; put them into two files"
 ALPHABET = "allowed are A C G T U and the IUPAC codes RYSWKMBDHVN"
 PROTEIN = "this looks like protein; nucleotides are needed"
 
@@ -78,7 +79,8 @@ BAD_CONTENT = {
     "a blank before the id": (b">a\nACGT\n> b\nACGT\n", f"record 2: {NO_ID}"),
     "an id twice": (
         b">a\nACGT\n>b\nACGT\n>a x\nACGT\n",
-        'record 3 ("a"): this id is used twice; make ids unique',
+        'record 3 ("a"): this id is used twice in the sample; make ids unique, or set '
+        "`duplicate_ids: keep` (the reads of a pair have one id in both files)",
     ),
     "a gap": (b">a\nACGT\nAC-T\n", f"record 1 (\"a\"): illegal letter '-' at base 7; {ALPHABET}"),
     "a number": (
@@ -117,10 +119,16 @@ BAD_CONTENT = {
         b">a\nMKV*\n",
         f"record 1 (\"a\"): illegal letter '*' at base 4; {PROTEIN}",
     ),
-    "FASTQ": (b"@r1\nACGT\n+\nIIII\n", "this is not FASTA (FASTQ; convert it first)"),
-    "no '>'": (b"ACGT\nACGT\n", NOT_FASTA),
-    "no '>' before the first record": (b"\n\nACGT\n>a\nACGT\n", NOT_FASTA),
-    "a table": (b"sample\tpath\nlake\tx.fa\n", NOT_FASTA),
+    "FASTQ after FASTA": (
+        b">a\nACGT\n@r1\nACGT\n+\nIIII\n",
+        f"record 1 (\"a\"): illegal letter '@' at base 5; {MIXED}",
+    ),
+    "old Mac": (b">a\rACGT\r>b\rACGT\r", MAC + "tr '\\r' '\\n' < OLD > NEW"),
+    "no '>'": (b"ACGT\nACGT\n", NEITHER.format("'A'")),
+    "no '>' before the first record": (b"\n\nACGT\n>a\nACGT\n", NEITHER.format("'A'")),
+    "a table": (b"sample\tpath\nlake\tx.fa\n", NEITHER.format("'s'")),
+    "a zip archive": (b"PK\3\4and so on", NEITHER.format("'P'")),
+    "gzip in gzip": (gzip.compress(gzip.compress(b">a\nA\n")), NEITHER.format("'\\x1f'")),
     "an id that is not UTF-8": (
         b">a\nACGT\n>\xff\xfe\nACGT\n",
         "record 2: the id is not UTF-8; rename the record",
@@ -134,16 +142,15 @@ def test_bad_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, block: int
 ) -> None:
     content, expected = BAD_CONTENT[case]
-    monkeypatch.setattr(fasta, "_BLOCK", block)
+    monkeypatch.setattr(sequences, "_BLOCK", block)
     assert error(write(tmp_path, content)) == expected
-    assert error(write(tmp_path, gzip.compress(content), "reads.fa.gz")) == expected
 
 
 def test_the_place_of_an_illegal_letter_in_a_spilled_contig(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fasta, "_BLOCK", 11)
-    monkeypatch.setattr(fasta, "_SPILL", 20)
+    monkeypatch.setattr(sequences, "_BLOCK", 11)
+    monkeypatch.setattr(sequences, "_SPILL", 20)
     path = write(tmp_path, b">ok\n" + some_bases(100) + b"\n>bad\n" + b"ACGTACG\n" * 50 + b"AC?\n")
     assert error(path).startswith("record 2 (\"bad\"): illegal letter '?' at base 353; ")
 
@@ -158,53 +165,8 @@ def test_a_directory(tmp_path: Path) -> None:
     assert error(tmp_path) == expected
 
 
-def long_gzip() -> bytes:
-    """20 records of 500 bases, which do not compress to nothing."""
-    records = (b">contig_%d\n%b\n" % (n, some_bases(500 + n)) for n in range(20))
-    return gzip.compress(b"".join(records), mtime=0)
-
-
-@pytest.mark.parametrize("keep", [3, 10, 20, 0.5, 0.9, -8, -1])
-def test_a_truncated_gzip(tmp_path: Path, keep: float) -> None:
-    whole = long_gzip()
-    end = int(keep * len(whole)) if isinstance(keep, float) else keep
-    message = error(write(tmp_path, whole[:end], "reads.fa.gz"))
-    assert message.endswith("the gzip file is truncated; copy or download it again")
-
-
-def test_a_truncated_gzip_names_the_record_reached(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fasta, "_BLOCK", 100)
-    whole = long_gzip()
-    message = error(write(tmp_path, whole[: len(whole) // 2], "reads.fa.gz"))
-    assert re.match(r'record (9|1\d) \("contig_(8|9|1\d)"\): the gzip file is trunc', message)
-
-
-def test_a_corrupted_gzip_never_passes(tmp_path: Path) -> None:
-    """One bit in every 20th byte after the gzip header: an error each time, and no other kind."""
-    whole = long_gzip()
-    for place in range(10, len(whole), 20):
-        broken = bytearray(whole)
-        broken[place] ^= 0x10
-        error(write(tmp_path, bytes(broken), "reads.fa.gz"))
-
-
-def test_a_wrong_checksum_is_found(tmp_path: Path) -> None:
-    broken = bytearray(long_gzip())
-    broken[-5] ^= 1
-    message = error(write(tmp_path, bytes(broken), "reads.fa.gz"))
-    assert "cannot be read to its end (CRC check failed" in message
-    assert message.endswith("; copy or download it again")
-
-
-def test_what_comes_after_the_gzip_stream_is_an_error(tmp_path: Path) -> None:
-    message = error(write(tmp_path, long_gzip() + b"more", "reads.fa.gz"))
-    assert "cannot be read to its end (Not a gzipped file" in message
-
-
 def test_the_records_before_a_bad_one_are_given_out(tmp_path: Path) -> None:
-    contigs = read_contigs(write(tmp_path, b">a\nACGT\n>b\nAC\n>b\nAC\n"), "lake")
+    contigs = Sequences([write(tmp_path, b">a\nACGT\n>b\nAC\n>b\nAC\n")], "lake").contigs()
     assert [next(contigs).id, next(contigs).id] == ["a", "b"]
     with pytest.raises(InputError):
         next(contigs)
@@ -272,20 +234,8 @@ def test_good_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, block: int
 ) -> None:
     content, expected = GOOD_CONTENT[case]
-    monkeypatch.setattr(fasta, "_BLOCK", block)
+    monkeypatch.setattr(sequences, "_BLOCK", block)
     assert read(write(tmp_path, content)) == expected
-    assert read(write(tmp_path, gzip.compress(content), "reads.fa.gz")) == expected
-
-
-def test_gzip_is_known_by_its_bytes_not_its_name(tmp_path: Path) -> None:
-    assert read(write(tmp_path, b">a\nAC\n", "plain.fa.gz")) == [("a", "AC")]
-    assert read(write(tmp_path, gzip.compress(b">a\nAC\n"), "packed.fa")) == [("a", "AC")]
-
-
-def test_gzip_of_several_members_as_bgzip_writes(tmp_path: Path) -> None:
-    members = (b">a\nAC", b"GT\n>b\nA\n", b"", b"C\n")
-    path = write(tmp_path, b"".join(map(gzip.compress, members)), "reads.fa.gz")
-    assert read(path) == [("a", "ACGT"), ("b", "AC")]
 
 
 def biopython(path: Path) -> Records:
@@ -315,8 +265,8 @@ def test_the_records_are_those_of_biopython(
     plain = write(shared_folder, text)
     path = write(shared_folder, gzip.compress(text), "reads.fa.gz") if packed else plain
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fasta, "_BLOCK", block)
-        patch.setattr(fasta, "_SPILL", spill)
+        patch.setattr(sequences, "_BLOCK", block)
+        patch.setattr(sequences, "_SPILL", spill)
         assert read(path) == biopython(plain)
 
 
@@ -327,7 +277,7 @@ def test_the_records_are_those_of_biopython(
 def test_any_bytes_are_read_or_refused(shared_folder: Path, content: bytes, block: int) -> None:
     path = write(shared_folder, content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fasta, "_BLOCK", block)
+        patch.setattr(sequences, "_BLOCK", block)
         try:
             records = read(path)
         except InputError as refused:
@@ -346,8 +296,8 @@ def test_any_bytes_are_read_or_refused(shared_folder: Path, content: bytes, bloc
 def test_a_contig_gives_any_stretch(parts: list[str], spill: int, data: st.DataObject) -> None:
     whole = "".join(parts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fasta, "_SPILL", spill)
-        contig = fasta.Contig(0, "a")
+        patch.setattr(sequences, "_SPILL", spill)
+        contig = Contig("a")
         for part in parts:
             contig.append(part.encode())
     assert contig.length == len(whole)
@@ -363,13 +313,13 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_spilled_contig_is_not_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fasta, "_BLOCK", 50)
-    monkeypatch.setattr(fasta, "_SPILL", 100)
+    monkeypatch.setattr(sequences, "_BLOCK", 50)
+    monkeypatch.setattr(sequences, "_SPILL", 100)
     bases = some_bases(1000)
     lines = b"\n".join(bases[at : at + 60] for at in range(0, len(bases), 60))
     path = write(tmp_path, b">short\nACGT\n>long\n" + lines + b"\n")
     kept = {}
-    for contig in read_contigs(path, "lake"):
+    for contig in Sequences([path], "lake").contigs():
         kept[contig.id] = sum(map(len, contig._parts))
         assert contig.bases(0, contig.length) in (b"ACGT", bases)
     assert kept == {"short": 4, "long": 0}

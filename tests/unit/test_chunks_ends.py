@@ -1,0 +1,117 @@
+"""Chunking that ends in the middle: what was there stays, and nothing else is left."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chunking import SOURCE, chunk_it, contents, windows_of
+
+from virnuc_rules import chunks
+from virnuc_rules.chunkfiles import read_manifest
+from virnuc_rules.errors import InputError
+from virnuc_rules.sequences import Contig, Sequences
+
+FAILING = {
+    "an illegal letter": b">bad\nAC!T\n",
+    "an empty record": b">bad\n",
+    "an id twice": b">same\nACGT\n>same\nACGT\n",
+}
+
+
+@pytest.mark.parametrize("problem", FAILING)
+def test_an_error_leaves_the_older_folder_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str
+) -> None:
+    out, upstream = tmp_path / "out", tmp_path / "fasta"
+    chunk_it(SOURCE, out, chunk_size=7, upstream_fasta=upstream)
+    before = contents(tmp_path)
+    monkeypatch.setattr(chunks, "_BLOCK", 1000)  # so that chunk files are written before the error
+    bad = tmp_path.parent / f"{tmp_path.name}.fa"
+    bad.write_bytes(SOURCE.read_bytes() + b"\n" + FAILING[problem])
+    with pytest.raises(InputError):
+        chunk_it(bad, out, chunk_size=1, upstream_fasta=upstream)
+    assert contents(tmp_path) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "fasta"}
+
+
+def test_an_error_at_first_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        chunk_it(tmp_path / "absent.fa", tmp_path / "new" / "out")
+    assert contents(tmp_path) == {}
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full at the manifest: all the rest is there, and nothing is put in place."""
+    chunk_it(SOURCE, tmp_path / "out")
+    before = contents(tmp_path)
+    seen = []
+
+    def full(path: Path) -> None:
+        seen.append(path.name)
+        staged = path.parent
+        names = [
+            f"chunk_{n:06d}.parquet" for n in range(len(read_manifest(tmp_path / "out").chunks))
+        ]
+        assert sorted(p.name for p in staged.iterdir()) == [
+            *names,
+            "contigs.parquet",
+            "windows.parquet",
+        ]
+        assert windows_of(staged).num_rows == read_manifest(tmp_path / "out").windows
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(chunks, "replacing", full)
+    with pytest.raises(OSError, match="no space left"):
+        chunk_it(SOURCE, tmp_path / "out")
+    assert seen == ["manifest.json"]
+    assert contents(tmp_path) == before
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    program = """
+import os, sys
+from pathlib import Path
+from virnuc_rules import chunks
+chunks.replacing = lambda path: os._exit(9)
+chunks.write_chunks([Path(sys.argv[1])], Path(sys.argv[2]), sample="a", window=300, chunk_size=9)
+"""
+    command = [sys.executable, "-c", program, str(SOURCE), str(tmp_path / "out")]
+    assert subprocess.run(command, check=False).returncode == 9
+    assert len(list(tmp_path.iterdir())) == 1
+    chunk_it(SOURCE, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_run_of_the_same_process_number_left_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container the process number is often the same each time."""
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(InputError):
+            chunk_it(tmp_path / "absent.fa", tmp_path / "out")
+    assert len(list(tmp_path.iterdir())) == 1
+    chunk_it(SOURCE, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_samples_with_names_alike_do_not_disturb_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`lake` is chunked from beginning to end while `lake.2` is under way beside it."""
+    contigs, begun = Sequences.contigs, []
+
+    def interrupted(self: Sequences) -> Iterator[Contig]:
+        if not begun:
+            begun.append(self.sample)
+            chunk_it(SOURCE, tmp_path / "lake")
+        return contigs(self)
+
+    monkeypatch.setattr(Sequences, "contigs", interrupted)
+    chunk_it(SOURCE, tmp_path / "lake.2")
+    assert contents(tmp_path / "lake") == contents(tmp_path / "lake.2")
+    assert {path.name for path in tmp_path.iterdir()} == {"lake", "lake.2"}

@@ -1,0 +1,122 @@
+"""Chunking what people have: several files, equal ids, RNA, and what the settings leave out."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from chunking import (
+    SOURCE,
+    chunk_it,
+    contigs_of,
+    fasta_pairs,
+    frames_of,
+    read_all,
+    windows_of,
+    write_fasta,
+)
+from packing import PACK
+
+from virnuc_rules.errors import InputError
+from virnuc_rules.orfs import REASONS
+
+NONE = dict.fromkeys(REASONS[1:], 0)
+
+
+def test_several_files_are_one_sample(tmp_path: Path) -> None:
+    whole = SOURCE.read_bytes()
+    cut = whole.index(b"\n>", len(whole) // 2) + 1
+    parts = [tmp_path / "b.fa", tmp_path / "a.fa.xz"]
+    parts[0].write_bytes(whole[:cut])
+    parts[1].write_bytes(PACK["xz"](whole[cut:]))
+    manifest, expected = chunk_it(parts, tmp_path / "out"), chunk_it(SOURCE, tmp_path / "one")
+    assert manifest.chunks == expected.chunks
+    assert manifest.sources == [str(path) for path in parts]
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in parts]
+    assert manifest.sources_sha256 == hashes
+    assert windows_of(tmp_path / "out").equals(windows_of(tmp_path / "one"))
+    split, one = contigs_of(tmp_path / "out"), contigs_of(tmp_path / "one")
+    assert split.drop(["source"]).equals(one.drop(["source"]))
+    first = whole[:cut].count(b">")
+    assert split["source"].to_pylist() == [0] * first + [1] * (split.num_rows - first)
+
+
+def test_equal_ids_are_told_apart_by_their_number(tmp_path: Path) -> None:
+    forward, reverse = tmp_path / "R1.fa", tmp_path / "R2.fa"
+    forward.write_text(">r1\nATGGCCAAG\n>r2\nATGGCC\n>r1\nATGGCCAAG\n")
+    write_fasta(reverse, {"r1": "ATGGCC" * 150, "r2": "ATG"})
+    with pytest.raises(InputError, match="this id is used twice"):
+        chunk_it([forward, reverse], tmp_path / "out")
+    manifest = chunk_it([forward, reverse], tmp_path / "out", chunk_size=2, duplicate_ids="keep")
+    assert (manifest.contigs, manifest.duplicate_ids) == (5, "keep")
+    contigs = contigs_of(tmp_path / "out").to_pylist()
+    assert [(c["number"], c["contig"], c["length"]) for c in contigs] == [
+        (0, "r1", 9), (1, "r2", 6), (2, "r1", 9), (3, "r1", 900), (4, "r2", 3)
+    ]  # fmt: skip
+    windows = windows_of(tmp_path / "out").to_pylist()
+    assert [(w["contig_number"], w["contig"], w["window"]) for w in windows] == [
+        (0, "r1", 1), (1, "r2", 1), (2, "r1", 1),
+        (3, "r1", 1), (3, "r1", 2), (3, "r1", 3), (4, "r2", 1),
+    ]  # fmt: skip
+    counted = [0] * len(windows)
+    for frame in frames_of(tmp_path / "out").to_pylist():
+        window = windows[frame["window_row"]]
+        assert (frame["contig"], frame["window"]) == (window["contig"], window["window"])
+        counted[frame["window_row"]] += 1
+    assert counted == [window["open_frames"] for window in windows]
+    assert len({entry.sha256 for entry in manifest.chunks}) == len(manifest.chunks)
+
+
+def test_windows_that_the_settings_leave_out_have_a_reason(tmp_path: Path) -> None:
+    open_frame = "ATGGCC" * 50  # 300 bases
+    records = {
+        "short": open_frame[:299],
+        "long": open_frame,
+        "at the limit".replace(" ", "_"): "N" * 30 + "rya" * 10 + open_frame[60:],
+        "beyond": "N" * 31 + "uUa" * 10 + open_frame[61:],
+        "two": open_frame + "R" * 300,
+        "tiny": "NN",
+    }
+    source = write_fasta(tmp_path / "in.fa", records)
+    settings = {"min_length": 300, "max_ambiguous": 50 / 300}
+    manifest = chunk_it(source, tmp_path / "out", **settings)
+    table = windows_of(tmp_path / "out").to_pylist()
+    reasons = [(row["contig"], row["window"], row["reason"]) for row in table]
+    assert reasons == [
+        ("short", 1, "short_contig"),
+        ("long", 1, None),
+        ("at_the_limit", 1, None),
+        ("beyond", 1, None),
+        ("two", 1, None),
+        ("two", 2, "too_ambiguous"),
+        ("tiny", 1, "short_contig"),
+    ]
+    assert manifest.reasons == {**NONE, "short_contig": 2, "too_ambiguous": 1}
+    assert (manifest.min_length, manifest.max_ambiguous) == (300, 50 / 300)
+    assert all((row["open_frames"] > 0) == (row["reason"] is None) for row in table)
+    found = set(frames_of(tmp_path / "out")["contig"].to_pylist())
+    assert found == {"long", "at_the_limit", "beyond", "two"}
+    stricter = {"max_ambiguous": 49 / 300}
+    chunk_it(source, tmp_path / "out", **stricter)
+    table = windows_of(tmp_path / "out").to_pylist()
+    assert [row["contig"] for row in table if row["reason"] == "too_ambiguous"] == [
+        "at_the_limit", "two", "tiny"
+    ]  # fmt: skip
+
+
+def test_case_and_rna_change_no_frame(tmp_path: Path) -> None:
+    """The tokenizer knows upper-case DNA only: what it gets is made so here."""
+    bases = "".join(text for _, text in fasta_pairs(SOURCE))[:20_000].upper()
+    made = {}
+    forms = {"upper": bases, "lower": bases.lower(), "rna": bases.replace("T", "U"),
+             "lower_rna": bases.lower().replace("t", "u")}  # fmt: skip
+    for name, text in forms.items():
+        source = write_fasta(tmp_path / f"{name}.fa", {"a": text})
+        made[name] = chunk_it(source, tmp_path / name, upstream_fasta=tmp_path / f"{name}.up")
+        written = fasta_pairs(tmp_path / f"{name}.up/chunked300.fa")
+        assert written[0][1] == text[:300]  # the original's file is as the input
+    assert all(manifest.chunks == made["upper"].chunks for manifest in made.values())
+    assert len(made["upper"].chunks) > 0
+    letters = set(
+        "".join(text for chunk in read_all(tmp_path / "rna") for text in chunk.nucleotide)
+    )
+    assert letters >= set("ACGT") and not letters & set("Uacgtun")

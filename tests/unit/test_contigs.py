@@ -1,0 +1,185 @@
+"""Calls of contigs and viral regions, beside plain Python that follows the documented rule."""
+
+import math
+import statistics
+from itertools import groupby, pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virnuc_rules import orfs
+from virnuc_rules.contigs import (
+    CALLED,
+    REASONS,
+    Rule,
+    WindowCalls,
+    contig_calls,
+    viral_regions,
+    whole_contigs,
+)
+
+# A window: its score and call, or the reason why it has none.
+Window = tuple[float, bool] | str
+SCORES = st.floats(0, 1, width=32)
+WINDOW = st.one_of(
+    st.tuples(SCORES, st.booleans()),
+    st.sampled_from([reason for reason in REASONS if reason != "too_few_called_windows"]),
+)
+
+
+def windows_of(*contigs: list[Window], first: int = 0) -> WindowCalls:
+    flat = [(number, k, w) for number, contig in enumerate(contigs) for k, w in enumerate(contig)]
+    reason = [REASONS.index(w) if isinstance(w, str) else CALLED for _, _, w in flat]
+    return WindowCalls(
+        contig=np.array([number for number, _, _ in flat]) + first,
+        start=np.array([400 * k for _, k, _ in flat]),
+        end=np.array([400 * k + 500 for _, k, _ in flat]),
+        score=np.array([-np.inf if isinstance(w, str) else w[0] for _, _, w in flat], np.float32),
+        reason=np.array(reason, np.int8),
+        virus=np.array([not isinstance(w, str) and w[1] for _, _, w in flat]),
+    )
+
+
+def called(*contigs: list[Window], **rule: Any) -> list[dict[str, Any]]:
+    windows = windows_of(*contigs, first=5)
+    columns = contig_calls(windows, viral_regions(windows), Rule(**rule))
+    rows = zip(*(list(values) for values in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def regions_of(*contigs: list[Window]) -> list[tuple[int, int, int, int]]:
+    found = viral_regions(windows_of(*contigs, first=3))
+    columns = (found.index, found.start, found.end, found.windows)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+V: Window = (0.75, True)
+O: Window = (0.25, False)  # noqa: E741 - an other
+N = "no_open_frame"
+
+
+# --- regions -----------------------------------------------------------------------------------
+
+
+def test_regions_are_runs_of_viral_windows() -> None:
+    contig = [O, V, V, O, V, N, V, N, O, V]
+    assert regions_of(contig) == [(0, 400, 1300, 2), (0, 1600, 2900, 2), (0, 3600, 4100, 1)]
+
+
+def test_regions_end_with_the_contig() -> None:
+    assert regions_of([O, V], [V, N], [N], [N, V]) == [
+        (0, 400, 900, 1),
+        (1, 0, 500, 1),
+        (3, 400, 900, 1),
+    ]
+
+
+def test_a_region_does_not_begin_or_end_with_a_window_without_a_call() -> None:
+    assert regions_of([N, V, N]) == [(0, 400, 900, 1)]
+
+
+def test_no_viral_window_no_region() -> None:
+    assert regions_of([O, N], [N]) == []
+
+
+def test_the_scores_of_a_region_are_those_of_its_viral_windows() -> None:
+    found = viral_regions(windows_of([(0.5, True), N, (0.75, True), (1.0, True)], [(0.625, True)]))
+    assert found.score_mean.tolist() == [0.75, 0.625]
+    assert found.score_max.tolist() == [1.0, 0.625]
+
+
+# --- contigs -----------------------------------------------------------------------------------
+
+
+@given(contigs=st.lists(st.lists(WINDOW, min_size=1, max_size=9), min_size=1, max_size=6))
+def test_columns_of_contigs_beside_plain_python(contigs: list[list[Window]]) -> None:
+    for row, contig in zip(called(*contigs), contigs, strict=True):
+        calls = [window for window in contig if not isinstance(window, str)]
+        viral = [score for score, virus in calls if virus]
+        scores = [score for score, _ in calls]
+        assert (row["windows"], row["called_windows"]) == (len(contig), len(calls))
+        assert row["viral_windows"] == len(viral)
+        assert row["viral_fraction_all"] == np.float32(len(viral) / len(contig))
+        runs = [len(list(run)) for virus, run in groupby(v for _, v in calls) if virus]
+        assert row["longest_run"] == max(runs, default=0)
+        expected = {
+            "viral_fraction": len(viral) / len(calls) if calls else math.nan,
+            "score_mean": statistics.fmean(scores) if calls else math.nan,
+            "score_median": statistics.median(scores) if calls else math.nan,
+            "score_max": max(scores, default=math.nan),
+            "score_viral": statistics.fmean(viral) if viral else math.nan,
+        }
+        found = [row[name] for name in expected]
+        np.testing.assert_allclose(found, list(expected.values()), rtol=1e-6)
+        if calls:
+            is_virus = bool(viral) and row["viral_fraction"] >= 0.5 and row["score_viral"] >= 0.5
+            assert (row["call"], row["reason"]) == ("virus" if is_virus else "others", None)
+        else:
+            first = min(REASONS.index(window) for window in contig)
+            assert (row["call"], row["reason"]) == ("no_call", REASONS[first])
+
+
+@pytest.mark.parametrize(
+    ("rule", "calls"),
+    [
+        ({}, ["virus", "others", "virus", "others", "virus"]),
+        ({"min_viral_fraction": 0.6}, ["virus", "others", "others", "others", "virus"]),
+        ({"min_viral_fraction": 0}, ["virus", "virus", "virus", "others", "virus"]),
+        ({"min_score": 0.75}, ["virus", "others", "virus", "others", "others"]),
+        ({"min_called_windows": 2}, ["no_call", "others", "virus", "others", "virus"]),
+        ({"min_called_windows": 3}, ["no_call", "others", "no_call", "others", "no_call"]),
+    ],
+)
+def test_the_rule(rule: dict[str, Any], calls: list[str]) -> None:
+    contigs = [V, N], [V, O, O], [V, N, O], [O, O, O], [(0.75, True), (0.5, True)]
+    rows = called(*contigs, **rule)
+    assert [row["call"] for row in rows] == calls
+    few = [row["reason"] for row in rows if row["call"] == "no_call"]
+    assert set(few) <= {"too_few_called_windows"}
+
+
+def test_limits_are_compared_as_they_are_written() -> None:
+    """0.9 is 0.89999998 as float32, and 7 of 10 are 0.69999999."""
+    contig = [(0.9, True)] * 7 + [O] * 3
+    assert called(contig, min_score=0.9, min_viral_fraction=0.7)[0]["call"] == "virus"
+
+
+@pytest.mark.parametrize(
+    ("contig", "reason"),
+    [
+        ([V, N], "too_few_called_windows"),
+        ([V, N, "embedding_failed"], "embedding_failed"),
+        (["too_short", N], "no_open_frame"),
+        (["ambiguous", "too_ambiguous"], "too_ambiguous"),
+        (["short_contig"], "short_contig"),
+    ],
+)
+def test_the_most_telling_reason(contig: list[Window], reason: str) -> None:
+    (row,) = called(contig, min_called_windows=2)
+    assert (row["call"], row["reason"]) == ("no_call", reason)
+
+
+def test_every_reason_of_a_window_has_its_place() -> None:
+    own = {"embedding_failed", "too_few_called_windows"}
+    assert set(REASONS) == {*orfs.REASONS[1:], *own}
+
+
+# --- blocks ------------------------------------------------------------------------------------
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    step=st.integers(1, 20),
+)
+def test_no_contig_is_in_two_blocks(sizes: list[int], step: int) -> None:
+    numbers = np.repeat(np.arange(len(sizes)), sizes)
+    table = pa.table({"contig_number": numbers})
+    parts = [table.slice(at, step) for at in range(0, len(numbers), step)]
+    blocks = [block["contig_number"].to_pylist() for block in whole_contigs(parts)]
+    assert [number for block in blocks for number in block] == numbers.tolist()
+    assert all(one[-1] < two[0] for one, two in pairwise(blocks))
+    assert min(map(len, blocks)) > 0

@@ -1,0 +1,218 @@
+"""The tables of a whole sample: every frame, window and contig once, each from the one before."""
+
+import gzip
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from embedded import chunks_of, configure, contents, tasks_of, window_table, work
+from harness import TABLES, read_tsv
+
+from virnuc_rules.chunkfiles import read_manifest
+from virnuc_rules.chunks import write_chunks
+from virnuc_rules.config import Config
+from virnuc_rules.models.bundle import Bundle
+from virnuc_rules.predict import predict
+from virnuc_rules.results import read_result
+from virnuc_rules.server import Exit
+from virnuc_rules.tables import FILES, SCHEMAS
+
+
+def test_every_open_frame_is_there_once_and_in_order(config: Config, tmp_path: Path) -> None:
+    predict(config, "gut", tmp_path / "out")
+    rows = read_tsv(tmp_path / "out/orfs.tsv")
+    names = ("contig_number", "contig", "window", "frame", "start", "end")
+    number = [row["contig_number"] for row in window_table(config)]
+    frames = [frame for chunk in chunks_of(config) for frame in chunk.table.to_pylist()]
+    assert len(frames) == read_manifest(config.results / "chunks/gut").open_frames > 40
+    assert [[row[name] for name in names] for row in rows] == [
+        [str(number[frame["window_row"]]), *(str(frame[name]) for name in names[1:])]
+        for frame in frames
+    ]
+    assert {(row["frame"][0], row["strand"]) for row in rows} == {("F", "+"), ("R", "-")}
+
+    classifier = Bundle(config.bundle).open_classifier()
+    scores: list[list[float]] = []
+    for task, chunk in zip(tasks_of(config), chunks_of(config), strict=True):
+        path = config.results / "embeddings" / task.key[:2] / f"{task.key}.safetensors"
+        result = read_result(path, task.key, chunk.ids)
+        scores += classifier.scores(result.dnabert_s, result.esm2).tolist()
+    written = np.array([[row["score_others"], row["score_virus"]] for row in rows], float)
+    np.testing.assert_allclose(written, scores, rtol=0, atol=1e-6)
+    assert len({row["score_virus"] for row in rows}) == len(rows)
+    assert [row["label"] for row in rows] == [
+        "virus" if virus > others else "others" for others, virus in scores
+    ]
+    assert {row["label"] for row in rows} == {"virus", "others"}
+
+
+def test_every_window_is_there_once_with_a_call_or_a_reason(config: Config, tmp_path: Path) -> None:
+    predict(config, "gut", tmp_path / "out")
+    frames = read_tsv(tmp_path / "out/orfs.tsv")
+    scores: dict[tuple[str, str], list[tuple[float, float, str]]] = {}
+    for row in frames:
+        own = float(row["score_others"]), float(row["score_virus"]), row["frame"]
+        scores.setdefault((row["contig"], row["window"]), []).append(own)
+    rows = read_tsv(tmp_path / "out/windows.tsv")
+    for row, window in zip(rows, window_table(config), strict=True):
+        for name in ("contig_number", "contig", "window", "start", "end", "open_frames"):
+            assert row[name] == str(window[name])
+        own = scores.pop((row["contig"], row["window"]), [])
+        assert len(own) == window["open_frames"]
+        if own:
+            others, virus, _ = (max(column) for column in zip(*own, strict=True))
+            call = "virus" if virus >= others else "others"
+            best = max(own, key=lambda pair: pair[1])[2]
+            assert (row["call"], row["reason"], row["best_frame"]) == (call, "", best)
+            assert (float(row["score_others"]), float(row["score_virus"])) == (others, virus)
+        else:
+            assert (row["call"], row["reason"]) == ("no_call", window["reason"])
+            assert row["score_others"] == row["score_virus"] == row["best_frame"] == ""
+    assert not scores
+    assert {row["call"] for row in rows} == {"virus", "others", "no_call"}
+    assert {row["reason"] for row in rows} == {"", "no_open_frame", "too_short", "ambiguous"}
+
+
+def test_every_contig_is_there_once_and_follows_from_its_windows(
+    config: Config, tmp_path: Path
+) -> None:
+    config = config.model_copy(update={"min_viral_fraction": 0.9})
+    predict(config, "gut", tmp_path / "out")
+    windows = read_tsv(tmp_path / "out/windows.tsv")
+    contigs = read_tsv(tmp_path / "out/contigs.tsv")
+    sources = pq.read_table(config.results / "chunks/gut/contigs.parquet").to_pylist()
+    assert {row["call"] for row in contigs} == {"virus", "others", "no_call"}
+    for row, contig in zip(contigs, sources, strict=True):
+        assert row["contig_number"] == str(contig["number"])
+        assert (row["contig"], row["length"]) == (contig["contig"], str(contig["length"]))
+        own = [window for window in windows if window["contig_number"] == row["contig_number"]]
+        scores = [float(window["score_virus"]) for window in own if window["reason"] == ""]
+        viral = sum(window["call"] == "virus" for window in own)
+        counts = [row["windows"], row["called_windows"], row["viral_windows"]]
+        assert counts == [str(len(own)), str(len(scores)), str(viral)]
+        if scores:
+            median = statistics.median(scores)
+            assert float(row["score_median"]) == pytest.approx(median, rel=1e-6)
+            assert row["call"] == ("virus" if viral / len(scores) >= 0.9 else "others")
+            assert row["reason"] == ""
+        else:
+            assert (row["call"], row["score_median"]) == ("no_call", "")
+            assert row["reason"] in {window["reason"] for window in own}
+
+
+def test_regions_hold_the_viral_windows_and_no_others(config: Config, tmp_path: Path) -> None:
+    predict(config, "gut", tmp_path / "out")
+    windows = read_tsv(tmp_path / "out/windows.tsv")
+    regions = read_tsv(tmp_path / "out/regions.tsv")
+    assert len(regions) > 3
+    held = []
+    for region in regions:
+        own = [
+            window
+            for window in windows
+            if window["contig_number"] == region["contig_number"]
+            and int(region["start"]) <= int(window["start"])
+            and int(window["end"]) <= int(region["end"])
+        ]
+        assert {window["call"] for window in own} <= {"virus", "no_call"}
+        assert own[0]["call"] == own[-1]["call"] == "virus"
+        viral = [window for window in own if window["call"] == "virus"]
+        assert region["windows"] == str(len(viral))
+        assert region["score_max"] == max((w["score_virus"] for w in viral), key=float)
+        held += viral
+    assert held == [window for window in windows if window["call"] == "virus"]
+    runs = {row["contig"]: row["longest_run"] for row in read_tsv(tmp_path / "out/contigs.tsv")}
+    for contig, longest in runs.items():
+        own_runs = [int(region["windows"]) for region in regions if region["contig"] == contig]
+        assert max(own_runs, default=0) == int(longest)
+
+
+@pytest.mark.parametrize("table", SCHEMAS)
+def test_parquet_says_what_tsv_says(config: Config, tmp_path: Path, table: str) -> None:
+    predict(config, "gut", tmp_path / "out")
+    typed = pq.read_table(tmp_path / f"out/{table}.parquet")
+    assert typed.schema.equals(SCHEMAS[table])
+    columns = {
+        field.name: np.array(typed[field.name].to_pylist(), np.float32).astype(str)
+        if field.type == "float"
+        else [str(value) for value in typed[field.name].to_pylist()]
+        for field in typed.schema
+    }
+    rows = read_tsv(tmp_path / f"out/{table}.tsv")
+    assert len(rows) == typed.num_rows > 0
+    for name, values in columns.items():
+        texts = ["" if value in ("None", "nan") else str(value) for value in values]
+        assert [row[name] for row in rows] == texts
+
+
+def test_the_rule_for_contigs_can_be_set(config: Config, tmp_path: Path) -> None:
+    config = config.model_copy(update={"min_called_windows": 1000})
+    predict(config, "gut", tmp_path)
+    reasons = {row["reason"] for row in read_tsv(tmp_path / "contigs.tsv")}
+    assert reasons == {"too_few_called_windows", "too_short", "ambiguous"}
+
+
+def test_viral_contigs_are_those_of_the_table(config: Config, tmp_path: Path) -> None:
+    predict(config, "gut", tmp_path)
+    text = gzip.decompress((tmp_path / "viral.fa.gz").read_bytes()).decode()
+    names = [line[1:].split()[0] for line in text.splitlines() if line.startswith(">")]
+    rows = read_tsv(tmp_path / "contigs.tsv")
+    assert names == [row["contig"] for row in rows if row["call"] == "virus"] != []
+
+
+def test_the_log_counts_windows_and_contigs(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    predict(config, "gut", tmp_path)
+    calls = [[row["call"] for row in read_tsv(tmp_path / f"{table}.tsv")]
+             for table in ("windows", "contigs")]  # fmt: skip
+    windows, contigs = calls
+    assert (
+        f"sample gut: {len(windows)} windows, {len(windows) - windows.count('no_call')} called, "
+        f"{windows.count('virus')} of them virus; {len(contigs)} contigs, "
+        f"{contigs.count('virus')} of them virus" in caplog.text
+    )
+
+
+def test_the_files_of_the_original_say_the_same(config: Config, tmp_path: Path) -> None:
+    predict(config, "gut", tmp_path / "out")
+    frames = read_tsv(tmp_path / "out/orfs.tsv")
+    assert read_tsv(tmp_path / "out/prediction_results.txt") == [
+        {
+            "Sequence_ID": f"{row['contig']}_chunk_{row['window']}{row['frame']}",
+            "Prediction": row["label"],
+            "score1": row["score_others"],
+            "score2": row["score_virus"],
+        }
+        for row in frames
+    ]
+    windows = read_tsv(tmp_path / "out/windows.tsv")
+    called = [row for row in windows if row["call"] != "no_call"]
+    expected = {f"{row['contig']}_chunk_{row['window']}": row["call"] == "virus" for row in called}
+    assert read_tsv(tmp_path / "out/prediction_results_highestscore.csv") == [
+        {"Modified_ID": name, "Is_Virus": str(expected[name])} for name in sorted(expected)
+    ]
+    expected_files = {name.format(sample="gut") for name in FILES}
+    assert set(contents(tmp_path / "out")) == expected_files
+    assert {name.format(sample="gut") for name in TABLES} == expected_files
+
+
+def test_two_runs_write_the_same_bytes(config: Config, tmp_path: Path) -> None:
+    for run in "ab":
+        predict(config, "gut", tmp_path / run)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_sample_without_open_frames(tmp_path: Path) -> None:
+    source, config = tmp_path / "gut.fa", configure(tmp_path / "results")
+    source.write_text(f">n\n{'N' * 1200}\n>s\nAC\n")
+    out = config.results / "chunks/gut"
+    write_chunks([source], out, sample="gut", window=500, chunk_size=8)
+    assert work(config) == Exit.DRAINED
+    predict(config, "gut", tmp_path / "out")
+    assert read_tsv(tmp_path / "out/orfs.tsv") == []
+    reasons = [row["reason"] for row in read_tsv(tmp_path / "out/windows.tsv")]
+    assert reasons == ["ambiguous", "ambiguous", "ambiguous", "too_short"]

@@ -1,0 +1,208 @@
+"""The status of a run of several workers on several hosts, from synthetic claims and reports."""
+
+import io
+import os
+import shutil
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from harness import BUNDLE, Project, rules
+from rich.console import Console
+
+from virnuc_rules.config import Config
+from virnuc_rules.errors import ChunkError
+from virnuc_rules.status import Heartbeats, Status, read_status, render, watch
+from virnuc_rules.store import Failure, Store
+from virnuc_rules.tasks import all_tasks, read_settings
+from virnuc_rules.worker_report import WorkerReport
+
+
+class Run:
+    """A chunked run; claims, results and reports are written as workers of any host would."""
+
+    def __init__(self, folder: Path) -> None:
+        self.results = folder / "results"
+        self.config = Config(
+            samples=folder / "samples.tsv", results=self.results, bundle=BUNDLE, lease_seconds=60
+        )
+        self.store = Store(self.results)
+        for folder in (self.store.claims, self.store.failures, self.store.workers):
+            folder.mkdir(parents=True)
+        self.tasks = all_tasks(self.results, ("lake", "gut"), *read_settings(self.config))
+        self.keys = sorted(self.tasks)
+
+    def claim(self, key: str, owner: str, beats: int = 1, age: float = 0) -> None:
+        path = self.store.claims / key
+        path.write_text(f".{key}.{owner}-7 {beats:012d}\n")
+        os.utime(path, (time.time() - age,) * 2)
+
+    def finish(self, *keys: str) -> None:
+        for key in keys:
+            path = self.store.result(key)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            (self.store.claims / key).unlink(missing_ok=True)
+
+    def fail(self, key: str, error: str) -> None:
+        failure = Failure(key=key, task="lake/chunk_000000.parquet", error=error, traceback="",
+                          worker="0", host="n1", log="w0.log", attempts=1)  # fmt: skip
+        (self.store.failures / f"{key}.json").write_text(failure.model_dump_json())
+
+    def report(self, worker: str, host: str, owner: str, reason: str | None = None) -> None:
+        now = datetime.now(UTC)
+        report = WorkerReport(
+            worker=worker, owner=owner, pid=11, host=host, device="cuda:0", precision="fp16",
+            versions={}, started=now, updated=now, chunks=3, open_frames=120,
+            seconds_computing=10, seconds_waiting=2, exit_reason=reason,
+        )  # fmt: skip
+        (self.store.workers / f"{worker}.json").write_text(report.model_dump_json())
+
+    def read(self, heartbeats: Heartbeats | None = None) -> Status:
+        return read_status(self.config, heartbeats)
+
+
+@pytest.fixture(scope="module")
+def chunked_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = Project(tmp_path_factory.mktemp("status"))
+    project.chunk()
+    return project.folder
+
+
+@pytest.fixture
+def run(chunked_once: Path, tmp_path: Path) -> Run:
+    return Run(Path(shutil.copytree(chunked_once, tmp_path / "run")))
+
+
+def drawn(status: Status) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(render(status))
+    return console.file.getvalue()
+
+
+def owner(worker: str, host: str, pid: int = 11) -> str:
+    return f"{worker}-{host}-{pid}-0123456789ab"
+
+
+def test_two_workers_on_two_hosts(run: Run) -> None:
+    run.report("0", "gpu-1", owner("0", "gpu-1"))
+    run.report("1", "gpu-11", owner("1", "gpu-11"))
+    run.report("11", "gpu-1", owner("11", "gpu-1"))  # ends as the second one does
+    run.claim(run.keys[0], owner("0", "gpu-1"))
+    run.claim(run.keys[1], owner("11", "gpu-1"))
+    run.finish(*run.keys[2:5])
+    now = run.read()
+    assert {w.worker: (w.host, w.working, w.state) for w in now.workers} == {
+        "0": ("gpu-1", True, "working"),
+        "1": ("gpu-11", False, "starting, waiting, or killed"),
+        "11": ("gpu-1", True, "working"),
+    }
+    assert (now.running, now.done, now.failed, now.stalled) == (2, 3, 0, 0)
+    assert now.pending == len(run.keys) - 5
+    left = sum(run.tasks[key].entry.open_frames for key in run.keys if key not in run.keys[2:5])
+    assert now.open_frames_left == left
+    assert now.seconds_left == round(left / 20, 1)  # two workers, ten open frames a second each
+    table = drawn(now)
+    assert "gpu-11" in table and "cuda:0" in table
+
+
+def test_the_same_number_on_two_hosts(run: Run) -> None:
+    """The later report replaced the other's; its claim still shows that it is at work."""
+    run.report("0", "n2", owner("0", "n2"))
+    run.claim(run.keys[0], owner("0", "n1", 5))
+    run.claim(run.keys[1], owner("0", "n2"))
+    found = [(w.worker, w.host, w.pid, w.working) for w in run.read().workers]
+    assert found == [("0", "n2", 11, True), ("0-n1", "", 5, True)]
+
+
+def test_claims_of_the_dead(run: Run) -> None:
+    run.report("0", "n1", owner("0", "n1"))
+    run.claim(run.keys[0], owner("0", "n1"), age=61)
+    run.claim(run.keys[1], owner("1", "n2"), age=3600)
+    run.claim(run.keys[2], owner("2", "n2"), age=59)
+    (run.store.claims / f".{run.keys[3]}.{owner('3', 'n3')}-1").write_text("being made")
+    now = run.read()
+    assert (now.running, now.stalled, now.pending) == (1, 2, len(run.keys) - 1)
+    assert [(w.worker, w.working) for w in now.workers] == [("0", False), ("2-n2", True)]
+    assert now.seconds_left is None
+    assert "2 claims without a heartbeat" in drawn(now)
+
+
+def test_a_watcher_trusts_the_counter_more_than_the_clock(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file server whose clock is wrong makes the living look dead, and the dead alive."""
+    now = [1000.0]
+    monkeypatch.setattr("virnuc_rules.status.time.monotonic", lambda: now[0])
+    living, dead = run.keys[0], run.keys[1]
+    heartbeats = Heartbeats(60)
+    run.claim(living, owner("0", "n1"), beats=1, age=3600)
+    run.claim(dead, owner("1", "n2"), beats=1, age=-3600)
+    assert heartbeats.owners(run.store) == {living: None, dead: owner("1", "n2")}
+    now[0] += 12
+    run.claim(living, owner("0", "n1"), beats=2, age=3600)
+    assert set(heartbeats.owners(run.store).values()) == {owner("0", "n1"), owner("1", "n2")}
+    now[0] += 49
+    assert heartbeats.owners(run.store) == {living: owner("0", "n1"), dead: None}
+    run.claim(dead, owner("2", "n3"), age=3600)  # taken over
+    assert heartbeats.owners(run.store)[dead] == owner("2", "n3")
+
+
+def test_failed_chunks_and_odd_texts(run: Run) -> None:
+    run.fail(run.keys[0], "[bold]not markup[/bold] [/]")
+    run.report("0", "[red]host", owner("0", "[red]host"), reason="a [/b] reason")
+    now = run.read()
+    assert (now.failed, now.pending) == (1, len(run.keys) - 1)
+    table = drawn(now)
+    assert "failed: lake/chunk_000000.parquet: [bold]not markup[/bold] [/] (log: w0.log)" in table
+    assert "[red]host" in table and "a [/b] reason" in table
+
+
+def test_a_chunk_that_is_tried_again_is_running(run: Run) -> None:
+    run.fail(run.keys[0], "bad")
+    run.claim(run.keys[0], owner("0", "n1"))
+    now = run.read()
+    assert (now.failed, now.running) == (0, 1)
+
+
+def test_samples_that_are_not_chunked(run: Run) -> None:
+    (run.results / "chunks" / "gut" / "manifest.json").unlink()
+    now = run.read()
+    assert (now.samples, now.samples_not_chunked) == (2, 1)
+    assert "1 of 2 samples are not chunked yet" in drawn(now)
+    (run.results / "chunks" / "gut" / "manifest.json").write_text("{}")
+    with pytest.raises(ChunkError, match="not a manifest"):
+        run.read()
+
+
+def test_watching_ends_when_all_is_done_and_only_reads(run: Run) -> None:
+    run.fail(run.keys[0], "bad")
+    run.claim(run.keys[1], owner("0", "n1"))
+    console = Console(file=io.StringIO(), width=200)
+    thread = threading.Thread(target=watch, args=(run.config, console, 0.01))
+    before = sorted(run.results.rglob("*"))
+    thread.start()
+    run.report("0", "n1", owner("0", "n1"))
+    run.finish(*run.keys[2:])
+    thread.join(0.3)
+    assert thread.is_alive()  # one is still running
+    run.finish(run.keys[1])
+    thread.join(60)
+    assert not thread.is_alive()
+    new = {path.name for path in set(run.results.rglob("*")) - set(before)}
+    written = {f"{key}.safetensors" for key in run.keys[1:]} | {key[:2] for key in run.keys[1:]}
+    assert new == written | {"0.json", "embeddings"}
+    last = console.file.getvalue()
+    assert f"{len(run.keys) - 1} " in last and "failed: lake" in last
+
+
+def test_the_verb_watches(run: Run) -> None:
+    run.finish(*run.keys)
+    options = ("--samples", run.config.samples, "--results", run.results, "--bundle", BUNDLE)
+    done = rules("status", "--watch", *options)
+    assert done.returncode == 0, done.stderr
+    assert f" {len(run.keys)} " in done.stdout
+    assert len(done.stdout.splitlines()) > 5
+    assert Path(run.results / "queue").is_dir()

@@ -1,0 +1,164 @@
+"""Scores as the original writes them; tables that do not depend on how their rows come."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from harness import read_tsv
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from virnuc_rules import tables
+from virnuc_rules.chunkfiles import CHUNK_SCHEMA
+from virnuc_rules.contigs import REASONS, Rule
+from virnuc_rules.orfs import FRAMES
+from virnuc_rules.predict import Consensus
+from virnuc_rules.tables import SampleTables, ScoredChunk, write_highest_score
+from virnuc_rules.text import lines, shortest
+
+VANILLA = Path(__file__).parents[1] / "data/vanilla_real"
+
+
+def scored(ids: list[str], scores: np.ndarray) -> ScoredChunk:
+    """Open frames with names as the original's, `<contig>_chunk_<number><frame>`."""
+    rows = []
+    for name in ids:
+        contig, rest = name.rsplit("_chunk_", 1)
+        rows.append([0, contig, int(rest[:-2]), rest[-2:], 0, 3, "ACGT", "T"])
+    names = CHUNK_SCHEMA.names
+    table = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], CHUNK_SCHEMA)
+    return ScoredChunk(table, scores)
+
+
+def write_frames(folder: Path, *chunks: ScoredChunk) -> Path:
+    folder.mkdir(exist_ok=True)
+    with SampleTables(folder, "s", Rule(), np.zeros(0, np.int64), folder) as written:
+        for chunk in chunks:
+            written.add_frames(chunk, np.zeros(chunk.table.num_rows, np.int64))
+    return folder
+
+
+# --- the numbers of the original ---------------------------------------------------------------
+
+
+def test_the_consensus_of_the_original(tmp_path: Path) -> None:
+    rows = read_tsv(VANILLA / "prediction_results.txt")
+    windows = list(dict.fromkeys(row["Sequence_ID"][:-2] for row in rows))
+    consensus = Consensus(len(windows))
+    for row in rows:  # a frame at a time
+        scores = np.array([[row["score1"], row["score2"]]], np.float32)
+        frame = np.array([FRAMES.index(row["Sequence_ID"][-2:])], np.int8)
+        consensus.add(np.array([windows.index(row["Sequence_ID"][:-2])]), frame, scores)
+    assert consensus.frames.tolist() == [2, 2]
+    write_highest_score(tmp_path / "it", [pa.table({"id": windows, "virus": consensus.virus})])
+    expected = (VANILLA / "prediction_results_highestscore.csv").read_bytes()
+    assert (tmp_path / "it").read_bytes() == expected
+
+
+def test_the_score_table_of_the_original(tmp_path: Path) -> None:
+    rows = read_tsv(VANILLA / "prediction_results.txt")
+    scores = np.array([[row["score1"], row["score2"]] for row in rows], np.float32)
+    folder = write_frames(tmp_path, scored([row["Sequence_ID"] for row in rows], scores))
+    expected = (VANILLA / "prediction_results.txt").read_bytes()
+    assert (folder / "prediction_results.txt").read_bytes() == expected
+
+
+def test_rows_of_the_highest_scores_are_sorted_as_python_sorts(tmp_path: Path) -> None:
+    pairs = [("b_chunk_1", True), ("é_chunk_1", True), ("a_chunk_2", False), ("a_chunk_10", True)]
+    pairs += [("B_chunk_1", True), ("a_chunk_2", True), ("a_chunk_2", False), ("𝛼_chunk_1", True)]
+    pairs += [("\uffee_chunk_1", False)]  # before 𝛼 in UTF-8 and in Python, after it in UTF-16
+    parts = [pa.table({"id": [i for i, _ in p], "virus": [v for _, v in p]}) for p in
+             (pairs[:3], pairs[3:])]  # fmt: skip
+    write_highest_score(tmp_path / "it", parts)
+    written = (tmp_path / "it").read_text().splitlines()
+    assert written == ["Modified_ID\tIs_Virus", *(f"{i}\t{v}" for i, v in sorted(pairs))]
+
+
+# --- scores as text, labels --------------------------------------------------------------------
+
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+SCORES = st.one_of(
+    st.floats(0, 1, width=32), FLOATS, st.floats(9e-5, 2e-4), st.sampled_from([0.0, 1.0, 1e-4])
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(values=st.lists(SCORES, min_size=1, max_size=50))
+def test_scores_are_written_as_the_original_writes_them(
+    tmp_path_factory: pytest.TempPathFactory, values: list[float]
+) -> None:
+    scores = np.array([[value, -value] for value in values], np.float32)
+    chunk = scored([f"c_chunk_{n}F1" for n in range(len(values))], scores)
+    folder = write_frames(tmp_path_factory.mktemp("scores"), chunk)
+    upstream = read_tsv(folder / "prediction_results.txt")
+    ours = read_tsv(folder / "orfs.tsv")
+    for pair, row, own in zip(scores, upstream, ours, strict=True):
+        assert row["score1"] == own["score_others"] == str(np.float32(pair[0]))
+        assert row["score2"] == own["score_virus"] == str(np.float32(pair[1]))
+        assert np.float32(row["score1"]).tobytes() == pair[0].tobytes()
+    kept = pq.read_table(folder / "orfs.parquet")["score_virus"].to_numpy()
+    assert kept.tobytes() == np.ascontiguousarray(scores[:, 1]).tobytes()
+
+
+def test_a_sample_of_all_numbers_between_0_and_1() -> None:
+    """Every 20,001st; see `shortest`."""
+    bits = np.arange(0, np.float32(1).view(np.uint32) + 1, 20_001, dtype=np.uint32)
+    numbers = np.append(bits.view(np.float32), np.float32([1e-4, 1, 0]))
+    assert shortest(numbers).to_pylist() == numbers.astype(str).tolist()
+
+
+def test_lines_have_empty_places_for_what_is_missing() -> None:
+    floats = pa.array([0.25, None, 1e-7], pa.float32())
+    text = lines(pa.array(['a"', None, "c,"]), floats, "x", np.array([1, 2, 3]))
+    assert bytes(text).decode() == 'a"\t0.25\tx\t1\n\t\tx\t2\nc,\t1e-07\tx\t3\n'
+    assert bytes(lines(pa.array([None, "b"]), pa.array(["a", None]))) == b"\ta\nb\t\n"
+    assert bytes(lines(pa.array([], pa.string()))) == b""
+
+
+def test_the_label_is_the_higher_score_and_others_in_a_tie(tmp_path: Path) -> None:
+    scores = np.array([[0.5, 0.5], [0.4, 0.6], [0.6, 0.4]], np.float32)
+    write_frames(tmp_path, scored(["a_chunk_1F1", "a_chunk_1R2", "b_chunk_12F3"], scores))
+    labels = [row["label"] for row in read_tsv(tmp_path / "orfs.tsv")]
+    assert labels == ["others", "virus", "others"]
+    upstream = [row["Prediction"] for row in read_tsv(tmp_path / "prediction_results.txt")]
+    assert upstream == labels
+
+
+def test_the_files_do_not_depend_on_how_the_rows_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_ROWS", 7)
+    ids = [f"c{n // 3}_chunk_{n % 3 + 1}R{n % 3 + 1}" for n in range(40)]
+    scores = np.random.default_rng(1).random((40, 2), np.float32)
+    folders = [write_frames(tmp_path / "whole", scored(ids, scores))]
+    for size in (1, 7, 9):
+        parts = range(0, 40, size)
+        chunks = [scored(ids[a : a + size], scores[a : a + size]) for a in parts]
+        folders.append(write_frames(tmp_path / str(size), *chunks))
+    for name in ("orfs.tsv", "orfs.parquet", "prediction_results.txt"):
+        assert len({(folder / name).read_bytes() for folder in folders}) == 1
+    assert pq.ParquetFile(folders[0] / "orfs.parquet").num_row_groups == 6
+
+
+# --- what is written of them -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", tables.SCHEMAS)
+def test_every_column_is_documented(table: str) -> None:
+    text = (Path(__file__).parents[2] / "docs/outputs.md").read_text()
+    section = text.split(f"\n## {table}\n")[1].split("\n## ")[0]
+    rows = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
+    documented = [(row[1].strip(" `"), row[2].strip()) for row in rows if len(row) == 6]
+    assert documented == [(field.name, str(field.type)) for field in tables.SCHEMAS[table]]
+
+
+def test_every_file_and_reason_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs/outputs.md").read_text()
+    for name in tables.FILES:
+        assert f"`{name.format(sample='<sample>')}`" in text
+    for reason in REASONS:
+        assert f"\n| `{reason}` | " in text
+    places = [text.index(f"\n| `{reason}` | ") for reason in REASONS]
+    assert places == sorted(places)  # the order counts

@@ -1,0 +1,269 @@
+"""Tracks as htslib reads them (the library behind samtools and tabix), and viral contigs."""
+
+import gzip
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pysam
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virnuc_rules.chunkfiles import Manifest, read_manifest
+from virnuc_rules.chunks import write_chunks
+from virnuc_rules.contigs import CALLED, WindowCalls, viral_regions
+from virnuc_rules.errors import InputError
+from virnuc_rules.tables import SCHEMAS
+from virnuc_rules.tracks import Gzip, Tracks, exclusive, seqids
+from virnuc_rules.viral import write_viral
+from virnuc_rules.windows import count, cut
+
+ODD = ["a|b,\"x'", "ß_chunk_1", "<script>", "50%;=&~", ".:^*$@!+_?-|", "chr1"]
+
+
+def windows_of(lengths: list[int], window: int, calls: str) -> WindowCalls:
+    """The windows of contigs as they are cut; `calls` has v, o or n for each window."""
+    sizes = np.array(lengths)
+    total = np.array([count(length, window) for length in lengths])
+    windows = cut(sizes, np.zeros_like(sizes), total, window)
+    letters = np.array(list(calls))
+    assert len(letters) == len(windows)
+    score = np.linspace(0.5, 1, len(letters), dtype=np.float32)
+    reason = np.where(letters == "n", CALLED + 1, CALLED).astype(np.int8)
+    return WindowCalls(windows.contig, windows.start, windows.end, score, reason, letters == "v")
+
+
+# --- bedGraph ----------------------------------------------------------------------------------
+
+
+@given(lengths=st.lists(st.integers(1, 4000), min_size=1, max_size=5), window=st.integers(3, 600))
+def test_every_base_is_in_one_part(lengths: list[int], window: int) -> None:
+    calls = "v" * sum(count(length, window) for length in lengths)
+    windows = windows_of(lengths, window, calls)
+    start, end = exclusive(windows)
+    for number, length in enumerate(lengths):
+        mine = windows.index == number
+        left, right = start[mine], end[mine]
+        assert (left[0], right[-1]) == (0, length)
+        assert np.array_equal(left[1:], right[:-1])
+        assert np.all(left < right)
+        assert np.all((windows.start[mine] <= left) & (right <= windows.end[mine]))
+
+
+def write_tracks(folder: Path, ids: list[str], windows: WindowCalls) -> Path:
+    with Tracks(folder, "lake") as tracks:
+        tracks.add(pa.array(ids), windows, viral_regions(windows))
+    return folder / "tracks"
+
+
+def text_of(path: Path) -> str:
+    content = path.read_bytes()
+    return (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+
+
+def fetch(path: Path, preset: str) -> list[Any]:
+    """Index a sorted file as genome browsers do, and read it contig by contig."""
+    parser = {"bed": pysam.asBed(), "gff": pysam.asGFF3()}[preset]
+    plain = path.with_suffix(".plain")
+    plain.write_text(text_of(path))
+    indexed = pysam.tabix_index(str(plain), preset=preset, force=True)
+    with pysam.TabixFile(indexed, encoding="utf-8") as table:
+        return [row for contig in table.contigs for row in table.fetch(contig, parser=parser)]
+
+
+LENGTHS, CALLS = [1234, 400, 2000, 900, 30, 1500], "vvonvnvovvvono"
+
+
+@pytest.fixture
+def tracks(tmp_path: Path) -> Path:
+    return write_tracks(tmp_path, ODD, windows_of(LENGTHS, 500, CALLS))
+
+
+def test_scores_as_bedgraph(tracks: Path) -> None:
+    path = tracks / "lake.scores.bedgraph.gz"
+    rows = [line.split("\t") for line in text_of(path).splitlines()]
+    found = fetch(path, "bed")
+    assert [(row.contig, row.start, row.end) for row in found] == [
+        (name, int(start), int(end)) for name, start, end, _ in rows
+    ]
+    windows = windows_of(LENGTHS, 500, CALLS)
+    start, end = exclusive(windows)
+    called = np.flatnonzero(windows.called)
+    assert [(row.contig, row.start, row.end) for row in found] == [
+        (ODD[windows.index[k]], start[k], end[k]) for k in called
+    ]
+    assert [np.float32(row[3]) for row in rows] == windows.score[called].tolist()
+
+
+def test_viral_regions_as_bed_and_gff3(tracks: Path) -> None:
+    windows = windows_of(LENGTHS, 500, CALLS)
+    regions = viral_regions(windows)
+    expected = [
+        (ODD[index], start, end, round(1000 * float(score)))
+        for index, start, end, score in zip(
+            regions.index, regions.start, regions.end, regions.score_mean, strict=True
+        )
+    ]
+    assert len(expected) == 4
+    bed = fetch(tracks / "lake.viral.bed", "bed")
+    assert [(row.contig, row.start, row.end, round(float(row.score))) for row in bed] == expected
+    names = [f"viral_region_{number}" for number in range(1, 5)]
+    assert [row.name for row in bed] == names
+    assert {row.strand for row in bed} == {"."}
+
+    gff = fetch(tracks / "lake.viral.gff3", "gff")
+    assert [
+        (unquote(row.contig), row.start, row.end, round(1000 * float(row.score))) for row in gff
+    ] == expected
+    assert {(row.source, row.feature) for row in gff} == {("VirNuc", "viral_sequence")}
+    rows = text_of(tracks / "lake.viral.gff3").splitlines()[1:]  # pysam reads 0.9 as 0 here
+    attributes = [dict(a.split("=") for a in row.split("\t")[8].split(";")) for row in rows]
+    assert [each["ID"] for each in attributes] == names
+    assert [int(each["windows"]) for each in attributes] == regions.windows.tolist()
+    highest = [np.float32(each["score_max"]) for each in attributes]
+    assert highest == regions.score_max.tolist()
+
+
+def test_gff3_counts_from_1(tracks: Path) -> None:
+    first = (tracks / "lake.viral.gff3").read_text().splitlines()[:2]
+    assert first[0] == "##gff-version 3"
+    assert first[1].split("\t")[3:5] == ["1", "911"]
+
+
+@given(name=st.text(min_size=1))
+def test_names_in_gff3_have_only_the_letters_of_its_specification(name: str) -> None:
+    (escaped,) = seqids(pa.array([name])).to_pylist()
+    allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:^*$@!+_?-|%")
+    assert set(escaped) <= allowed
+    assert unquote(escaped) == name
+
+
+def test_regions_are_numbered_through(tmp_path: Path) -> None:
+    windows = windows_of([400], 500, "v")
+    with Tracks(tmp_path, "s") as tracks:
+        for name in "abc":
+            tracks.add(pa.array([name]), windows, viral_regions(windows))
+    rows = (tmp_path / "tracks/s.viral.bed").read_text().splitlines()
+    assert [row.split("\t")[3] for row in rows] == [f"viral_region_{n}" for n in (1, 2, 3)]
+
+
+def test_gzip_files_have_no_time_and_no_name(tmp_path: Path) -> None:
+    with Gzip(tmp_path / "x.gz") as out:
+        out.write(b"abc" * 1000)
+    written = (tmp_path / "x.gz").read_bytes()
+    assert written[:4] == b"\x1f\x8b\x08\x00" and written[4:8] == bytes(4)
+    assert gzip.decompress(written) == b"abc" * 1000
+
+
+# --- viral contigs -----------------------------------------------------------------------------
+
+BASES = {"a|1": "ACGTN" * 200, "b": "acgtRY" * 40, "c%": "T" * 61}
+
+
+def prepare(folder: Path, *sources: Path, virus: str = "v-v") -> Manifest:
+    """A chunk folder, and a table of contigs which calls those with a v virus."""
+    write_chunks(
+        sources, folder / "chunks", sample="lake", window=500, chunk_size=10, duplicate_ids="keep"
+    )
+    chunked = pq.read_table(folder / "chunks/contigs.parquet").to_pylist()
+    names = SCHEMAS["contigs"].names
+    rows = []
+    for row, letter in zip(chunked, virus, strict=True):
+        values = dict.fromkeys(names, 0) | {"contig": row["contig"], "length": row["length"]}
+        values |= {"windows": 4, "viral_windows": 3, "viral_fraction": 1, "score_viral": 0.98765}
+        rows.append(values | {"call": "virus" if letter == "v" else "others", "reason": None})
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMAS["contigs"]), folder / "contigs.parquet")
+    return read_manifest(folder / "chunks")
+
+
+def fasta(path: Path, names: dict[str, str] = BASES) -> Path:
+    path.write_text("".join(f">{name} of a lake\n{bases}\n" for name, bases in names.items()))
+    return path
+
+
+def test_viral_contigs_are_whole_and_as_they_came(tmp_path: Path) -> None:
+    write_viral(tmp_path, "lake", prepare(tmp_path, fasta(tmp_path / "a.fa")))
+    path = tmp_path / "viral.fa.gz"
+    with pysam.FastxFile(str(path)) as records:
+        found = [(record.name, record.comment, record.sequence) for record in records]
+    assert found == [
+        (
+            name,
+            f"virus score=0.988 fraction=1.00 windows=3/4 length={len(BASES[name])}",
+            BASES[name],
+        )
+        for name in ("a|1", "c%")
+    ]
+    assert max(map(len, text_of(path).splitlines()[1:17])) == 60
+
+
+def test_reads_of_several_files_with_one_name(tmp_path: Path) -> None:
+    reads = []
+    for number, bases in enumerate(("ACGT" * 30, "TTGCA" * 20)):
+        path = tmp_path / f"r{number}.fq.gz"
+        path.write_bytes(gzip.compress(f"@r\n{bases}\n+\n{'I' * len(bases)}\n".encode()))
+        reads.append(path)
+    write_viral(tmp_path, "lake", prepare(tmp_path, *reads, virus="-v"))
+    with pysam.FastxFile(str(tmp_path / "viral.fa.gz")) as records:
+        assert [(r.name, r.sequence, r.quality) for r in records] == [("r", "TTGCA" * 20, None)]
+
+
+def test_a_contig_longer_than_a_piece(tmp_path: Path) -> None:
+    bases = "ACGTTGCATA" * 250_000
+    source = fasta(tmp_path / "a.fa", {"long": bases})
+    write_viral(tmp_path, "lake", prepare(tmp_path, source, virus="v"))
+    _, *lines = text_of(tmp_path / "viral.fa.gz").splitlines()
+    assert "".join(lines) == bases
+    assert {len(line) for line in lines[:-1]} == {60}
+
+
+def test_no_viral_contig_is_an_empty_file(tmp_path: Path) -> None:
+    write_viral(tmp_path, "lake", prepare(tmp_path, fasta(tmp_path / "a.fa"), virus="---"))
+    assert text_of(tmp_path / "viral.fa.gz") == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"b": "ACGT"}, 'record "b" has changed'),
+        ({"b": BASES["b"].upper()}, "the file has changed"),
+        ({"d": "ACGT"}, 'record "d" has changed'),
+        ({"c%": None}, "the file has changed"),
+    ],
+)
+def test_input_that_has_changed(tmp_path: Path, change: dict[str, Any], what: str) -> None:
+    source = fasta(tmp_path / "a.fa")
+    manifest = prepare(tmp_path, source)
+    changed = {name: bases for name, bases in (BASES | change).items() if bases}
+    fasta(source, changed)
+    with pytest.raises(InputError) as raised:
+        write_viral(tmp_path, "lake", manifest)
+    assert str(raised.value).startswith(f"sample lake: {source}: {what} since it was chunked; ")
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_input_that_is_gone(tmp_path: Path) -> None:
+    source = fasta(tmp_path / "a.fa")
+    manifest = prepare(tmp_path, source)
+    source.unlink()
+    with pytest.raises(InputError, match=r"sample lake: .*a\.fa: cannot be read"):
+        write_viral(tmp_path, "lake", manifest)
+
+
+@pytest.mark.parametrize("source", ["-", "/dev/stdin", "/dev/fd/63", "pipe"])
+def test_what_cannot_be_read_twice_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, source: str
+) -> None:
+    manifest = prepare(tmp_path, fasta(tmp_path / "a.fa"))
+    if source == "pipe":
+        source = str(tmp_path / "pipe")
+        os.mkfifo(source)  # reading it would wait for ever
+    caplog.set_level("INFO")
+    write_viral(tmp_path, "lake", manifest.model_copy(update={"sources": [source]}))
+    assert not (tmp_path / "viral.fa.gz").exists()
+    assert f"sample lake: no viral.fa.gz: {source} cannot be read again" in caplog.text

@@ -1,0 +1,164 @@
+"""From windows to contigs: calls of contigs and viral regions. Numbers only, no files."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Int = NDArray[np.int64]
+Float = NDArray[np.float32]
+Bool = NDArray[np.bool_]
+
+# Why a contig has no call: the first of these that is true of one of its windows. What can be
+# mended comes first, then what was asked for, then what the sequence is like.
+REASONS = (
+    "embedding_failed",
+    "short_contig",
+    "too_few_called_windows",  # of windows: that they are called
+    "no_open_frame",
+    "too_ambiguous",
+    "ambiguous",
+    "too_short",
+)
+CALLED = REASONS.index("too_few_called_windows")
+FAILED = REASONS.index("embedding_failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """When a contig is called, and when it is called virus; see `contig_calls`."""
+
+    min_score: float = 0.5
+    min_viral_fraction: float = 0.5
+    min_called_windows: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WindowCalls:
+    """The W windows of whole contigs, in order; the contigs are numbered without gaps."""
+
+    contig: Int  # [W] number of the contig in the sample
+    start: Int  # [W] in the contig, 0-based, half open
+    end: Int
+    score: Float  # [W] best score_virus of its open frames; anything where there is no call
+    reason: NDArray[np.int8]  # [W] index into REASONS; CALLED: it has a call
+    virus: Bool  # [W] False where there is no call
+
+    @property
+    def index(self) -> Int:
+        """Rows of the contigs among those that are here, [W]."""
+        index: Int = self.contig - self.contig[0]
+        return index
+
+    @property
+    def called(self) -> Bool:
+        """Tell which windows have a call."""
+        called: Bool = self.reason == CALLED
+        return called
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """The R viral regions of contigs, in order."""
+
+    index: Int  # [R] row of the contig, as in `WindowCalls`
+    start: Int  # [R] first base of the first window
+    end: Int  # [R] base after the last window
+    windows: Int  # [R] viral windows
+    score_mean: Float  # [R] of the viral windows
+    score_max: Float
+
+
+def whole_contigs(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Regroup the parts of a window table so that no contig is in two of them."""
+    rest: pa.Table | None = None
+    for part in parts:
+        table = part if rest is None else pa.concat_tables([rest, part])
+        numbers = table["contig_number"].to_numpy()
+        last = int(np.searchsorted(numbers, numbers[-1]))
+        if last:
+            yield table.slice(0, last)
+        rest = table.slice(last)
+    if rest is not None:
+        yield rest
+
+
+def viral_regions(windows: WindowCalls) -> Regions:
+    """Join neighbouring viral windows of a contig; one without a call does not part them."""
+    called = windows.called
+    index, virus = windows.index[called], windows.virus[called]
+    begins = virus.copy()
+    begins[1:] &= ~(virus[:-1] & (index[1:] == index[:-1]))
+    region = np.cumsum(begins)[virus] - 1  # of each viral window
+    rows = np.flatnonzero(called)[virus]
+    number = np.bincount(region)
+    first = np.cumsum(number) - number
+    score = windows.score[rows]
+    return Regions(
+        index[begins],
+        windows.start[rows][first],
+        windows.end[rows][first + number - 1],
+        number,
+        _ratio(np.bincount(region, score), number),
+        np.maximum.reduceat(score, first) if len(first) else score,
+    )
+
+
+def contig_calls(windows: WindowCalls, regions: Regions, rule: Rule) -> dict[str, Any]:
+    """Return the columns of the contig table that follow from its windows, [C] each.
+
+    A contig with fewer than `min_called_windows` called windows has no call. Another one is virus
+    if at least `min_viral_fraction` of its called windows are viral and the mean score of the
+    viral ones is at least `min_score`; else it is one of the others. Both are compared as
+    float32, which is how they are written. NaN is: nothing to compute it from.
+    """
+    index, called, virus = windows.index, windows.called, windows.virus
+    number = np.bincount(index)
+    contigs = len(number)
+    calls = np.bincount(index[called], minlength=contigs)
+    viral = np.bincount(index[virus], minlength=contigs)
+    score_viral = _ratio(np.bincount(index[virus], windows.score[virus], contigs), viral)
+    fraction = _ratio(viral, calls)
+    total = np.bincount(index[called], windows.score[called], contigs)
+    median, highest = _median_and_max(index[called], windows.score[called], calls)
+    longest = np.zeros(contigs, np.int64)
+    np.maximum.at(longest, regions.index, regions.windows)
+    enough = calls >= rule.min_called_windows
+    is_virus = (viral > 0) & (fraction >= rule.min_viral_fraction) & (score_viral >= rule.min_score)
+    first = np.cumsum(number) - number
+    reason = np.array(REASONS, object)[np.minimum.reduceat(windows.reason, first)]
+    reason[enough] = None
+    return {
+        "windows": number,
+        "called_windows": calls,
+        "viral_windows": viral,
+        "viral_fraction": fraction,
+        "viral_fraction_all": _ratio(viral, number),
+        "score_mean": _ratio(total, calls),
+        "score_median": median,
+        "score_max": highest,
+        "score_viral": score_viral,
+        "longest_run": longest,
+        "call": np.where(enough, np.where(is_virus, "virus", "others"), "no_call"),
+        "reason": reason,
+    }
+
+
+def _ratio(sums: NDArray[Any], number: Int) -> Float:
+    with np.errstate(invalid="ignore"):
+        return (sums / number).astype(np.float32)
+
+
+def _median_and_max(index: Int, score: Float, number: Int) -> tuple[Float, Float]:
+    """Return median and maximum of the scores of each contig; NaN where `number` is 0."""
+    ordered = score[np.lexsort((score, index))].astype(np.float64)
+    first = np.cumsum(number) - number
+    some = number > 0
+    median, highest = np.full((2, len(number)), np.nan, np.float32)
+    first, number = first[some], number[some]
+    median[some] = (ordered[first + (number - 1) // 2] + ordered[first + number // 2]) / 2
+    highest[some] = ordered[first + number - 1]
+    return median, highest

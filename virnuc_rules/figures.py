@@ -1,0 +1,81 @@
+"""The main figures of the report as files: the same bytes for the same numbers."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+if TYPE_CHECKING:
+    from virnuc_rules.report import SampleSummary
+
+COLORS = {"virus": "#c8553d", "others": "#2d6a8e", "no_call": "#b8bcc2"}
+_STYLE: Any = {
+    "svg.hashsalt": "virnuc",  # ids in the file that do not change
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.constrained_layout.use": True,
+}
+
+
+def write_figures(samples: "list[SampleSummary]", folder: Path) -> None:
+    """Write each figure as PNG and SVG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw: dict[str, Callable[..., None]] = {
+        "scores": _scores,
+        "viral_by_length": _by_length,
+        "calls": _calls,
+    }
+    with mpl.rc_context(_STYLE):
+        for name, function in draw.items():
+            figure, axes = plt.subplots(figsize=(6.4, 3.6))
+            function(axes, samples)
+            for kind in ("png", "svg"):
+                metadata = {"Date": None} if kind == "svg" else {"Software": None}
+                figure.savefig(folder / f"{name}.{kind}", dpi=150, metadata=metadata)
+            plt.close(figure)
+
+
+def _scores(axes: Any, samples: "list[SampleSummary]") -> None:
+    bottom: Any = 0
+    for call in ("others", "virus"):
+        number: Any = sum(sample.histogram[call] for sample in samples)
+        edges = np.linspace(0, 1, len(number) + 1)
+        axes.bar(
+            edges[:-1], number, np.diff(edges), bottom, align="edge", color=COLORS[call], label=call
+        )
+        bottom = bottom + number
+    axes.set(xlabel="score_virus of a window", ylabel="windows", xlim=(0, 1))
+    axes.legend(frameon=False)
+
+
+def _by_length(axes: Any, samples: "list[SampleSummary]") -> None:
+    from virnuc_rules.report import LENGTHS
+
+    names = [f"{low / 1000:g} to {high / 1000:g}" for low, high in pairwise(LENGTHS)]
+    names.append(f"from {LENGTHS[-1] / 1000:g}")
+    virus: Any = sum(sample.by_length["virus"] for sample in samples)
+    called = virus + sum(sample.by_length["others"] for sample in samples)
+    share = np.divide(virus, called, out=np.zeros(len(names)), where=called > 0)
+    bars = axes.bar(names, share, color=COLORS["virus"])
+    axes.bar_label(bars, [f"{v:,} of {c:,}" for v, c in zip(virus, called, strict=True)], size=7)
+    axes.set(xlabel="length of contigs, kb", ylabel="viral share of called contigs", ylim=(0, 1.1))
+
+
+def _calls(axes: Any, samples: "list[SampleSummary]") -> None:
+    names = [sample.name for sample in samples]
+    left = np.zeros(len(samples))
+    for call, color in COLORS.items():
+        number = np.array([sample.contig_calls[call] for sample in samples])
+        share = number / np.maximum(1, [sum(s.contig_calls.values()) for s in samples])
+        axes.barh(names, share, left=left, color=color, label=call)
+        left += share
+    axes.invert_yaxis()
+    axes.set(xlabel="share of contigs", xlim=(0, 1))
+    axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))

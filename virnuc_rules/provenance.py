@@ -1,0 +1,99 @@
+"""Where the results of a run come from: `provenance.json`."""
+
+import platform
+import shlex
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import BaseModel
+
+from virnuc_rules import __version__
+from virnuc_rules.chunkfiles import Manifest
+from virnuc_rules.config import Config
+from virnuc_rules.models.card import read_card
+from virnuc_rules.store import Store
+from virnuc_rules.worker_report import read_reports
+
+_PACKAGES = ("torch", "tokenizers", "safetensors", "pyarrow", "numpy", "biopython", "snakemake")
+
+
+class Input(BaseModel):
+    """One file of a sample."""
+
+    sample: str
+    path: str
+    sha256: str
+
+
+class Computed(BaseModel):
+    """How one worker computed."""
+
+    worker: str
+    host: str
+    device: str
+    precision: str
+    verified: bool
+    versions: dict[str, str]
+    started: datetime
+    chunks: int
+
+
+class Provenance(BaseModel):
+    """Inputs, settings, models, software and commands of a run."""
+
+    made: datetime
+    commands: list[str]  # this one, and the Snakemake that called it
+    folder: str
+    versions: dict[str, str]
+    platform: str
+    config: dict[str, Any]
+    inputs: list[Input]
+    bundle: str
+    bundle_fingerprint: str
+    bundle_sha256: dict[str, str]
+    computed: list[Computed]
+
+
+def provenance(config: Config, samples: dict[str, Manifest]) -> Provenance:
+    """Collect it."""
+    card = read_card(config.bundle)
+    fields = set(Computed.model_fields)
+    reports = read_reports(Store(config.results).workers)
+    return Provenance(
+        made=datetime.now(UTC),
+        commands=[shlex.join(sys.argv), *_snakemake()],
+        folder=str(Path.cwd()),
+        versions={
+            "virnuc_rules": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in _PACKAGES},
+        },
+        platform=platform.platform(),
+        config=config.model_dump(mode="json"),
+        inputs=[
+            Input(sample=sample, path=path, sha256=sha256)
+            for sample, manifest in samples.items()
+            for path, sha256 in zip(manifest.sources, manifest.sources_sha256, strict=True)
+        ],
+        bundle=card.name,
+        bundle_fingerprint=card.fingerprint,
+        bundle_sha256=card.sha256,
+        computed=[Computed(**report.model_dump(include=fields)) for report in reports],
+    )
+
+
+def _snakemake() -> list[str]:
+    """Return the command of the outermost Snakemake above this process."""
+    found = []
+    for process in psutil.Process().parents():
+        try:
+            words = process.cmdline()
+        except psutil.Error:
+            continue
+        if any(Path(word).name == "snakemake" for word in words[:3]):
+            found.append(shlex.join(words))
+    return found[-1:]

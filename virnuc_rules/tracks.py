@@ -1,0 +1,115 @@
+"""Tracks for genome browsers: window scores as bedGraph, viral regions as BED and GFF3."""
+
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from virnuc_rules.contigs import Int, Regions, WindowCalls
+from virnuc_rules.text import lines, shortest
+
+FILES = (
+    "tracks/{sample}.scores.bedgraph.gz",
+    "tracks/{sample}.viral.bed",
+    "tracks/{sample}.viral.gff3",
+)
+_SEQID = ".:^*$@!+?-|"  # what GFF3 allows in a name, beside letters, digits and what quote keeps
+
+
+class Gzip:
+    """Writes a gzip file whose bytes follow from its content: no name in it, no time."""
+
+    def __init__(self, path: Path, level: int = 6, strategy: int = zlib.Z_DEFAULT_STRATEGY) -> None:
+        self._file = path.open("wb")
+        self._deflate = zlib.compressobj(level, zlib.DEFLATED, 16 + zlib.MAX_WBITS, 9, strategy)
+
+    def write(self, data: bytes | pa.Buffer) -> None:
+        """Compress and write."""
+        self._file.write(self._deflate.compress(data))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        with self._file:
+            if kind is None:
+                self._file.write(self._deflate.flush())
+
+
+class Tracks:
+    """Writes the tracks of a sample into a folder, block by block."""
+
+    def __init__(self, folder: Path, sample: str) -> None:
+        scores, bed, gff = (folder / name.format(sample=sample) for name in FILES)
+        scores.parent.mkdir()
+        self.scores = Gzip(scores)
+        self.bed, self.gff = bed.open("wb"), gff.open("wb")
+        self.gff.write(b"##gff-version 3\n")
+        self.regions = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self.bed, self.gff:
+            self.scores.__exit__(kind, error, trace)
+
+    def add(self, contigs: pa.Array, windows: WindowCalls, regions: Regions) -> None:
+        """Write the windows and regions of contigs with these ids."""
+        start, end = exclusive(windows)
+        called = windows.called
+        self.scores.write(
+            lines(
+                contigs.take(pa.array(windows.index[called])),
+                start[called],
+                end[called],
+                shortest(windows.score[called]),
+            )
+        )
+        number = len(regions.index)
+        if not number:
+            return
+        names = pc.binary_join_element_wise(
+            "viral_region_", pa.array(self.regions + np.arange(1, number + 1)).cast(pa.string()), ""
+        )
+        self.regions += number
+        ids = contigs.take(pa.array(regions.index))
+        score = np.rint(regions.score_mean.astype(np.float64) * 1000).astype(np.int64)
+        self.bed.write(lines(ids, regions.start, regions.end, names, score, "."))
+        attributes = pc.binary_join_element_wise(
+            "ID=", names, ";windows=", pa.array(regions.windows).cast(pa.string()),
+            ";score_max=", shortest(regions.score_max), "",
+        )  # fmt: skip
+        self.gff.write(
+            lines(
+                seqids(ids), "VirNuc", "viral_sequence", regions.start + 1, regions.end,
+                shortest(regions.score_mean), ".", ".", attributes,
+            )
+        )  # fmt: skip
+
+
+def exclusive(windows: WindowCalls) -> tuple[Int, Int]:
+    """Cut overlapping windows in the middle of the overlap: every base is in one, [W] and [W]."""
+    start, end = windows.start.copy(), windows.end.copy()
+    (left,) = np.nonzero(windows.index[1:] == windows.index[:-1])
+    end[left] = start[left + 1] = (end[left] + start[left + 1]) // 2
+    return start, end
+
+
+def seqids(ids: pa.Array) -> pa.Array:
+    """Escape ids as GFF3 asks for."""
+    encoded = ids.dictionary_encode()
+    names = [
+        quote(name, safe=_SEQID).replace("~", "%7E") for name in encoded.dictionary.to_pylist()
+    ]
+    return pa.array(names, pa.string()).take(encoded.indices)

@@ -1,0 +1,77 @@
+"""The viral contigs of a sample as FASTA, read again from where they came from."""
+
+import logging
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from virnuc_rules.chunkfiles import Manifest
+from virnuc_rules.errors import InputError
+from virnuc_rules.sequences import Contig, Sequences
+from virnuc_rules.tracks import Gzip
+
+logger = logging.getLogger(__name__)
+
+FILE = "viral.fa.gz"
+_LINE = 60  # bases
+_PIECE = _LINE << 14  # bases that are written at a time
+_COLUMNS = ("contig", "length", "windows", "viral_windows", "viral_fraction", "score_viral", "call")
+
+
+def write_viral(folder: Path, sample: str, manifest: Manifest) -> None:
+    """Write the contigs that `folder/contigs.parquet` calls virus into `folder/viral.fa.gz`.
+
+    Nothing is written for input that cannot be read twice (standard input, a pipe). Raises
+    InputError where it cannot be read or has changed since it was chunked.
+    """
+    once = [source for source in manifest.sources if not _stays(source)]
+    if once:
+        logger.info("sample %s: no %s: %s cannot be read again", sample, FILE, once[0])
+        return
+    sources = [Path(source) for source in manifest.sources]
+    sequences = Sequences(sources, sample, keep_duplicates=True)
+    rows = _rows(folder / "contigs.parquet")
+    # Letters of DNA hardly repeat as words: without looking for such, it is as small and fast.
+    with Gzip(folder / FILE, strategy=zlib.Z_HUFFMAN_ONLY) as out:
+        for contig in sequences.contigs():
+            row = next(rows, None)
+            if row is None or (row["contig"], row["length"]) != (contig.id, contig.length):
+                raise _changed(sample, f'{sources[contig.source]}: record "{contig.id}"')
+            if row["call"] == "virus":
+                _write(out, contig, row)
+    for source, now, then in zip(sources, sequences.sha256, manifest.sources_sha256, strict=True):
+        if now != then:
+            raise _changed(sample, f"{source}: the file")
+    if next(rows, None) is not None:
+        raise _changed(sample, f"{sources[-1]}: the file")
+
+
+def _changed(sample: str, what: str) -> InputError:
+    return InputError(
+        f"sample {sample}: {what} has changed since it was chunked; delete the sample's chunk "
+        "folder and run again"
+    )
+
+
+def _stays(source: str) -> bool:
+    path = Path(source)
+    return source != "-" and not path.is_relative_to("/dev") and not path.is_fifo()
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=list(_COLUMNS)):
+            yield from batch.to_pylist()
+
+
+def _write(out: Gzip, contig: Contig, row: dict[str, Any]) -> None:
+    out.write(
+        f">{contig.id} virus score={row['score_viral']:.3f} fraction={row['viral_fraction']:.2f} "
+        f"windows={row['viral_windows']}/{row['windows']} length={contig.length}\n".encode()
+    )
+    for start in range(0, contig.length, _PIECE):
+        bases = contig.bases(start, min(start + _PIECE, contig.length))
+        out.write(b"\n".join(bases[at : at + _LINE] for at in range(0, len(bases), _LINE)) + b"\n")
