@@ -113,7 +113,7 @@ def contig_calls(windows: WindowCalls, regions: Regions, rule: Rule) -> dict[str
     A contig with fewer than `min_called_windows` called windows has no call. Another one is virus
     if at least `min_viral_fraction` of its called windows are viral and the mean score of the
     viral ones is at least `min_score`; else it is one of the others. Both are compared as
-    float32, which is how they are written. NaN is: nothing to compute it from.
+    float32, which is how they are written. NaN is: nothing to compute it from, and no virus.
     """
     index, called, virus = windows.index, windows.called, windows.virus
     number = np.bincount(index)
@@ -127,7 +127,7 @@ def contig_calls(windows: WindowCalls, regions: Regions, rule: Rule) -> dict[str
     longest = np.zeros(contigs, np.int64)
     np.maximum.at(longest, regions.index, regions.windows)
     enough = calls >= rule.min_called_windows
-    is_virus = (viral > 0) & (fraction >= rule.min_viral_fraction) & (score_viral >= rule.min_score)
+    is_virus = (fraction >= rule.min_viral_fraction) & (score_viral >= rule.min_score)
     first = np.cumsum(number) - number
     reason = np.array(REASONS, object)[np.minimum.reduceat(windows.reason, first)]
     reason[enough] = None

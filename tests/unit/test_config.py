@@ -268,7 +268,11 @@ def test_a_file_whose_name_looks_like_a_pattern(lanes: Path) -> None:
 
 # --- environments ------------------------------------------------------------------------------
 
-CONDA_NAMES = {"torch": "pytorch", "snakemake": "snakemake-minimal"}
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "snakemake": "snakemake-minimal",
+    "matplotlib": "matplotlib-base",
+}
 DIRECT = [Requirement(line) for line in PROJECT["dependencies"]]
 DEV = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
 

@@ -242,7 +242,7 @@ def test_a_window_table_that_is_not_whole(config: Config, tmp_path: Path, how: s
     assert contents(out) == before
 
 
-@pytest.mark.parametrize("how", ["order", "gap", "open frames", "reason"])
+@pytest.mark.parametrize("how", ["order", "gap", "one more", "open frames", "reason"])
 def test_a_window_table_that_does_not_fit(config: Config, tmp_path: Path, how: str) -> None:
     path = config.results / "chunks/gut/windows.parquet"
     table = pq.read_table(path)
@@ -256,6 +256,7 @@ def test_a_window_table_that_does_not_fit(config: Config, tmp_path: Path, how: s
             row["open_frames"] += row["open_frames"] > 0
         elif how == "reason" and row["reason"]:
             row["reason"] = "unheard of"
+    rows[-1]["contig_number"] += how == "one more"
     path.unlink()
     pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
     message = failure_of(config, tmp_path / "out", ChunkError)

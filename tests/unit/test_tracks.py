@@ -52,6 +52,8 @@ def test_every_base_is_in_one_part(lengths: list[int], window: int) -> None:
         assert (left[0], right[-1]) == (0, length)
         assert np.array_equal(left[1:], right[:-1])
         assert np.all(left < right)
+        overlap = windows.end[mine][:-1] + windows.start[mine][1:]
+        assert np.array_equal(right[:-1], overlap // 2)  # cut in its middle
         assert np.all((windows.start[mine] <= left) & (right <= windows.end[mine]))
 
 

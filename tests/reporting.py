@@ -1,0 +1,98 @@
+"""Results of a run as the documented tables have them, with numbers drawn at random."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from harness import BUNDLE
+
+from virnuc_rules import __version__
+from virnuc_rules.chunkfiles import Manifest
+from virnuc_rules.config import Config
+from virnuc_rules.tables import SCHEMAS
+
+HOSTILE = (
+    "</script><script>document.title='broken'</script>",
+    "<img src=x onerror=\"document.title='broken'\">",
+    "a'b\"c|d,e&amp;f",
+    "größe_chunk_1",
+)
+
+
+def make_results(folder: Path, samples: dict[str, int], called: float = 0.6) -> Config:
+    """Write chunk manifests, tables and a worker's report of samples with so many contigs."""
+    sheet = folder / "samples.tsv"
+    sheet.write_text("sample\tpath\n" + "".join(f"{s}\t/data/{s}.fa\n" for s in samples))
+    config = Config(samples=sheet, results=folder / "results", bundle=BUNDLE)
+    for number, (name, contigs) in enumerate(samples.items()):
+        _make_sample(config.results, name, contigs, called, np.random.default_rng(number))
+    workers = config.results / "queue" / "workers"
+    workers.mkdir(parents=True)
+    report = {
+        "worker": "0", "owner": "0-node-1-a", "pid": 1, "host": "node<1>", "device": "cpu",
+        "precision": "bf16", "verified": False, "versions": {"torch": "2"},
+        "started": "2026-01-01T00:00:00Z", "updated": "2026-01-01T01:00:00Z",
+        "load_count": {"dnabert_s": 1, "esm2": 1}, "load_seconds": {"dnabert_s": 1, "esm2": 2},
+        "chunks": 3, "open_frames": 1000, "seconds_computing": 20,
+        "memory": [{"chunks": 1, "resident": 900, "device": None}], "cache_clears": 1,
+        "exit_reason": "embedded 3 chunks, 1000 open frames",
+    }  # fmt: skip
+    (workers / "0.json").write_text(json.dumps(report))
+    return config
+
+
+def _make_sample(
+    results: Path, name: str, contigs: int, called: float, draw: np.random.Generator
+) -> None:
+    length = np.exp(draw.uniform(5, 10, contigs)).astype(np.int64)
+    windows = np.maximum(1, -(-length // 500))
+    contig = np.repeat(np.arange(contigs), windows)
+    window = np.arange(len(contig)) - np.repeat(np.cumsum(windows) - windows, windows)
+    start = window * 500
+    end = np.minimum(start + 500, np.maximum(length[contig], start + 1))
+    has_call = draw.random(len(contig)) < called
+    score = draw.random(len(contig)).astype(np.float32)
+    virus = has_call & (score >= 0.5)
+    ids = np.array([f"contig_{n}" for n in range(contigs)], object)
+    ids[: len(HOSTILE)] = HOSTILE[:contigs]
+    null = np.where(has_call, score, np.nan)
+    columns = {
+        "contig_number": contig, "contig": ids[contig], "window": window + 1, "start": start,
+        "end": end, "open_frames": has_call.astype(int), "best_frame": np.where(has_call, "F1", ""),
+        "score_others": pa.array(1 - null, from_pandas=True),
+        "score_virus": pa.array(null, from_pandas=True),
+        "call": np.where(has_call, np.where(virus, "virus", "others"), "no_call"),
+        "reason": pa.array(np.where(has_call, None, "no_open_frame")),
+    }  # fmt: skip
+    _write(results / name, "windows", columns)
+    n_called, n_virus = (np.bincount(contig[x], minlength=contigs) for x in (has_call, virus))
+    mean = np.bincount(contig, np.where(has_call, score, 0), contigs) / np.maximum(1, n_called)
+    mean = pa.array(np.where(n_called > 0, mean, np.nan), from_pandas=True)
+    share = n_virus / np.maximum(1, n_called)
+    call = np.where(n_called == 0, "no_call", np.where(share >= 0.5, "virus", "others"))
+    columns = {
+        "contig_number": np.arange(contigs), "contig": ids, "length": length, "windows": windows,
+        "called_windows": n_called, "viral_windows": n_virus, "viral_fraction": share,
+        "viral_fraction_all": n_virus / windows, "score_mean": mean, "score_median": mean,
+        "score_max": mean, "score_viral": mean, "longest_run": n_virus, "call": call,
+        "reason": pa.array(np.where(call == "no_call", "no_open_frame", None)),
+    }  # fmt: skip
+    _write(results / name, "contigs", columns)
+    chunks = results / "chunks" / name
+    chunks.mkdir(parents=True)
+    manifest = Manifest(
+        version=__version__, sources=[f"/data/{name}.fa"], sources_sha256=["0" * 64], window=500,
+        chunk_size=10_000, min_length=0, max_ambiguous=1.0, duplicate_ids="error", contigs=contigs,
+        bases=int(length.sum()), windows=len(contig), open_frames=int(has_call.sum()),
+        reasons={"no_open_frame": int((~has_call).sum())}, chunks=[],
+    )  # fmt: skip
+    (chunks / "manifest.json").write_text(manifest.model_dump_json())
+
+
+def _write(folder: Path, name: str, columns: dict[str, object]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    schema = SCHEMAS[name]
+    arrays = [pa.array(columns[field.name]).cast(field.type) for field in schema]
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), folder / f"{name}.parquet")
