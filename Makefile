@@ -18,7 +18,7 @@ demo: $(INSTALLED)
 	@echo "their weights are random. See README.md for your own data and the real models."
 
 test: $(INSTALLED)
-	pytest
+	pytest --numprocesses 3 --dist loadgroup
 
 check: $(INSTALLED)
 	ruff check .

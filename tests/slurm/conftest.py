@@ -18,10 +18,12 @@ SETTINGS = {"chunk_size": 5, "workers": 2}  # some 200 chunks: there is time to 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is here, with one visible line, where there can be no Slurm."""
+    """Skip what is here, with one visible line, where there can be no Slurm; else: one cluster."""
     for item in items:
-        if REASON and item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.skip(reason=REASON))
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.xdist_group("slurm"))
+            if REASON:
+                item.add_marker(pytest.mark.skip(reason=REASON))
 
 
 class SlurmProject(Project):
