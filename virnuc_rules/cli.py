@@ -330,6 +330,10 @@ def main() -> None:
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     # Read when torch is imported: threads that spin while they wait slow a shared node down.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when oneDNN and torch's layer over it start. Each number of rows that a product has had is
+    # remembered, 0.4 MB each and 1,024 of them: a worker would grow for days.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
     try:
         app()
     except VirnucError as error:

@@ -1,0 +1,107 @@
+"""Writing a result while the next chunk is embedded: nothing is half there, no claim stays."""
+
+import errno
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from virnuc_rules import results
+from virnuc_rules.publisher import Publisher
+from virnuc_rules.queue import Claim, Queue
+from virnuc_rules.results import Embeddings, read_result
+from virnuc_rules.tasks import Settings
+
+SETTINGS = Settings(precision="fp32", batch_tokens=8192)
+KEYS = [letter * 64 for letter in "abc"]
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[Queue]:
+    with Queue(tmp_path, "0", 60) as queue:
+        yield queue
+
+
+def result(number: int) -> Embeddings:
+    return Embeddings([str(number)], torch.full((1, 3), number), torch.full((1, 2), number))
+
+
+def claimed(queue: Queue, key: str) -> Claim:
+    claim = queue.claim(key)
+    assert claim
+    return claim
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_two_claims_are_held_while_a_result_is_written(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_write, write = threading.Event(), results.write_result
+
+    def slow(*arguments: object) -> None:
+        assert may_write.wait(60)
+        write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(results, "write_result", slow)
+    published: list[str] = []
+    with Publisher(queue, SETTINGS, lambda claim, _: published.append(claim.key)) as publisher:
+        publisher.publish(claimed(queue, KEYS[0]), result(0))
+        second = claimed(queue, KEYS[1])
+        assert names(queue.store.claims) == KEYS[:2] and published == []
+        may_write.set()
+        publisher.publish(second, result(1))  # the first is in place before the second begins
+        assert published == KEYS[:1] and queue.store.is_done(KEYS[0])
+    assert published == KEYS[:2] and names(queue.store.claims) == []
+    for number in (0, 1):
+        found = read_result(queue.store.result(KEYS[number]), KEYS[number], [str(number)])
+        assert torch.equal(found.esm2, result(number).esm2)
+
+
+def test_what_went_wrong_is_raised_and_nothing_is_left(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: object) -> None:
+        path.write_bytes(b"a part of it")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(results, "write_result", full)
+    published: list[str] = []
+    with (
+        pytest.raises(OSError, match="No space left"),
+        Publisher(queue, SETTINGS, lambda claim, _: published.append(claim.key)) as publisher,
+    ):
+        publisher.publish(claimed(queue, KEYS[0]), result(0))
+        publisher.settle()
+    assert published == [] and queue.interrupted.is_set()
+    assert names(queue.store.claims) == [] and names(queue.store.embeddings) == []
+
+
+def test_an_error_while_embedding_waits_for_the_result_before(queue: Queue) -> None:
+    published: list[str] = []
+    with (
+        pytest.raises(ZeroDivisionError),
+        Publisher(queue, SETTINGS, lambda claim, _: published.append(claim.key)) as publisher,
+    ):
+        publisher.publish(claimed(queue, KEYS[0]), result(0))
+        raise ZeroDivisionError
+    assert published == KEYS[:1] and queue.store.is_done(KEYS[0])
+
+
+def test_the_cause_is_named_where_both_go_wrong(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(results, "write_result", full)
+    with (
+        pytest.raises(OSError, match="No space left"),
+        Publisher(queue, SETTINGS, lambda *_: None) as publisher,
+    ):
+        publisher.publish(claimed(queue, KEYS[0]), result(0))
+        raise InterruptedError("a signal came meanwhile")
