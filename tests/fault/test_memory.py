@@ -9,7 +9,8 @@ import pytest
 from harness import Project
 
 CHUNKS, SETTLED = 150, 50
-BOUND = 30  # MB; 10 were seen, 54 with a leak of one result a chunk, 39 with torch's own caches of products
+# MB; 10 were seen, 54 with a leak of one result a chunk, 39 where torch remembers all products.
+BOUND = 30
 
 
 @pytest.fixture(scope="module")
