@@ -3,8 +3,8 @@
 import re
 
 from cluster import Cluster
-from conftest import SlurmProject
 from harness import Project, wait_until
+from slurm_project import SlurmProject
 
 
 def test_two_workers_two_nodes_the_same_bytes(

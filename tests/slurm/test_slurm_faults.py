@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 from cluster import Cluster
-from conftest import SlurmProject
 from harness import Project, wait_until
+from slurm_project import SlurmProject
 
 
 @pytest.fixture
