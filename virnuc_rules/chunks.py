@@ -23,7 +23,7 @@ from virnuc_rules.chunkfiles import (
     content_hash,
 )
 from virnuc_rules.fasta import Contig, read_contigs
-from virnuc_rules.files import replacing, staged_folder, sync_directory
+from virnuc_rules.files import replacing, staged_folder, sync_directory, writing
 from virnuc_rules.orfs import FRAMES, REASONS, OpenFrames, open_frames
 from virnuc_rules.upstream import UpstreamFasta
 from virnuc_rules.windows import Windows, count, cut, span
@@ -49,9 +49,10 @@ def write_chunks(
 
     Everything is written beside `out` and moved there when it is complete: bad input leaves what
     was there before as it was. With `upstream_fasta` that folder also gets the files that
-    VirNucPro would have written. Raises InputError (see `read_contigs`).
+    VirNucPro would have written. Raises InputError (see `read_contigs`), VirnucError where the disk
+    is full.
     """
-    with staged_folder(out) as stage:
+    with writing(out), staged_folder(out) as stage:
         with _ChunkWriter(stage, chunk_size) as writer, UpstreamFasta(upstream_fasta, window) as up:
             for block in _blocks(read_contigs(source, sample), window):
                 frames = open_frames(block.bases.upper(), block.start, block.end)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from virnuc_rules.chunkfiles import read_manifest, read_windows
 from virnuc_rules.config import Config
 from virnuc_rules.errors import ChunkError, ResultError
+from virnuc_rules.files import writing
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.models.verified import read_verified
@@ -69,7 +70,8 @@ def predict(config: Config, sample: str, out: Path) -> None:
     """Write the tables of a sample into the folder `out`; see `SampleTables`.
 
     Raises ResultError where results are missing or damaged (a damaged one is removed, so that the
-    same command embeds it again) and leaves older tables as they were.
+    same command embeds it again), VirnucError where the disk is full; it leaves older tables as
+    they were.
     """
     bundle = Bundle(config.bundle)
     tasks = list(sample_tasks(config.results, sample, *read_settings(config)))
@@ -78,7 +80,7 @@ def predict(config: Config, sample: str, out: Path) -> None:
     torch.set_num_threads(1)  # the classifier is small; samples run beside each other
     consensus = Consensus(manifest.windows)
     computed: set[str] = set()  # in which precision, on which type of device
-    with SampleTables(out) as tables:
+    with writing(out), SampleTables(out) as tables:
         frames = 0
         classifier = bundle.open_classifier()
         for chunk in _scored(tasks, Store(config.results), classifier, config, computed):
@@ -130,6 +132,8 @@ def _scored(
                 store.forget(task.key)
                 unusable.append(error)
         yield ScoredChunk(chunk.ids, chunk.table, scores)
+    for other in unusable[1:]:
+        logger.error("%s", other)
     if unusable:
         raise ResultError(
             f"{unusable[0]}; {len(unusable)} of {len(tasks)} chunks are without a usable result: "

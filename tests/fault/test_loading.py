@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness import Project, copy_bundle, environment
+from harness import BUNDLE, DEMO, Project, copy_bundle, environment, rules, sha256
 from safetensors.torch import load_file, save_file
 
 from virnuc_rules.models import card
@@ -66,6 +66,13 @@ def rewrite(name: str, content: bytes) -> Callable[[Path], None]:
     return damage
 
 
+def panicking() -> bytes:
+    """A tokenizer that opens, but whose Rust code panics when it is used."""
+    tokenizer = json.loads((BUNDLE / "tokenizer.json").read_text())
+    del tokenizer["post_processor"]["special_tokens"]["[SEP]"]
+    return json.dumps(tokenizer).encode()
+
+
 def narrower(tensors: dict[str, torch.Tensor]) -> None:
     key = max(tensors, key=lambda key: tensors[key].ndim)
     tensors[key] = tensors[key][:-1].contiguous()
@@ -81,13 +88,15 @@ def narrower(tensors: dict[str, torch.Tensor]) -> None:
         (lambda b: os.truncate(b / ESM2, 1000), "esm2.safetensors: damaged"),
         (rewrite(ESM2, b"\xff" * 5000), "esm2.safetensors: damaged"),
         (rewrite("tokenizer.json", b"{}"), "tokenizer.json"),
+        (rewrite("tokenizer.json", panicking()), "PanicException: no entry found"),
         (change(ESM2, lambda t: t.popitem()), "Missing key"),
         (change(ESM2, lambda t: t.update(more=torch.ones(2))), "Unexpected key"),
         (change("dnabert_s.safetensors", narrower), "size mismatch"),
     ],
     ids=[
         "no weights", "no tokenizer", "a bit of ESM-2", "a bit of DNABERT-S", "truncated",
-        "no safetensors", "no tokenizer inside", "a tensor less", "a tensor more", "other shape",
+        "no safetensors", "no tokenizer inside", "a tokenizer that panics", "a tensor less",
+        "a tensor more", "other shape",
     ],
 )  # fmt: skip
 def test_files(chunked: Project, damage: Callable[[Path], None], cause: str) -> None:
@@ -107,13 +116,33 @@ def test_devices(chunked: Project, settings: dict[str, str], cause: str) -> None
     assert_not_loaded(chunked, chunked.serve(**settings), cause)
 
 
-def test_no_card_is_seen_before_anything_starts(chunked: Project) -> None:
-    bundle = copy_bundle(chunked.folder)
-    (bundle / "bundle.json").unlink()
-    worker = chunked.serve(bundle=bundle)
+@pytest.mark.parametrize(
+    ("settings", "cause"),
+    [({"bundle": "nowhere"}, "nowhere/bundle.json: no such file"), ({"device": "tpu"}, "device")],
+)
+def test_no_card_or_no_such_kind_of_device(
+    chunked: Project, settings: dict[str, str], cause: str
+) -> None:
+    """They are seen before anything starts."""
+    worker = chunked.serve(**settings)
     _, errors = worker.communicate(timeout=200)
-    assert worker.returncode == 1 and "bundle.json: no such file" in errors
+    assert worker.returncode == 1 and cause in errors
     assert len(errors.splitlines()) == 1 and not (chunked.results / "queue").exists()
+
+
+def test_a_classifier_is_no_concern_of_workers(tmp_path: Path) -> None:
+    project = Project(tmp_path, samples={"lake": DEMO["lake"]}, chunk_size=1000)
+    bundle = copy_bundle(tmp_path)
+    spoil(bundle / "classifier.safetensors")
+    project.chunk()
+    worker = project.serve(bundle=bundle)
+    _, errors = worker.communicate(timeout=200)
+    assert worker.returncode == 0, errors
+    options = ("--sample=lake", f"--bundle={bundle}", f"--results={project.results}")
+    done = rules("predict", *options, "--out", project.results / "lake")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "classifier.safetensors: damaged (sha256 differs" in done.stderr
+    assert list((project.results / "lake").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "dnabert_s.safetensors", ESM2])
@@ -170,18 +199,26 @@ def test_too_little_memory(chunked: Project) -> None:
     assert_not_loaded(chunked, worker, "emory")
 
 
-def test_no_respawn_and_the_same_command_after_the_repair(tmp_path: Path) -> None:
-    project = Project(tmp_path)
+def test_no_respawn_and_the_same_command_after_the_repair(
+    tmp_path: Path, undisturbed: Project
+) -> None:
+    """A sample is done already; another comes when the bundle is damaged."""
     bundle = copy_bundle(tmp_path)
-    project.settings["bundle"] = str(bundle)
+    project = Project(tmp_path, samples={"lake": DEMO["lake"]}, bundle=str(bundle))
+    assert project.run().returncode == 0
+    embeddings, tables = project.embeddings(), project.tables()
     good = (bundle / ESM2).read_bytes()
     spoil(bundle / ESM2)
+    project.set_samples(DEMO)
     first = project.run()
     assert first.returncode != 0
     lines = [line for line in first.stdout.splitlines() if "esm2.safetensors: damaged" in line]
-    assert len(lines) == 1, first.stdout  # one worker, one attempt
-    assert len(list(project.results.glob("logs/serve/0.attempt-*.log"))) == 1
+    assert len(lines) == 1, first.stdout  # one worker, one attempt: the profile has no retries
+    assert len(list(project.results.glob("logs/serve/0.attempt-*.log"))) == 2
+    assert project.embeddings() == embeddings and project.left_over() == []
+    assert {table: sha256(project.results / table) for table in tables} == tables
     (bundle / ESM2).write_bytes(good)
     second = project.run()
     assert second.returncode == 0, second.stdout
-    assert len(project.embeddings()) == project.chunks()
+    assert embeddings.items() < project.embeddings().items()
+    assert project.tables() == undisturbed.tables()

@@ -28,7 +28,7 @@ from virnuc_rules.chunkfiles import (
     window_ids,
 )
 from virnuc_rules.chunks import write_chunks
-from virnuc_rules.errors import ChunkError, InputError
+from virnuc_rules.errors import ChunkError, InputError, VirnucError
 
 DATA = Path(__file__).parent.parent / "data"
 UPSTREAM = DATA / "upstream"
@@ -322,7 +322,7 @@ def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError("no space left on device")
 
     monkeypatch.setattr(chunks, "replacing", full)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(VirnucError, match="no space left"):
         chunk_it(SOURCE, tmp_path / "out")
     assert seen == ["manifest.json"]
     assert contents(tmp_path) == before
