@@ -1,5 +1,6 @@
 # make demo    install, then run the workflow on the demo data
 # make test    install, then run the tests
+# make soak    kill workers at 1,000 random moments
 # make check   lint, format, types, workflow
 # make clean   remove what the demo wrote
 
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test check clean
+.PHONY: demo test soak check clean
 
 demo: $(INSTALLED)
 	snakemake --profile profiles/local --configfile demo/config.yaml
@@ -18,7 +19,10 @@ demo: $(INSTALLED)
 	@echo "their weights are random. See README.md for your own data and the real models."
 
 test: $(INSTALLED)
-	pytest
+	pytest --numprocesses 3 --dist loadgroup
+
+soak: $(INSTALLED)
+	VIRNUC_KILLS=1000 pytest -s tests/fault/test_random_kills.py
 
 check: $(INSTALLED)
 	ruff check .

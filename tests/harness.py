@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,7 +85,10 @@ class Project:
 
     def serve_command(self, worker: int, **settings: Any) -> list[str]:
         values = {**self.settings, **settings}
-        keys = ("samples", "bundle", "threads", "lease_seconds", "load_timeout", "device")
+        keys = (
+            "samples", "bundle", "threads", "lease_seconds", "load_timeout", "device", "precision",
+            "cache_clear_interval", "batch_tokens",
+        )  # fmt: skip
         options = [f"--{k.replace('_', '-')}={values[k]}" for k in keys if k in values]
         return [str(BIN / "virnuc-rules"), "serve", "--worker", str(worker), *options]
 
@@ -103,6 +107,11 @@ class Project:
         found = (self.results / "embeddings").glob("*/*.safetensors")
         return {path.stem: path.stat().st_ino for path in found}
 
+    def digests(self) -> dict[str, str]:
+        """sha256 of the results by key."""
+        found = (self.results / "embeddings").glob("*/*.safetensors")
+        return {path.stem: sha256(path) for path in found}
+
     def chunks(self) -> int:
         manifests = (self.results / "chunks").glob("*/manifest.json")
         return sum(len(json.loads(path.read_text())["chunks"]) for path in manifests)
@@ -119,6 +128,29 @@ class Project:
             for t in TABLES
         }
 
+    def claims(self) -> list[Path]:
+        return list((self.results / "queue" / "claims").iterdir())
+
+    def failures(self) -> list[Path]:
+        return list((self.results / "queue" / "failed").iterdir())
+
+    def processes(self) -> list[int]:
+        """Ids of the processes whose working directory is the project's folder."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                here = (process / "cwd").samefile(self.folder)
+                ended = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            except OSError:
+                continue
+            if here and not ended:
+                found.append(int(process.name))
+        return found
+
+    def workers(self) -> list[int]:
+        """Ids of the processes that are this project's workers."""
+        return [pid for pid in self.processes() if is_worker(pid)]
+
     def left_over(self) -> list[Path]:
         """Files that must not be there once all is done."""
         claims = list((self.results / "queue" / "claims").iterdir())
@@ -129,6 +161,47 @@ def rules(*arguments: object, check: bool = False) -> subprocess.CompletedProces
     """Run `virnuc-rules` and capture what it prints."""
     command = [str(BIN / "virnuc-rules"), *map(str, arguments)]
     return subprocess.run(command, text=True, capture_output=True, check=check, timeout=300)
+
+
+def is_worker(pid: int) -> bool:
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"serve" in arguments and b"python" in arguments[0]
+
+
+def embedded_chunks(text: str) -> int:
+    """How many chunks a log says were embedded."""
+    return sum(int(number) for number in re.findall(r"embedded (\d+) chunks", text))
+
+
+def jobs(text: str) -> dict[str, int]:
+    """What Snakemake says that it has to do: number of jobs by rule."""
+    table = re.search(r"^job +count\n[- ]+\n((?:\w+ +\d+\n)+)", text, re.MULTILINE)
+    if not table:
+        assert "Nothing to be done" in text, text
+        return {}
+    rows = (line.split() for line in table[1].splitlines())
+    return {rule: int(count) for rule, count in rows if rule not in ("total", "all")}
+
+
+def spoil(path: Path) -> bytes:
+    """Flip one bit in the middle of a file, which keeps its time; returns the good bytes."""
+    good, times = path.read_bytes(), path.stat()
+    bad = bytearray(good)
+    bad[len(bad) // 2] ^= 0x10
+    path.write_bytes(bytes(bad))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    return good
+
+
+def assert_finished_like(project: Project, reference: Project) -> None:
+    """The same tables and results, and no claim, failure, partial file or process is left."""
+    assert project.tables() == reference.tables()
+    assert project.digests() == reference.digests()
+    assert project.left_over() == project.failures() == []
+    wait_until(lambda: not project.processes())
 
 
 def environment() -> Environment:

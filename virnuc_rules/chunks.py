@@ -23,7 +23,7 @@ from virnuc_rules.chunkfiles import (
     Manifest,
     content_hash,
 )
-from virnuc_rules.files import replacing, staged_folder, sync_directory
+from virnuc_rules.files import replacing, staged_folder, sync_directory, writing
 from virnuc_rules.orfs import FRAMES, REASONS, OpenFrames, open_frames
 from virnuc_rules.sequences import Contig, Sequences
 from virnuc_rules.upstream import UpstreamFasta
@@ -58,11 +58,12 @@ def write_chunks(
     was there before as it was. With `upstream_fasta` that folder also gets the files that
     VirNucPro would have written. Windows that `min_length` (of contigs) or `max_ambiguous` (share
     of a window's bases) exclude have a reason and no open frames. `advance` is told how many bytes
-    of the files were read. Raises InputError (see `Sequences.contigs`).
+    of the files were read. Raises InputError (see `Sequences.contigs`), VirnucError
+    where the disk is full.
     """
     keep = duplicate_ids == "keep"
     sequences = Sequences(sources, sample, keep_duplicates=keep, advance=advance)
-    with staged_folder(out) as stage:
+    with writing(out), staged_folder(out) as stage:
         with _ChunkWriter(stage, chunk_size) as writer, UpstreamFasta(upstream_fasta, window) as up:
             for block in _blocks(sequences.contigs(), window):
                 # U as T: the original drops the codons of RNA, and so never sees a stop.

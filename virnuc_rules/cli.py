@@ -211,6 +211,25 @@ def status(
         Console().print(render(read_status(config)))
 
 
+@app.command()
+@_with_settings("samples", "results", "bundle", "window", "device", "precision")
+def doctor(
+    config: Config,
+    profile: Annotated[
+        Path, typer.Option(help="folder of the Slurm profile whose jobs Slurm is asked about")
+    ] = Path("slurm"),
+    json: Annotated[bool, typer.Option("--json", help="print JSON, a finding a line")] = False,
+) -> None:
+    """Check what a run needs: filesystem, clock, device, bundle, input, what Slurm would accept."""
+    from virnuc_rules.doctor import diagnose
+
+    failed = 0
+    for finding in diagnose(config, profile):
+        print(finding.model_dump_json() if json else finding, flush=True)
+        failed += finding.level == "FAILED"
+    raise typer.Exit(int(failed > 0))
+
+
 @models.command("make-demo")
 def make_demo(
     fasta: Annotated[list[Path], typer.Argument(help="sequences to train the tokenizer on")],
@@ -357,6 +376,10 @@ def main() -> None:
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     # Read when torch is imported: threads that spin while they wait slow a shared node down.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when oneDNN and torch's layer over it start. Each number of rows that a product has had
+    # is remembered, 0.4 MB each and 1,024 of them: a worker would grow for days.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
     try:
         app()
     except VirnucError as error:

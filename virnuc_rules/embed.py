@@ -154,6 +154,7 @@ class _Run:
         self.tokens = self.padding = 0
         self.notes: Counter[str] = Counter()
 
+    @torch.inference_mode()
     def embed(self, model: Model, tokens: list[Ids], chunk: Chunk) -> Tensor:
         """Return the mean hidden state of each row, float32 [R, width] on the CPU."""
         network = self.networks.dnabert_s if model == "dnabert_s" else self.networks.esm2
@@ -170,7 +171,6 @@ class _Run:
             )
         return rows
 
-    @torch.inference_mode()
     def _rows(self, model: Model, tokens: list[Ids], network: nn.Module) -> Tensor:
         """Embed all rows by micro-batches; they stay on the device until the last is computed."""
         # The first and last tokens that do not count in the mean: ESM-2's are <cls> and <eos>.

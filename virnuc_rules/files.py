@@ -13,6 +13,8 @@ from typing import IO
 
 import psutil
 
+from virnuc_rules.errors import VirnucError
+
 _BLOCK = 1 << 22  # bytes read at once to be hashed
 
 
@@ -64,6 +66,17 @@ def replacing(path: Path) -> Iterator[IO[str]]:
     finally:
         partial.unlink(missing_ok=True)
     sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an error of the filesystem, such as a full disk, into one line for people."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        where = error.filename or path
+        raise VirnucError(f"{where}: cannot be written ({reason})") from error
 
 
 def sync_directory(folder: Path) -> None:

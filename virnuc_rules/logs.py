@@ -20,6 +20,7 @@ def start_log(log: Path | None) -> Path | None:
     terminal.setLevel(logging.INFO)
     terminal.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers = [terminal]
+    logging.raiseExceptions = False  # a full disk would print a traceback for every line
     if log is None:
         return None
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from virnuc_rules.chunkfiles import Manifest, read_contig_table, read_manifest, 
 from virnuc_rules.config import Config
 from virnuc_rules.contigs import Int, Rule, whole_contigs
 from virnuc_rules.errors import ChunkError, ResultError
-from virnuc_rules.files import staged_folder
+from virnuc_rules.files import staged_folder, writing
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.models.verified import read_verified
@@ -82,8 +82,8 @@ def predict(config: Config, sample: str, out: Path) -> None:
     """Write the tables of a sample into the folder `out`, all together; see `tables.FILES`.
 
     Raises ResultError where results are missing or damaged (a damaged one is removed, so that the
-    same command embeds it again), ChunkError where the chunk folder is not whole, and InputError
-    where the sequences have changed; and leaves older tables as they were.
+    same command embeds it again), ChunkError where the chunk folder is not whole, InputError where
+    the sequences have changed, and VirnucError where the disk is full; it leaves older tables as they were.
     """
     bundle = Bundle(config.bundle)
     tasks = list(sample_tasks(config.results, sample, *read_settings(config)))
@@ -95,7 +95,7 @@ def predict(config: Config, sample: str, out: Path) -> None:
     consensus = Consensus(manifest.windows)
     computed: set[str] = set()  # in which precision, on which type of device
     work = manifest.open_frames + manifest.windows
-    with staged_folder(out) as stage, progress(f"sample {sample}", work) as advance:
+    with writing(out), staged_folder(out) as stage, progress(f"sample {sample}", work) as advance:
         with SampleTables(stage, sample, rule, lengths, folder) as tables:
             classifier = bundle.open_classifier()
             chunks = _scored(tasks, Store(config.results), classifier, config, computed)
@@ -185,6 +185,8 @@ def _scored(
                 store.forget(task.key)
                 unusable.append(error)
         yield ScoredChunk(chunk.table, scores)
+    for other in unusable[1:]:
+        logger.error("%s", other)
     if unusable:
         raise ResultError(
             f"{unusable[0]}; {len(unusable)} of {len(tasks)} chunks are without a usable result: "

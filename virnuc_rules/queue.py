@@ -27,6 +27,7 @@ from virnuc_rules.store import Failure, Store, by_shard
 _BEATS_PER_LEASE = 5
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
 _FIRST_PAUSE = 0.05  # seconds between looks at what others hold; doubles up to a beat
+_REST = 9  # a pause is at least so many times as long as the look before it
 
 
 @dataclass
@@ -122,10 +123,9 @@ class Queue:
 
     def claim(self, key: str) -> Claim | None:
         """Try to get the right to work on a key; None where it is done or another's."""
-        target = self.store.claims / key
-        if self.store.is_done(key) or (target.exists() and not self._take_over(key)):
+        if self.store.is_done(key) or not self._take_over(key):
             return None
-        name = self._unique(key)
+        target, name = self.store.claims / key, self._unique(key)
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         claim = Claim(key, descriptor, name.name)
         os.write(descriptor, claim.content())  # the first beat makes sure that others see it
@@ -147,12 +147,12 @@ class Queue:
         return claim
 
     def _take_over(self, key: str) -> bool:
-        """Remove another's claim if its heartbeat has stopped; True if the way is free now."""
+        """Tell whether nobody has a claim; another's is removed if its heartbeat has stopped."""
         before = time.monotonic()  # a slow read is no part of the time that it stood still
         try:
             content = (self.store.claims / key).read_bytes()
         except OSError:
-            return True  # released meanwhile
+            return True  # there is none
         seen = self._observed.get(key)
         if seen is None or seen.content != content:
             self._observed[key] = _Observed(content, time.monotonic())
@@ -233,6 +233,15 @@ class Queue:
         A key that had failed before this call gets one more try, by whichever worker claims it
         first. Keys that others hold are waited for: should their owner die, we take them over.
         """
+        for step in self.steps(keys):
+            if isinstance(step, Claim):
+                yield step
+            else:
+                self.interrupted.wait(step)
+                self.seconds_waiting += step
+
+    def steps(self, keys: Iterable[str]) -> Iterator[Claim | float]:
+        """Do as `drain` says, but yield how many seconds to wait where it would wait."""
         shards = by_shard(keys)
         failed_before = self._attempts(itertools.chain.from_iterable(shards.values()))
         # Workers begin at different places, so that they meet late.
@@ -241,8 +250,8 @@ class Queue:
         )
         pause = _FIRST_PAUSE
         while shards and not self.interrupted.is_set():
-            before = sum(map(len, shards.values()))
-            for shard in order:
+            begun, idle = time.monotonic(), True
+            for shard in filter(shards.__contains__, order):
                 for key in self._open(shard, shards, failed_before):
                     if self.interrupted.is_set():
                         return
@@ -251,18 +260,19 @@ class Queue:
                     if claim and (failure and failure.attempts) != failed_before.get(key):
                         self.release(claim)  # another has just tried it and failed
                     elif claim:
-                        pause = _FIRST_PAUSE
+                        pause, idle = _FIRST_PAUSE, False
                         yield claim
-            if shards and sum(map(len, shards.values())) == before:
-                self.interrupted.wait(pause)
-                self.seconds_waiting += pause
+            if shards and idle:
+                # Those who wait leave the filesystem to those who work.
+                rest = _REST * (time.monotonic() - begun)
+                yield min(max(pause, rest), self.lease_seconds)
                 pause = min(2 * pause, self.lease_seconds / _BEATS_PER_LEASE)
 
     def _open(
         self, shard: str, shards: dict[str, list[str]], failed_before: dict[str, int]
     ) -> list[str]:
         """Return the keys of a shard that are neither done nor given up; forget the others."""
-        keys = shards.pop(shard, [])
+        keys = shards.pop(shard)
         done, attempts = self.store.done(keys), self._attempts(keys)
         left = [k for k in keys if k not in done and attempts.get(k) == failed_before.get(k)]
         if left:

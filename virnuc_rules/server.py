@@ -100,7 +100,9 @@ class Worker:
             except ModelError as error:
                 reason, code = f"models cannot be loaded: {error}", Exit.NO_MODELS
             except OSError as error:
-                reason, code = f"cannot go on: {error}", Exit.FAILED_CHUNKS
+                where = error.filename or self.config.results
+                reason = f"cannot go on: {where}: {error.strerror or error}"
+                code = Exit.FAILED_CHUNKS
             self._finish(reason)
         (logger.info if code == Exit.DRAINED else logger.error)("worker %s: %s", self.name, reason)
         return code
@@ -198,7 +200,7 @@ class Worker:
             return self._load()
         except (Interrupted, ModelError):
             raise
-        except Exception as error:
+        except BaseException as error:  # a panic in Rust, of a tokenizer, is no Exception
             logger.debug("%s", traceback.format_exc())
             raise ModelError(_one_line(error)) from error
         finally:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 from cluster import Cluster
-from conftest import SlurmProject
 from harness import Project, wait_until
+from slurm_project import SlurmProject
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def begun(chunked: SlurmProject) -> Iterator[tuple[SlurmProject, "subprocess.Pop
     finally:
         if run.poll() is None:
             os.killpg(run.pid, signal.SIGKILL)
-        run.communicate()
+            run.communicate()
 
 
 def _published(project: SlurmProject, worker: int) -> bool:
@@ -80,8 +80,10 @@ def test_requeue(
     begun: tuple[SlurmProject, "subprocess.Popen[str]"], slurm: Cluster, reference: Project
 ) -> None:
     project, run = begun
-    slurm.ask("scontrol", "requeue", min(slurm.running("serve")))
+    job = min(slurm.running("serve"))
+    slurm.ask("scontrol", "requeue", job)
     wait_until(lambda: len(project.workers()) < 2, 30)
+    slurm.hurry(job)
     assert_finishes(project, run, project.embeddings(), reference)
 
 
@@ -89,12 +91,14 @@ def test_a_node_dies(
     begun: tuple[SlurmProject, "subprocess.Popen[str]"], slurm: Cluster, reference: Project
 ) -> None:
     project, run = begun
+    (job,) = (job for job, node in slurm.running("serve").items() if node == "gpu1")
     slurm.lose("gpu1")
     before = project.embeddings()
     try:
         wait_until(lambda: b"down" in slurm.ask("sinfo", "-h", "-N", "-n", "gpu1", "-o", "%T"))
     finally:
         slurm.start("gpu1")
+    slurm.hurry(job)
     assert_finishes(project, run, before, reference, twice=2)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from virnuc_rules import embed, tasks
 from virnuc_rules.chunkfiles import Chunk, read_chunk, read_manifest
 from virnuc_rules.chunks import write_chunks
-from virnuc_rules.embed import Ids, Networks, embed_chunk, micro_batches, self_check
+from virnuc_rules.embed import Networks, embed_chunk, micro_batches, self_check
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
@@ -184,81 +184,13 @@ def test_a_protein_that_is_none_fails_the_chunk(chunks: list[Chunk], networks: N
         embed_chunk(bad, networks, SETTINGS)
 
 
-# --- what goes wrong on a device ---------------------------------------------------------------
+# --- between micro-batches ---------------------------------------------------------------------
 
 Means = Callable[..., Tensor]
 
 
 def replace_means(monkeypatch: pytest.MonkeyPatch, wrap: Callable[[Means], Means]) -> None:
     monkeypatch.setattr(embed, "_means", wrap(embed._means))
-
-
-def with_memory_for(rows: int) -> Callable[[Means], Means]:
-    def wrap(means: Means) -> Means:
-        def limited(tokens: list[Ids], *rest: object) -> Tensor:
-            if len(tokens) > rows:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return means(tokens, *rest)
-
-        return limited
-
-    return wrap
-
-
-def test_out_of_memory_halves_the_batch(
-    monkeypatch: pytest.MonkeyPatch, chunks: list[Chunk], networks: Networks, embedded: Embeddings
-) -> None:
-    replace_means(monkeypatch, with_memory_for(3))
-    result = embed_chunk(chunks[0], networks, SETTINGS)
-    assert_close(result, embedded)
-    assert result.notes.keys() == {"out_of_memory"}
-    replace_means(monkeypatch, with_memory_for(1))
-    result = embed_chunk(chunks[0], networks, SETTINGS)
-    assert_close(result, embedded)
-    # Down to single rows, a batch of n rows is halved n - 1 times.
-    dna = [len(encoding.ids) for encoding in networks.tokenizer.encode_batch(chunks[0].nucleotide)]
-    residues = [len(protein) + 2 for protein in chunks[0].protein]
-    batches = sum(len(micro_batches(lengths, 2048)) for lengths in (dna, residues))
-    assert 2 < batches < 80
-    assert result.notes == {"out_of_memory": 80 - batches}
-
-
-def test_out_of_memory_for_a_single_row(
-    monkeypatch: pytest.MonkeyPatch, chunks: list[Chunk], networks: Networks
-) -> None:
-    replace_means(monkeypatch, with_memory_for(0))
-    with pytest.raises(torch.OutOfMemoryError):
-        embed_chunk(chunks[0], networks, SETTINGS)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("model", ["DNABERT-S", "ESM-2"])
-def test_embeddings_that_are_not_finite_fail_the_chunk(
-    monkeypatch: pytest.MonkeyPatch,
-    chunks: list[Chunk],
-    networks: Networks,
-    model: str,
-    value: float,
-) -> None:
-    chunk, rows = first(chunks[0], 8), (2, 5)
-    if model == "DNABERT-S":
-        bad = [networks.tokenizer.encode(chunk.nucleotide[row]).ids for row in rows]
-    else:
-        bad = [esm2.tokenize(chunk.protein[row]) for row in rows]
-
-    def wrap(means: Means) -> Means:
-        def broken(tokens: list[Ids], *rest: object) -> Tensor:
-            result = means(tokens, *rest)
-            result[[row.tolist() in bad for row in tokens], 7] = value  # one number of it
-            return result
-
-        return broken
-
-    replace_means(monkeypatch, wrap)
-    with pytest.raises(ChunkError) as raised:
-        embed_chunk(chunk, networks, SETTINGS)
-    names = f"{chunk.ids[2]}, {chunk.ids[5]}"
-    assert str(raised.value) == f"{model} gave non-finite embeddings for 2 rows: {names}"
 
 
 def test_check_interrupts_between_micro_batches(

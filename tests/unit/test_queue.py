@@ -645,7 +645,7 @@ class TestDrain:
     def test_begins_elsewhere_than_others(self, tmp_path: Path, clock: Clock) -> None:
         keys = [f"{number:02x}{number:062x}" for number in range(256)]
         first = {next(worker(tmp_path, str(n)).drain(keys)).key for n in range(8)}
-        assert len(first) == 8
+        assert len(first) >= 5  # of 256: all eight differ in nine of ten draws
 
     def test_ends_when_interrupted(self, a: Queue) -> None:
         drain = a.drain(KEYS)

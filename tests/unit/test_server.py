@@ -8,8 +8,6 @@ import torch
 from virnuc_rules import embed
 from virnuc_rules.chunks import write_chunks
 from virnuc_rules.config import Config
-from virnuc_rules.errors import ModelError
-from virnuc_rules.models.device import choose_device
 from virnuc_rules.server import Exit, Worker
 from virnuc_rules.store import Store
 from virnuc_rules.tasks import all_tasks, read_settings
@@ -126,17 +124,3 @@ def test_the_memory_series_is_thinned() -> None:
         one.add_memory(Memory(chunks=chunks, resident=1, device=None))
     assert len(one.memory) <= 1000
     assert one.memory[-1].chunks > 4900 and one.memory[0].chunks == 1
-
-
-@pytest.mark.parametrize("wanted", ["cuda", "cuda:0", "cuda:3"])
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
-def test_a_device_that_is_not_there(wanted: str) -> None:
-    with pytest.raises(ModelError, match=f"device {wanted} is not there"):
-        choose_device(wanted, 0)
-    assert choose_device("auto", 5) == torch.device("cpu")
-
-
-@pytest.mark.skipif(torch.cuda.device_count() < 1, reason="no GPU")
-def test_auto_spreads_workers_over_devices() -> None:
-    devices = torch.cuda.device_count()
-    assert choose_device("auto", devices + 0) == torch.device("cuda:0")

@@ -78,7 +78,7 @@ def test_a_new_sample_leaves_the_others_alone(tmp_path: Path, persistent: bool) 
     project.set_samples({**lake, "gut": DEMO["gut"], "copy": DEMO["lake"]})
     # Without persistent models Snakemake cannot know before the checkpoint what needs no work.
     expected = {"serve": 1, "predict": 2} if persistent else {"chunk_all": 1, "predict": 3}
-    assert jobs(project) == {"all": 1, "chunk": 2, **expected}
+    assert jobs(project) == {"all": 1, "chunk": 2, "report": 1, **expected}
     done = project.run()
     assert done.returncode == 0, done.stdout
     after = project.embeddings()

@@ -210,6 +210,8 @@ def verify(
 
     It is kept after it was yielded: a bundle that cannot be written to costs no results.
     """
+    if fasta and not checkpoint and precision == EXACT:
+        raise ModelError("fp32 is what others are compared with: add --precision or --reference")
     check_bundle(bundle, device, precision, settings)
     if fasta is None:
         return

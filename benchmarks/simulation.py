@@ -1,0 +1,299 @@
+"""A thousand workers on one queue, in simulated time: how much of the GPU time held is useful?
+
+    python benchmarks/simulation.py [--workers 1000] [--chunks-per-worker 10 30 100]
+
+Each worker walks the queue with the library's own `Queue.steps` (its order, looks, pauses, leases);
+only the folders are in memory and the clock is simulated: a call to the filesystem takes 1 ms. What
+happens between is drawn from a fixed seed:
+- GPUs are granted within the first 10 minutes; loading the models takes 60 to 120 s;
+- a chunk takes 60 s (log-normal, sigma 0.25): 10,000 open frames at 167 a second; 2 % of the
+  workers are three times slower; 1 % of the attempts fail, at a random moment; 2 % of the workers
+  are killed and come back after 1 to 5 minutes; their chunk is free after the lease of 60 s;
+- a worker ends when nothing is left to claim. If chunks have failed it exits with 1, and Snakemake
+  starts it again, once: the second round.
+
+efficiency = seconds of attempts whose result was published first
+             / seconds from the grant of a GPU to the exit of its worker, over all workers
+Waste is loading, failed and lost attempts, calls, pauses and the wait for the last chunk.
+Prints it for the first round and with the second, the waste by its cause, and the calls a second.
+"""
+
+import argparse
+import hashlib
+import heapq
+import itertools
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest.mock import patch
+
+from virnuc_rules import queue as queue_module
+from virnuc_rules.queue import Claim, Queue
+from virnuc_rules.store import Failure, Store
+
+LEASE, BEAT = 60.0, 12.0
+CALL = 0.001  # seconds
+# Calls of each step, about as `queue.py` counts them; a listing has one more for each 1,000 names.
+LISTING, READING, LOOKING, CLAIMING, PUBLISHING, FAILING = 4, 3, 1, 12, 25, 25
+MEAN, SIGMA = 60.0, 0.25  # seconds of a chunk
+SLOW, TIMES = 0.02, 3.0
+FAIL, KILL = 0.01, 0.02
+GRANTS, LOADING, REQUEUED = 600.0, (60.0, 120.0), (60.0, 300.0)
+BIN = 10.0  # seconds over which calls are averaged
+
+
+class Clock:
+    """Stands in for the module `time` in the queue."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@dataclass
+class Holder:
+    """Whose claim it is. Its counter rises until the owner dies."""
+
+    name: str
+    since: float
+    died: float = float("inf")
+
+    def content(self, now: float) -> bytes:
+        return f"{self.name} {int((min(now, self.died) - self.since) / BEAT)}".encode()
+
+
+@dataclass
+class World:
+    """The folders, and what they are asked."""
+
+    clock: Clock = field(default_factory=Clock)
+    names: Counter[str] = field(default_factory=Counter)  # results by shard
+    done: set[str] = field(default_factory=set)
+    failures: dict[str, int] = field(default_factory=dict)
+    claims: dict[str, Holder] = field(default_factory=dict)
+    calls: Counter[int] = field(default_factory=Counter)  # by BIN
+
+    def ask(self, calls: int) -> None:
+        self.calls[int(self.clock.now / BIN)] += calls
+        self.clock.now += calls * CALL
+
+    def finish(self, key: str) -> None:
+        self.failures.pop(key, None)
+        self.names[key[:2]] += key not in self.done
+        self.done.add(key)
+
+
+@dataclass
+class ClaimFile:
+    """`claims/<key>`."""
+
+    world: World
+    key: str = ""
+
+    def __truediv__(self, key: str) -> "ClaimFile":
+        return ClaimFile(self.world, key)
+
+    def read_bytes(self) -> bytes:
+        if self.key not in self.world.claims:
+            self.world.ask(LOOKING)
+            raise FileNotFoundError(self.key)
+        self.world.ask(READING)
+        return self.world.claims[self.key].content(self.world.clock.now)
+
+
+class MemoryStore(Store):
+    """The results and failures of a world."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(Path())
+        self.world, self.claims = world, ClaimFile(world)
+
+    def is_done(self, key: str) -> bool:
+        self.world.ask(LOOKING)
+        return key in self.world.done
+
+    def done(self, keys: Iterable[str]) -> set[str]:
+        keys = list(keys)
+        for shard in {key[:2] for key in keys}:
+            self.world.ask(LISTING + self.world.names[shard] // 1000)
+        return self.world.done.intersection(keys)
+
+    def failure(self, key: str) -> Failure | None:
+        self.world.ask(LOOKING)
+        attempts = self.world.failures.get(key)
+        return Failure.model_construct(key=key, attempts=attempts) if attempts else None
+
+    def failed(self, keys: Iterable[str]) -> dict[str, Failure]:
+        self.world.ask(LISTING + len(self.world.failures) // 1000)
+        found = (self.failure(key) for key in keys if key in self.world.failures)
+        return {failure.key: failure for failure in found if failure}
+
+
+class SimulatedQueue(Queue):
+    """`Queue`, with the calls that change something replaced."""
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(Path(), name, LEASE)
+        self.world, self.owner, self.store = world, name, MemoryStore(world)
+
+    def claim(self, key: str) -> Claim | None:
+        if self.store.is_done(key) or not self._take_over(key):
+            return None
+        self.world.ask(CLAIMING)
+        self.world.claims[key] = Holder(self.owner, self.world.clock.now)
+        return Claim(key, -1, self.owner)
+
+    def _remove(self, key: str, meant: bytes) -> bool:
+        return bool(self.world.claims.pop(key, None))
+
+    def release(self, claim: Claim) -> None:
+        self.world.claims.pop(claim.key, None)
+
+
+@dataclass
+class Worker:
+    """One process, from the grant of its GPU to its exit."""
+
+    number: int
+    round: int  # 2: started again because chunks had failed
+    name: str
+    slow: float
+    granted: float
+    dies: float
+    claim: str = ""  # the key that it holds
+
+
+Doing = Iterator[tuple[str, float]]  # what for, and how many seconds
+
+
+class Simulation:
+    """Runs workers until none is left; `seconds` of GPUs by round and what they were for."""
+
+    def __init__(self, workers: int, chunks: int, seed: int = 1) -> None:
+        self.random, self.world = random.Random(seed), World()
+        self.keys = [hashlib.sha256(b"%d" % number).hexdigest() for number in range(chunks)]
+        self.seconds: dict[int, Counter[str]] = {1: Counter(), 2: Counter()}
+        self.left_failed = 0  # after the first round
+        self.events: list[tuple[float, int, Worker, Doing]] = []
+        self.numbers = itertools.count()
+        self.length = MEAN * chunks / workers
+        for number in range(workers):
+            slow = TIMES if self.random.random() < SLOW else 1.0
+            self.start(number, 1, slow, self.random.uniform(0, GRANTS))
+
+    def start(self, number: int, round: int, slow: float, granted: float) -> None:
+        killed = round == 1 and self.random.random() < KILL
+        dies = granted + self.random.uniform(0, self.length) if killed else float("inf")
+        name = f"{number}-{next(self.numbers)}"
+        worker = Worker(number, round, name, slow, granted, dies)
+        self.push(granted, worker, self.life(worker))
+
+    def push(self, when: float, worker: Worker, doing: Doing) -> None:
+        heapq.heappush(self.events, (when, next(self.numbers), worker, doing))
+
+    def run(self) -> None:
+        with patch.object(queue_module, "time", self.world.clock):
+            while self.events:
+                now, _, worker, doing = heapq.heappop(self.events)
+                self.world.clock.now = now
+                self.go_on(worker, doing)
+
+    def go_on(self, worker: Worker, doing: Doing) -> None:
+        """Let a worker do its next thing: calls, which move the clock, then what takes time."""
+        begun, clock = self.world.clock.now, self.world.clock
+        kind, seconds = next(doing, ("", 0.0))
+        spent = self.seconds[worker.round]
+        spent["calls"] += clock.now - begun
+        if clock.now + seconds > worker.dies:
+            self.die(worker)
+        elif kind:
+            spent[kind] += seconds
+            self.push(clock.now + seconds, worker, doing)
+        else:
+            spent["held"] += clock.now - worker.granted
+            self.exit(worker)
+
+    def die(self, worker: Worker) -> None:
+        now, spent = max(self.world.clock.now, worker.dies), self.seconds[worker.round]
+        spent["killed"] += now - self.world.clock.now
+        spent["held"] += now - worker.granted
+        if worker.claim in self.world.claims:
+            self.world.claims[worker.claim].died = now
+        self.start(worker.number, worker.round, worker.slow, now + self.random.uniform(*REQUEUED))
+
+    def exit(self, worker: Worker) -> None:
+        if worker.round == 1 and self.world.failures:
+            self.left_failed = max(self.left_failed, len(self.world.failures))
+            self.start(
+                worker.number, 2, worker.slow, self.world.clock.now + self.random.uniform(*REQUEUED)
+            )
+
+    def life(self, worker: Worker) -> Doing:
+        if len(self.world.done) == len(self.keys):
+            return
+        yield "loading", self.random.uniform(*LOADING)
+        for step in SimulatedQueue(self.world, worker.name).steps(self.keys):
+            if isinstance(step, Claim):
+                worker.claim = step.key
+                yield from self.work_on(step.key, worker)
+                self.world.claims.pop(step.key, None)
+                worker.claim = ""
+            else:
+                yield "waiting", step
+
+    def work_on(self, key: str, worker: Worker) -> Doing:
+        seconds = worker.slow * MEAN * self.random.lognormvariate(-(SIGMA**2) / 2, SIGMA)
+        if self.random.random() < FAIL:
+            yield "failed", seconds * self.random.random()
+            self.world.ask(FAILING)
+            self.world.failures[key] = self.world.failures.get(key, 0) + 1
+            return
+        # Nobody else can be quicker: what the living hold is not taken over.
+        yield "useful", seconds
+        self.world.ask(PUBLISHING)
+        self.world.finish(key)
+
+    def efficiency(self, rounds: int) -> float:
+        """Useful seconds as a share of those held, up to a round."""
+        spent = [self.seconds[number] for number in range(1, rounds + 1)]
+        return sum(s["useful"] for s in spent) / sum(s["held"] for s in spent)
+
+    def busiest(self) -> tuple[float, float]:
+        """Calls a second to the filesystem: the median of the bins, and the most."""
+        rates = sorted(self.world.calls.values())
+        return rates[len(rates) // 2] / BIN, rates[-1] / BIN
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, default=1000)
+    parser.add_argument("--chunks-per-worker", type=int, nargs="+", default=[10, 30, 100])
+    options = parser.parse_args()
+    kinds = ("loading", "waiting", "calls", "failed", "killed")
+    print(f"{options.workers:,} workers; waste of the first round by its cause, in % of its time")
+    heads = (
+        "chunks/worker",
+        "efficiency",
+        *kinds,
+        "left failed",
+        "2nd round",
+        "calls/s",
+        "at most",
+    )
+    print(" ".join(f"{head:>13}" for head in heads))
+    for ratio in options.chunks_per_worker:
+        simulation = Simulation(options.workers, ratio * options.workers)
+        simulation.run()
+        first = simulation.seconds[1]
+        waste = [f"{first[kind] / first['held']:.2%}" for kind in kinds]
+        calls = [f"{rate:,.0f}" for rate in simulation.busiest()]
+        both = f"{simulation.efficiency(2):.1%}"
+        row = (f"{simulation.efficiency(1):.1%}", *waste, simulation.left_failed, both, *calls)
+        print(" ".join(f"{cell!s:>13}" for cell in (ratio, *row)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

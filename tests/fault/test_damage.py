@@ -1,0 +1,154 @@
+"""Chunks and results that are not what they were: found, named, and only they are redone."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from harness import Project, assert_finished_like, embedded_chunks, jobs, spoil
+
+from virnuc_rules.chunkfiles import content_hash
+
+
+@pytest.fixture
+def finished(tmp_path: Path, undisturbed: Project) -> Project:
+    """A copy of the undisturbed run, with what Snakemake knows of it."""
+    shutil.copytree(undisturbed.folder, tmp_path, dirs_exist_ok=True)
+    return Project(tmp_path)
+
+
+@pytest.fixture
+def chunked_by_snakemake(finished: Project) -> Project:
+    """As far as the chunks; nothing is embedded yet."""
+    for folder in ("embeddings", "queue", *finished.samples):
+        shutil.rmtree(finished.results / folder)
+    return finished
+
+
+def test_a_corrupt_chunk_fails_alone(chunked_by_snakemake: Project, undisturbed: Project) -> None:
+    project = chunked_by_snakemake
+    path = project.results / "chunks" / "lake" / "chunk_000003.parquet"
+    spoil(path)
+    first = project.run()
+    assert first.returncode != 0
+    lines = [line for line in first.stdout.splitlines() if "failed (attempt" in line]
+    assert len(lines) == 1 and "chunk lake/chunk_000003.parquet failed (attempt 1)" in lines[0]
+    assert f"{path.relative_to(project.folder)}: the file is damaged" in lines[0]
+    log = project.folder / re.search(r"\(log: (.*)\)", lines[0])[1]  # type: ignore[index]
+    assert "Traceback" in log.read_text() and "Traceback" not in first.stdout
+    before = project.embeddings()
+    assert len(before) == project.chunks() - 1  # the others are done
+
+    still = project.run()
+    assert still.returncode != 0 and "failed (attempt 2)" in still.stdout
+    assert project.embeddings() == before
+    shutil.rmtree(path.parent)  # as the message says
+    second = project.run()
+    assert second.returncode == 0, second.stdout
+    assert embedded_chunks(second.stdout) == 1
+    assert before.items() < project.embeddings().items()
+    assert_finished_like(project, undisturbed)
+
+
+def poison(folder: Path, name: str) -> None:
+    """Put a letter that is no amino acid into a chunk, with hashes that fit."""
+    manifest = folder / "manifest.json"
+    times = manifest.stat()
+    table = pq.read_table(folder / name)
+    proteins = table["protein"].to_pylist()
+    proteins[2] = proteins[2][:5] + "7" + proteins[2][6:]
+    column = pa.array(proteins, pa.string())
+    table = table.set_column(table.schema.get_field_index("protein"), "protein", column)
+    pq.write_table(table, folder / name)
+    content = json.loads(manifest.read_text())
+    entry = next(entry for entry in content["chunks"] if entry["file"] == name)
+    entry["sha256"] = content_hash(table)
+    manifest.write_text(json.dumps(content))
+    os.utime(manifest, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def rows_of(project: Project, table: str) -> list[list[str]]:
+    text = (project.results / "gut" / table).read_text()
+    return [line.split("\t") for line in text.splitlines()]
+
+
+def test_a_poisoned_chunk_is_reported_and_the_run_goes_on(
+    chunked_by_snakemake: Project, undisturbed: Project
+) -> None:
+    project = chunked_by_snakemake
+    chunks = project.results / "chunks" / "gut"
+    poison(chunks, "chunk_000001.parquet")
+    first = project.run()  # on_failed_chunks: error
+    assert first.returncode != 0
+    assert "chunk gut/chunk_000001.parquet failed (attempt 1)" in first.stdout
+    assert "'7' is not an amino acid" in first.stdout
+    assert "mend the cause and run the same command again" in first.stdout
+    assert not (project.results / "gut").exists() and not (project.results / "lake").exists()
+    before = project.embeddings()
+    assert len(before) == project.chunks() - 1
+
+    project.settings["on_failed_chunks"] = "report"
+    second = project.run()
+    assert second.returncode == 0, second.stdout
+    assert "1 failed, their windows become no_call" in second.stdout
+    assert project.embeddings() == before
+    lake = {name: digest for name, digest in undisturbed.tables().items() if "lake" in name}
+    assert lake.items() < project.tables().items()
+    assert_no_calls(project, undisturbed)
+
+    shutil.rmtree(chunks)  # mended; and now nothing may be missing
+    project.settings["on_failed_chunks"] = "error"
+    third = project.run()
+    assert third.returncode == 0, third.stdout
+    assert {"chunk": 1, "serve": 1}.items() < jobs(third.stdout).items()
+    assert embedded_chunks(third.stdout) == 1
+    assert before.items() < project.embeddings().items()
+    assert project.tables() == undisturbed.tables()
+
+
+def assert_no_calls(project: Project, undisturbed: Project) -> None:
+    """Every window and open frame is there; those of the poisoned chunk have no call."""
+    rows, expected = (rows_of(one, "windows.tsv") for one in (project, undisturbed))
+    assert [row[:6] for row in rows] == [row[:6] for row in expected]
+    failed = [row for row in rows if row[-1] == "embedding_failed"]
+    assert 10 < len(failed) <= 40 and {row[9] for row in failed} == {"no_call"}
+    others = [(a, b) for a, b in zip(rows, expected, strict=True) if a[-1] != "embedding_failed"]
+    assert all(a == b for a, b in others)
+    frames, expected = (rows_of(one, "orfs.tsv") for one in (project, undisturbed))
+    assert [row[:7] for row in frames] == [row[:7] for row in expected]
+    assert sum(row[-1] == "no_call" for row in frames) == 40
+
+
+def test_damaged_results_are_found_and_made_again(finished: Project, undisturbed: Project) -> None:
+    """A flipped bit, a file cut off, a file of another chunk, one that is not there."""
+    before = finished.embeddings()
+    flipped, truncated, swapped, missing, other = (
+        finished.results / "embeddings" / key[:2] / f"{key}.safetensors"
+        for key in sorted(before)[:5]
+    )
+    spoil(flipped)
+    os.truncate(truncated, truncated.stat().st_size - 100)
+    shutil.copy(other, swapped)
+    missing.unlink()
+    for sample in finished.samples:
+        (finished.results / sample / "windows.tsv").unlink()  # so that predict looks again
+    first = finished.run()
+    assert first.returncode != 0 and "Traceback" not in first.stdout
+    causes = {
+        flipped: "the result is damaged (sha256 of", truncated: "the result is damaged (",
+        swapped: "the result belongs to other open frames", missing: "no such result",
+    }  # fmt: skip
+    for path, cause in causes.items():
+        assert f"{path.relative_to(finished.folder)}: {cause}" in first.stdout, first.stdout
+    second = finished.run()
+    assert second.returncode == 0, second.stdout
+    assert jobs(second.stdout) == {"serve": 1, "predict": 2}
+    assert embedded_chunks(second.stdout) == 4
+    again = {path.stem for path in causes}
+    after = finished.embeddings()
+    assert {key for key in before if before[key] != after[key]} <= again
+    assert_finished_like(finished, undisturbed)

@@ -1,0 +1,127 @@
+"""Two workers on one queue, one of which is dead, slow, broken or on a bad device."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import Project, copy_bundle, environment, spoil, wait_until
+
+
+def start_changed(project: Project, number: int, change: str) -> "subprocess.Popen[str]":
+    """Start a worker by hand whose Python runs `change` before it begins."""
+    script = f"from virnuc_rules.cli import main\n{change}\nmain()\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *project.serve_command(number)[1:]],
+        cwd=project.folder,
+        env=environment(),
+        text=True,
+        stderr=subprocess.PIPE,
+    )
+
+
+def assert_embedded_like(project: Project, reference: Project) -> None:
+    assert project.digests() == reference.digests()
+    assert project.failures() == project.left_over() == []
+    assert project.processes() == []
+
+
+def test_another_takes_over_what_a_killed_one_held(many: Project, reference: Project) -> None:
+    dead, living = many.serve(0), many.serve(1)
+    wait_until(lambda: len(many.embeddings()) > 5)
+    dead.kill()
+    _, errors = living.communicate(timeout=200)
+    dead.communicate()
+    assert living.returncode == 0, errors
+    assert_embedded_like(many, reference)
+
+
+FREEZE = """
+import os, signal, sys
+left = iter(range(5))
+def hook(event, arguments):
+    if event == "os.{event}" and {where!r} in str(arguments[0]) and next(left, None) == 4:
+        os.kill(os.getpid(), signal.SIGSTOP)
+sys.addaudithook(hook)
+"""
+
+
+@pytest.mark.parametrize(
+    ("event", "where"),
+    [("remove", "queue/claims/."), ("rename", "embeddings/")],
+    ids=["claimed", "written"],
+)
+def test_a_slow_one_is_late(many: Project, reference: Project, event: str, where: str) -> None:
+    """It sleeps for longer than its lease, with a new claim or an unpublished result."""
+    slow = start_changed(many, 0, FREEZE.format(event=event, where=where))
+    try:
+        status = Path(f"/proc/{slow.pid}/stat")
+        wait_until(lambda: status.read_text().rpartition(")")[2].split()[0] == "T")
+        held = {claim.name for claim in many.claims() if "." not in claim.name}
+        other = many.serve(1)
+        _, errors = other.communicate(timeout=200)
+        assert other.returncode == 0, errors
+        assert held and held <= many.embeddings().keys()
+    finally:
+        slow.send_signal(signal.SIGCONT)
+    _, errors = slow.communicate(timeout=200)
+    assert slow.returncode == 0 and "Traceback" not in errors, errors
+    assert_embedded_like(many, reference)
+
+
+GOES_BAD = """
+import itertools
+from virnuc_rules import embed
+open_networks, calls = embed.Networks.open, itertools.count()
+def open_bad(*arguments):
+    networks = open_networks(*arguments)
+    go_bad = lambda network, ids, out: {change} if next(calls) > 50 else out
+    networks.esm2.register_forward_hook(go_bad)
+    return networks
+embed.Networks.open = open_bad
+"""
+
+
+@pytest.mark.parametrize("change", ["out * float('nan')", "1 / 0"], ids=["nan", "error"])
+def test_one_has_a_bad_device(many: Project, reference: Project, change: str) -> None:
+    """After a failure the self-check fails too: it goes, and blames no chunk."""
+    bad = start_changed(many, 0, GOES_BAD.format(change=change))
+    wait_until(lambda: bad.poll() is not None or len(many.embeddings()) > 2)
+    good = many.serve(1)
+    _, bad_errors = bad.communicate(timeout=200)
+    _, good_errors = good.communicate(timeout=200)
+    assert bad.returncode == 3, bad_errors
+    assert "worker 0: the device gives wrong numbers" in bad_errors
+    assert "Traceback" not in bad_errors and "attempt" not in bad_errors
+    assert good.returncode == 0, good_errors
+    assert 0 < many.report(0)["chunks"] < many.chunks()
+    assert many.report(0)["failed_chunks"] == 0
+    assert many.report(0)["chunks"] + many.report(1)["chunks"] == many.chunks()
+    assert_embedded_like(many, reference)
+
+
+def test_one_cannot_load_its_models(many: Project, reference: Project) -> None:
+    bundle = copy_bundle(many.folder)
+    spoil(bundle / "esm2.safetensors")
+    broken, sound = many.serve(0, bundle=bundle), many.serve(1)
+    _, errors = broken.communicate(timeout=200)
+    assert broken.returncode == 2, errors
+    assert "esm2.safetensors: damaged" in errors
+    _, errors = sound.communicate(timeout=200)
+    assert sound.returncode == 0, errors
+    assert many.report(1)["chunks"] == many.chunks()
+    assert_embedded_like(many, reference)
+
+
+def test_one_without_work_loads_nothing(undisturbed: Project, tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    shutil.copytree(undisturbed.results, project.results)
+    bundle = copy_bundle(tmp_path)
+    os.truncate(bundle / "esm2.safetensors", 0)  # loading it would be an error
+    worker = project.serve(bundle=bundle)
+    _, errors = worker.communicate(timeout=200)
+    assert worker.returncode == 0 and "no model was loaded" in errors
+    assert project.report()["load_count"] == {}

@@ -1,0 +1,117 @@
+"""What needs a GPU: run wherever there is one. Where this was written there was none."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from virnuc_rules.chunkfiles import Chunk, read_chunk, read_manifest
+from virnuc_rules.chunks import write_chunks
+from virnuc_rules.config import Config
+from virnuc_rules.embed import Networks, embed_chunk
+from virnuc_rules.models.bundle import Bundle
+from virnuc_rules.models.device import choose_device, choose_precision, clear_caches
+from virnuc_rules.results import Embeddings
+from virnuc_rules.server import Exit, Worker
+from virnuc_rules.tasks import Settings, all_tasks, read_settings
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+]
+DEMO = Path(__file__).parents[2] / "demo"
+SETTINGS = Settings(precision="auto", batch_tokens=8192)
+
+
+@pytest.fixture(scope="module")
+def chunk(tmp_path_factory: pytest.TempPathFactory) -> Chunk:
+    folder = tmp_path_factory.mktemp("chunks")
+    write_chunks(DEMO / "data" / "lake.fa.gz", folder, sample="lake", window=500, chunk_size=200)
+    entry = read_manifest(folder).chunks[0]
+    return read_chunk(folder / entry.file, entry)
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.set_float32_matmul_precision("highest")
+    clear_caches(torch.device("cuda"))
+
+
+def embed(chunk: Chunk, device: str, precision: str) -> Embeddings:
+    where = choose_device(device)
+    networks = Networks.open(Bundle(DEMO / "bundle"), where, choose_precision(precision, where))
+    return embed_chunk(chunk, networks, SETTINGS)
+
+
+def test_fp32_is_that_of_the_cpu(chunk: Chunk) -> None:
+    on_cpu, on_gpu = embed(chunk, "cpu", "fp32"), embed(chunk, "cuda", "fp32")
+    assert torch.allclose(on_gpu.dnabert_s, on_cpu.dnabert_s, atol=1e-4)
+    assert torch.allclose(on_gpu.esm2, on_cpu.esm2, atol=1e-4)
+
+
+def test_auto_is_fp16_near_fp32_and_repeatable(chunk: Chunk) -> None:
+    exact = embed(chunk, "cuda", "fp32")
+    first, second = embed(chunk, "auto", "auto"), embed(chunk, "auto", "auto")
+    assert first.computed == "fp16 on cuda"
+    for name in ("dnabert_s", "esm2"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+        assert F.cosine_similarity(getattr(first, name), getattr(exact, name)).min() > 0.999
+
+
+def peak(chunk: Chunk, networks: Networks, settings: Settings) -> int:
+    """Bytes that torch takes from the device for a chunk, weights included."""
+    clear_caches(networks.device)
+    torch.cuda.reset_peak_memory_stats()
+    embed_chunk(chunk, networks, settings)
+    return torch.cuda.max_memory_reserved()
+
+
+def test_out_of_memory_halves_the_batch(chunk: Chunk) -> None:
+    device = choose_device("cuda")
+    networks = Networks.open(Bundle(DEMO / "bundle"), device, choose_precision("fp32", device))
+    whole = SETTINGS.model_copy(update={"batch_tokens": 10**6})  # all frames at once
+    expected = embed_chunk(chunk, networks, SETTINGS)
+    most = peak(chunk, networks, whole)
+    least = peak(chunk, networks, SETTINGS.model_copy(update={"batch_tokens": 2048}))
+    assert least < 0.7 * most
+    clear_caches(device)
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction((least + most) / 2 / total)
+    found = embed_chunk(chunk, networks, whole)
+    assert found.notes["out_of_memory"] > 0
+    assert torch.allclose(found.dnabert_s, expected.dnabert_s, atol=1e-4)
+    assert torch.allclose(found.esm2, expected.esm2, atol=1e-4)
+
+
+def work(results: Path, chunks: slice) -> tuple[Worker, dict[str, bytes]]:
+    """Let a worker embed some of the chunks of a sample; also its results."""
+    out = results / "chunks" / "lake"
+    write_chunks(DEMO / "data" / "lake.fa.gz", out, sample="lake", window=500, chunk_size=40)
+    config = Config(results=results, bundle=DEMO / "bundle", cache_clear_interval=5)
+    tasks = list(all_tasks(results, ["lake"], *read_settings(config)).items())[chunks]
+    worker = Worker(config, "0", 0, dict(tasks))
+    assert worker.run() == Exit.DRAINED
+    store = worker.queue.store
+    return worker, {key: store.result(key).read_bytes() for key, _ in tasks}
+
+
+def test_a_worker_for_all_chunks_and_one_for_a_single_chunk(tmp_path: Path) -> None:
+    worker, files = work(tmp_path / "all", slice(None))
+    assert worker.report.device.startswith("cuda:0 (") and worker.report.precision == "fp16"
+    assert worker.report.cache_clears == 13 // 5
+    assert all(point.device for point in worker.report.memory)
+    for number in (0, 12):
+        _, alone = work(tmp_path / str(number), slice(number, number + 1))
+        assert alone.items() < files.items()
+
+
+def test_tf32_is_switched_by_the_precision() -> None:
+    device = choose_device("cuda")
+    choose_precision("tf32", device)
+    assert torch.get_float32_matmul_precision() == "high"
+    choose_precision("fp32", device)
+    assert torch.get_float32_matmul_precision() == "highest"

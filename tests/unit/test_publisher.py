@@ -1,0 +1,155 @@
+"""Writing a result while the next chunk is embedded: nothing is half there, no claim stays."""
+
+import errno
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from harness import BUNDLE, DEMO, wait_until
+
+from virnuc_rules import results
+from virnuc_rules.chunks import write_chunks
+from virnuc_rules.config import Config
+from virnuc_rules.publisher import Publisher
+from virnuc_rules.queue import Claim, Queue
+from virnuc_rules.results import Embeddings, read_result
+from virnuc_rules.server import Exit, Worker
+from virnuc_rules.tasks import Settings, all_tasks, read_settings
+
+SETTINGS = Settings(precision="fp32", batch_tokens=8192)
+KEYS = [letter * 64 for letter in "abc"]
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[Queue]:
+    with Queue(tmp_path, "0", 60) as queue:
+        yield queue
+
+
+def result(number: int) -> Embeddings:
+    return Embeddings([str(number)], torch.full((1, 3), number), torch.full((1, 2), number))
+
+
+def claimed(queue: Queue, key: str) -> Claim:
+    claim = queue.claim(key)
+    assert claim
+    return claim
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_two_claims_are_held_while_a_result_is_written(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_write, write = threading.Event(), results.write_result
+
+    def slow(*arguments: object) -> None:
+        assert may_write.wait(60)
+        write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(results, "write_result", slow)
+    published: list[str] = []
+    with Publisher(queue, SETTINGS, lambda claim, _: published.append(claim.key)) as publisher:
+        publisher.publish(claimed(queue, KEYS[0]), result(0))
+        second = claimed(queue, KEYS[1])
+        assert names(queue.store.claims) == KEYS[:2] and published == []
+        may_write.set()
+        publisher.publish(second, result(1))  # the first is in place before the second begins
+        assert published == KEYS[:1] and queue.store.is_done(KEYS[0])
+    assert published == KEYS[:2] and names(queue.store.claims) == []
+    for number in (0, 1):
+        found = read_result(queue.store.result(KEYS[number]), KEYS[number], [str(number)])
+        assert torch.equal(found.esm2, result(number).esm2)
+
+
+def test_each_result_is_announced_once_in_order_by_the_caller(queue: Queue) -> None:
+    calls: list[tuple[str, int, bool]] = []
+
+    def published(claim: Claim, found: Embeddings) -> None:
+        calls.append((found.ids[0], threading.get_ident(), queue.store.is_done(claim.key)))
+
+    with Publisher(queue, SETTINGS, published) as publisher:
+        for number in range(5):
+            publisher.publish(claimed(queue, str(number) * 64), result(number))
+        publisher.settle()
+        publisher.settle()  # nothing is left to announce
+    assert calls == [(str(number), threading.get_ident(), True) for number in range(5)]
+
+
+def test_what_went_wrong_is_raised_and_nothing_is_left(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: object) -> None:
+        path.write_bytes(b"a part of it")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(results, "write_result", full)
+    published: list[str] = []
+    with (
+        pytest.raises(OSError, match="No space left"),
+        Publisher(queue, SETTINGS, lambda claim, _: published.append(claim.key)) as publisher,
+    ):
+        publisher.publish(claimed(queue, KEYS[0]), result(0))
+        publisher.settle()
+    assert published == [] and queue.interrupted.is_set()
+    assert names(queue.store.claims) == [] and names(queue.store.embeddings) == []
+
+
+def test_an_error_while_embedding_waits_for_the_result_before(queue: Queue) -> None:
+    published: list[str] = []
+    with (
+        pytest.raises(ZeroDivisionError),
+        Publisher(queue, SETTINGS, lambda claim, _: published.append(claim.key)) as publisher,
+    ):
+        publisher.publish(claimed(queue, KEYS[0]), result(0))
+        raise ZeroDivisionError
+    assert published == KEYS[:1] and queue.store.is_done(KEYS[0])
+
+
+def test_the_cause_is_named_where_both_go_wrong(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(results, "write_result", full)
+    with (
+        pytest.raises(OSError, match="No space left"),
+        Publisher(queue, SETTINGS, lambda *_: None) as publisher,
+    ):
+        publisher.publish(claimed(queue, KEYS[0]), result(0))
+        raise InterruptedError("a signal came meanwhile")
+
+
+def test_sigterm_while_a_result_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That result is still published; the chunk that is embedded meanwhile is given up."""
+    write_chunks(
+        DEMO["lake"], tmp_path / "chunks" / "lake", sample="lake", window=500, chunk_size=40
+    )
+    config = Config(results=tmp_path, bundle=BUNDLE, threads=1, lease_seconds=60)
+    tasks = all_tasks(tmp_path, ["lake"], *read_settings(config))
+    worker, write = Worker(config, "0", 0, tasks), results.write_result
+
+    def stopped(*arguments: object) -> None:
+        assert threading.get_ident() != threading.main_thread().ident
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        wait_until(worker.queue.interrupted.is_set)
+        write(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "write_result", stopped)
+        assert worker.run() == Exit.INTERRUPTED
+    store = worker.queue.store
+    done = store.done(tasks)
+    assert 0 < len(done) == worker.report.chunks < len(tasks)
+    assert worker.report.exit_reason == "interrupted by SIGTERM"
+    assert names(store.claims) == names(store.failures) == []
+    assert names(store.embeddings) == sorted(f"{key}.safetensors" for key in done)
+    for key in done:
+        read_result(store.result(key), key, tasks[key].read().ids)
+    assert Worker(config, "0", 0, tasks).run() == Exit.DRAINED
