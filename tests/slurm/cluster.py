@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 
 ETC = Path("/etc/slurm")
 NODES = ("gpu0", "gpu1")
@@ -116,6 +117,8 @@ class Cluster:
         (self.folder / "gres.conf").write_text("\n".join(devices) + "\n")
         ETC.mkdir(exist_ok=True)
         for link in self.links:
+            if link.exists():
+                raise RuntimeError(f"{link} is there: another Slurm is at work")
             link.unlink(missing_ok=True)  # a dead one, of tests that were killed
             link.symlink_to(self.folder / link.name)
 
@@ -228,3 +231,10 @@ def wait(condition: Callable[[], object], seconds: float = 120) -> None:
 
 def _path() -> str:
     return f"{os.environ['PATH']}{os.pathsep}/usr/sbin{os.pathsep}/sbin"
+
+
+# What all test modules here say of themselves: one cluster, or one visible line.
+ON_SLURM = [
+    pytest.mark.xdist_group("slurm"),
+    pytest.mark.skipif(why_not() is not None, reason=why_not() or ""),
+]

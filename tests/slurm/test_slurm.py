@@ -2,9 +2,11 @@
 
 import re
 
-from cluster import Cluster
+from cluster import ON_SLURM, Cluster
 from harness import Project, wait_until
 from slurm_project import SlurmProject
+
+pytestmark = ON_SLURM
 
 
 def test_two_workers_two_nodes_the_same_bytes(

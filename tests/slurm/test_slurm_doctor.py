@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import yaml
-from cluster import Cluster
+from cluster import ON_SLURM, Cluster
 from harness import BUNDLE, DEMO, REPO, rules
+
+pytestmark = ON_SLURM
 
 
 def test_what_slurm_accepts(slurm: Cluster, tmp_path: Path) -> None:

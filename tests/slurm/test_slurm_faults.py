@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from cluster import Cluster
+from cluster import ON_SLURM, Cluster
 from harness import Project, wait_until
 from slurm_project import SlurmProject
+
+pytestmark = ON_SLURM
 
 
 @pytest.fixture
