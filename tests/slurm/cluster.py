@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import pytest
 
 ETC = Path("/etc/slurm")
 NODES = ("gpu0", "gpu1")
@@ -231,10 +230,3 @@ def wait(condition: Callable[[], object], seconds: float = 120) -> None:
 
 def _path() -> str:
     return f"{os.environ['PATH']}{os.pathsep}/usr/sbin{os.pathsep}/sbin"
-
-
-# What all test modules here say of themselves: one cluster, or one visible line.
-ON_SLURM = [
-    pytest.mark.xdist_group("slurm"),
-    pytest.mark.skipif(why_not() is not None, reason=why_not() or ""),
-]
