@@ -212,20 +212,29 @@ def status(
 
 
 @app.command()
-@_with_settings("samples", "results", "bundle", "window", "device", "precision")
+@_with_settings(
+    "samples", "results", "bundle", "window", "device", "precision", "threads", "lease_seconds"
+)
 def doctor(
     config: Config,
     profile: Annotated[
-        Path, typer.Option(help="folder of the Slurm profile whose jobs Slurm is asked about")
-    ] = Path("slurm"),
+        Path | None,
+        typer.Option(help="folder of the Slurm profile to ask Slurm about [default: slurm]"),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON, a finding a line")] = False,
 ) -> None:
     """Check what a run needs: filesystem, clock, device, bundle, input, what Slurm would accept."""
-    from virnuc_rules.doctor import diagnose
+    from rich.console import Console
+
+    from virnuc_rules.doctor import COLOURS, diagnose
 
     failed = 0
+    plain = Console(markup=False, highlight=False, soft_wrap=True)
     for finding in diagnose(config, profile):
-        print(finding.model_dump_json() if json else finding, flush=True)
+        if json:
+            print(finding.model_dump_json(), flush=True)
+        else:
+            plain.print(str(finding), style=COLOURS[finding.level])
         failed += finding.level == "FAILED"
     raise typer.Exit(int(failed > 0))
 

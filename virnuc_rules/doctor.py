@@ -3,43 +3,44 @@
 `python -m virnuc_rules.doctor FOLDER` is the second process of the filesystem's check.
 """
 
+import itertools
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
 import psutil
 import yaml
 from pydantic import BaseModel
 
+from virnuc_rules import __version__
 from virnuc_rules.config import Config, check_inputs, read_samples
 from virnuc_rules.errors import ModelError, VirnucError
-from virnuc_rules.files import file_sha256, replacing, sync_directory
+from virnuc_rules.files import replacing, sync_directory
 from virnuc_rules.models.card import read_card
 from virnuc_rules.models.verified import read_verified
 from virnuc_rules.queue import Queue
 
 Level = Literal["ok", "note", "warning", "FAILED"]
+COLOURS: dict[Level, str] = {"ok": "green", "note": "", "warning": "yellow", "FAILED": "red"}
 
 _KEYS = [f"{number:064x}" for number in range(200)]  # tasks that two processes share
+_BEATING = "f" * 64  # the claim whose heartbeat the one sees of the other
+_PATIENCE = 120.0  # seconds until the other process must have shown itself
 _LEAST_SPACE, _LEAST_INODES = 10e9, 100_000
 _MOST_SKEW = 2.0  # seconds between the filesystem's clock and ours
 _ONE_NODE = ("tmpfs", "ramfs", "overlay")  # filesystems that no other node sees
-_SLURM_OPTIONS = {  # resources of Snakemake's Slurm plugin, as options of sbatch
-    "slurm_partition": "--partition",
-    "slurm_account": "--account",
-    "runtime": "--time",
-    "mem_mb": "--mem",
-    "gpu": "--gpus",
-    "qos": "--qos",
-    "constraint": "--constraint",
-}
+_NVIDIA = Path("/proc/driver/nvidia/version")  # where a driver is loaded
+_GPU_RULES = ("serve", "embed_chunk")
 
 
 class Finding(BaseModel):
@@ -55,14 +56,23 @@ class Finding(BaseModel):
         return f"{self.level:8}{self.check}: {self.found}{remedy}"
 
 
+def _finding(check: str, found: str, remedy: str = "", level: Level = "warning") -> Finding:
+    """Return that it is well, or `level` where there is something to do."""
+    return Finding(level=level if remedy else "ok", check=check, found=found, remedy=remedy)
+
+
 class _Site(NamedTuple):
     config: Config
-    profile: Path
+    profile: Path | None
 
 
-def diagnose(config: Config, profile: Path) -> Iterator[Finding]:
-    """Run all checks; one that breaks is a finding too, and the others go on."""
+def diagnose(config: Config, profile: Path | None = None) -> Iterator[Finding]:
+    """Run all checks; one that breaks is a finding too, and the others go on.
+
+    `profile` is the folder of the Slurm profile; by default the one of the working directory.
+    """
     checks: list[tuple[str, Callable[[_Site], Iterator[Finding]]]] = [
+        ("environment", _environment),
         ("samples", _samples),
         ("results folder", _space),
         ("links and renames", _links),
@@ -75,32 +85,54 @@ def diagnose(config: Config, profile: Path) -> Iterator[Finding]:
     for name, check in checks:
         try:
             yield from check(_Site(config, profile))
-        except (VirnucError, OSError, subprocess.SubprocessError, yaml.YAMLError) as error:
-            yield Finding(level="FAILED", check=name, found=" ".join(str(error).split()))
+        except Exception as error:  # whatever it is, the other checks are wanted too
+            kind = "" if isinstance(error, VirnucError) else f"{type(error).__name__}: "
+            yield Finding(level="FAILED", check=name, found=kind + " ".join(str(error).split()))
+
+
+def _environment(site: _Site) -> Iterator[Finding]:
+    """Is the `virnuc-rules` that jobs will find this one, and are there cores for its threads?"""
+    names = ("snakemake", "snakemake-executor-plugin-slurm", "torch")
+    found = f"virnuc-rules {__version__}, " + ", ".join(f"{name} {version(name)}" for name in names)
+    program, cores = shutil.which("virnuc-rules"), os.cpu_count() or 1
+    other = _ask(program, "--version").stdout.strip() if program else ""
+    level: Level = "warning"
+    remedy = ""
+    if not program:
+        remedy = "`virnuc-rules` is not in PATH, where jobs look for it"
+    elif other != f"virnuc-rules {__version__}":
+        level, remedy = "FAILED", f"{program} says {other!r}: activate one environment only"
+    elif site.config.threads > cores:
+        remedy = f"`threads: {site.config.threads}`, but {cores} cores are here"
+    yield _finding("environment", found, remedy, level)
 
 
 def _samples(site: _Site) -> Iterator[Finding]:
     samples = read_samples(site.config.samples)
     check_inputs(site.config, samples)
-    yield Finding(level="ok", check="samples", found=f"{len(samples)}, all input files are there")
+    yield _finding("samples", f"{len(samples)}, all input files are there")
 
 
 def _space(site: _Site) -> Iterator[Finding]:
-    site.config.results.mkdir(parents=True, exist_ok=True)
-    folder = site.config.results.resolve()
+    with _scratch(site.config):
+        folder = site.config.results.resolve()
     free, inodes = shutil.disk_usage(folder).free, os.statvfs(folder)
     parts = [p for p in psutil.disk_partitions(all=True) if folder.is_relative_to(p.mountpoint)]
-    kind = max(parts, key=lambda part: len(part.mountpoint)).fstype if parts else "unknown"
-    found = f"{folder} on {kind}, {free / 1e9:.1f} GB free"
+    # Of several mounts on one folder the last is seen.
+    kind = max(reversed(parts), key=lambda p: len(p.mountpoint)).fstype if parts else "unknown"
     few = inodes.f_files and inodes.f_favail < _LEAST_INODES
+    files = f" for {inodes.f_favail:,} files" if inodes.f_files else ""
+    found = f"{folder} on {kind}, {free / 1e9:.1f} GB free{files}"
+    level: Level = "warning"
+    remedy = ""
     if free < _LEAST_SPACE or few:
         remedy = "embeddings need 13 kB for an open frame (ESM-2 3B), and a file for each chunk"
-        yield Finding(level="warning", check="results folder", found=found, remedy=remedy)
-    elif kind in _ONE_NODE:
+    elif kind in _ONE_NODE and shutil.which("sbatch"):
         remedy = "other nodes do not see it; on a cluster set `results` to a shared filesystem"
-        yield Finding(level="warning", check="results folder", found=found, remedy=remedy)
-    else:
-        yield Finding(level="ok", check="results folder", found=found)
+    elif kind.startswith("nfs"):
+        level = "note"
+        remedy = "nodes see files of others late: keep `latency-wait` and `lease_seconds` at 60"
+    yield _finding("results folder", found, remedy, level)
 
 
 def _links(site: _Site) -> Iterator[Finding]:
@@ -113,47 +145,80 @@ def _links(site: _Site) -> Iterator[Finding]:
             os.link(one, two)
         except OSError as error:
             found = f"hard links do not work ({error.strerror})"
-            yield Finding(level="FAILED", check="links and renames", found=found, remedy=remedy)
+            yield _finding("links and renames", found, remedy, "FAILED")
             return
         problems = [] if one.stat().st_nlink == 2 else ["a linked file does not count its links"]
-        try:
+        with suppress(FileExistsError):
             os.link(one, two)
             problems.append("a link may replace a file: two workers would get one chunk")
-        except FileExistsError:
-            pass
         with replacing(folder / "three") as handle:
             handle.write("new")
         one.replace(folder / "three")
         if one.exists() or (folder / "three").read_text() != "1":
             problems.append("a rename does not replace")
         sync_directory(folder)
-    if problems:
-        found = "; ".join(problems)
-        yield Finding(level="FAILED", check="links and renames", found=found, remedy=remedy)
-    else:
-        found = "hard links are exclusive and counted, renames replace, fsync works"
-        yield Finding(level="ok", check="links and renames", found=found)
+    found = (
+        "; ".join(problems) or "hard links are exclusive and counted, renames replace, fsync works"
+    )
+    yield _finding("links and renames", found, remedy if problems else "", "FAILED")
 
 
 def _two_processes(site: _Site) -> Iterator[Finding]:
     """Let two processes drain one queue: each task must be claimed by exactly one."""
     with _scratch(site.config) as folder:
         command = [sys.executable, "-m", "virnuc_rules.doctor", str(folder)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
-            ours = _drain(folder)
-            theirs = other.communicate(timeout=300)[0].split()
-        claimed = sorted(ours + theirs)
-    if claimed == _KEYS and other.returncode == 0:
-        found = f"{len(_KEYS)} tasks, {len(ours)} and {len(theirs)}, none twice, none lost"
-        yield Finding(level="ok", check="two processes", found=found)
-        return
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as other:
+            try:
+                seconds = _see_a_beat(other, folder, site.config.lease_seconds)
+                with replacing(folder / "start") as handle:
+                    handle.write("now")
+                ours = _drain(folder)
+                output, errors = other.communicate(timeout=300)
+            finally:
+                other.kill()
+    theirs = output.split()
+    claimed = ours + theirs
     lost, twice = len(set(_KEYS) - set(claimed)), len(claimed) - len(set(claimed))
-    yield Finding(
-        level="FAILED",
-        check="two processes",
-        found=f"of {len(_KEYS)} tasks {lost} were lost and {twice} claimed twice",
-        remedy="the filesystem does not keep its promises; put `results` on another one",
-    )
+    if other.returncode:
+        raise VirnucError(f"the other process ended with {other.returncode}: {errors[-300:]}")
+    found = f"{len(_KEYS)} tasks, {len(ours)} and {len(theirs)}, {lost} lost, {twice} claimed twice"
+    promises = "the filesystem does not keep its promises; put `results` on another one"
+    heartbeat = f"; a heartbeat is seen after {seconds:.2f} s"
+    yield _finding("two processes", found + heartbeat, promises if lost or twice else "", "FAILED")
+
+
+def _see_a_beat(other: "subprocess.Popen[str]", folder: Path, lease_seconds: float) -> float:
+    """Wait for the other process's claim, then for its next heartbeat; how long that took."""
+
+    def wait_for_more_than(content: bytes, seconds: float, what: str) -> bytes:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and other.poll() is None:
+            if claim.exists() and (now := claim.read_bytes()) != content:
+                return now
+            time.sleep(0.01)
+        if other.poll() is None:
+            raise VirnucError(f"{what} of another process was not seen in {seconds:.0f} s")
+        raise VirnucError(f"the other process ended: {other.communicate()[1][-300:]}")
+
+    claim = folder / "queue" / "claims" / _BEATING
+    first = wait_for_more_than(b"", _PATIENCE, "the claim")
+    begun = time.monotonic()
+    wait_for_more_than(first, lease_seconds, "a heartbeat")
+    return time.monotonic() - begun
+
+
+def _be_the_other(folder: Path) -> list[str]:
+    """Hold a claim and let its heart beat until the first process says `start`; then join in."""
+    end = time.monotonic() + 2 * _PATIENCE
+    with Queue(folder, "doctor", 60) as queue:
+        claim = queue.claim(_BEATING)
+        while claim and not (folder / "start").exists():
+            if time.monotonic() > end:
+                sys.exit("the first process said nothing")
+            claim.beat()
+            time.sleep(0.01)
+    return _drain(folder)
 
 
 def _drain(folder: Path) -> list[str]:
@@ -172,63 +237,62 @@ def _clock(site: _Site) -> Iterator[Finding]:
         (folder / "now").write_text("")
         written = (folder / "now").stat().st_mtime
     skew = max(before - written, written - time.time(), 0.0)
-    if skew > _MOST_SKEW:
-        yield Finding(
-            level="warning",
-            check="clock",
-            found=f"the filesystem's is {skew:.1f} s off",
-            remedy="the queue does not mind, Snakemake compares times of files: ask for NTP",
-        )
-    else:
-        yield Finding(level="ok", check="clock", found="this node and the filesystem agree")
+    remedy = "the queue does not mind, Snakemake compares times of files: ask for NTP"
+    found = f"the filesystem's is {skew:.1f} s off"
+    yield _finding("clock", found, remedy if skew > _MOST_SKEW else "")
 
 
 def _bundle(site: _Site) -> Iterator[Finding]:
-    folder = site.config.bundle
-    card = read_card(folder)
-    for name, expected in card.sha256.items():
-        if file_sha256(folder / name) != expected:
-            raise ModelError(f"{folder / name}: damaged (sha256 differs); make the bundle again")
+    from virnuc_rules.models.bundle import Bundle
+
+    bundle = Bundle(site.config.bundle)
+    card = bundle.card
+    bundle.check(*card.sha256)
     if card.window != site.config.window:
         raise ModelError(
             f"{card.name} is for windows of {card.window} bases, the config says "
-            f"`window: {site.config.window}`"
+            f"`window: {site.config.window}`: change one of them"
         )
     found = f"{card.name}, {len(card.sha256)} files with the right sha256"
-    if card.classifier is None:
-        remedy = "embeddings can be computed, not classified: prepare it with --classifier"
-        yield Finding(level="warning", check="bundle", found=found, remedy=remedy)
-    elif card.demo:
-        yield Finding(level="note", check="bundle", found=f"{found}; a demo model")
-    else:
-        yield Finding(level="ok", check="bundle", found=found)
+    note = "; a demo model, whose scores mean nothing" if card.demo else ""
+    no_classifier = "embeddings can be computed, not classified: prepare it with --classifier"
+    yield _finding("bundle", found + note, "" if card.classifier else no_classifier)
 
 
 def _device(site: _Site) -> Iterator[Finding]:
     import torch
 
-    from virnuc_rules.models.device import choose_device, choose_precision
+    from virnuc_rules.models.device import DTYPES, choose_device, choose_precision
 
     device = choose_device(site.config.device)
     precision = choose_precision(site.config.precision, device)
-    square = torch.ones(64, 64, device=device)
-    if float((square @ square).sum()) != 64.0**3:
-        raise ModelError(f"{device} multiplies wrongly: a bad device")
-    found = f"{device}, precision {precision}, torch {torch.__version__}"
-    weights = sum(path.stat().st_size for path in site.config.bundle.glob("*.safetensors"))
-    free = psutil.virtual_memory().available
+    square = torch.ones(64, 64, device=device, dtype=DTYPES[precision])
+    if not bool((square @ square == 64).all()):
+        raise ModelError(f"{device} multiplies wrongly: a bad device, take another")
+    name, free = "", psutil.virtual_memory().available
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-        found = f"{found}, {torch.cuda.get_device_name(device)}, {free / 1e9:.1f} GB free"
-    card = read_card(site.config.bundle)
+        name, free = f" ({torch.cuda.get_device_name(device)})", torch.cuda.mem_get_info(device)[0]
+    found = f"{device}{name}, precision {precision}, {free / 1e9:.1f} GB of memory free"
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        found += f", CUDA_VISIBLE_DEVICES={visible}"
+    sizes = [path.stat().st_size for path in site.config.bundle.glob("*.safetensors")]
+    weights = sum(sizes) * DTYPES[precision].itemsize / DTYPES["fp32"].itemsize
+    remedy = ""
     if weights > free:
-        remedy = f"the weights are {weights / 1e9:.1f} GB in fp32: take a larger one, or fp16"
-        yield Finding(level="warning", check="device", found=found, remedy=remedy)
-    elif not read_verified(site.config.bundle, card.fingerprint).covers(precision, device.type):
+        remedy = f"the weights need {weights / 1e9:.1f} GB: take a device with more, or fp16"
+    elif site.config.device == "auto" and device.type == "cpu" and _NVIDIA.exists():
+        remedy = "an NVIDIA driver is here, but torch sees no device: is it a build for CUDA?"
+    elif not _is_verified(site.config.bundle, precision, device.type):
         remedy = "this precision was not verified here: `virnuc-rules models verify`"
-        yield Finding(level="warning", check="device", found=found, remedy=remedy)
-    else:
-        yield Finding(level="ok", check="device", found=found)
+    yield _finding("device", found, remedy)
+
+
+def _is_verified(bundle: Path, precision: str, device: str) -> bool:
+    try:
+        card = read_card(bundle)
+    except ModelError:
+        return True  # the check of the bundle has said so
+    return read_verified(bundle, card.fingerprint).covers(precision, device)
 
 
 def _slurm(site: _Site) -> Iterator[Finding]:
@@ -236,39 +300,100 @@ def _slurm(site: _Site) -> Iterator[Finding]:
     if not shutil.which("sbatch"):
         yield Finding(level="note", check="Slurm", found="no sbatch here, not checked")
         return
-    alive = subprocess.run(["sinfo"], capture_output=True, text=True, timeout=60, check=False)
-    if alive.returncode:
-        found = f"does not answer: {' '.join(alive.stderr.split())}"
-        yield Finding(level="FAILED", check="Slurm", found=found, remedy="is this a login node?")
+    profile = site.profile or next(
+        filter(Path.exists, map(Path, ("slurm", "profiles/slurm"))), None
+    )
+    if profile is None:
+        yield _finding("Slurm", "no profile here, not checked", "say --profile DIR", "note")
         return
-    path = site.profile / "config.v9+.yaml"
-    profile: dict[str, Any] = yaml.safe_load(path.read_text())
-    default = profile.get("default-resources", {})
-    jobs = {"default": default}
-    for rule, own in profile.get("set-resources", {}).items():
-        jobs[rule] = {**default, **own}
-    for name, resources in jobs.items():
-        options = [f"{_SLURM_OPTIONS[k]}={v}" for k, v in resources.items() if k in _SLURM_OPTIONS]
-        command = ["sbatch", "--test-only", "--ntasks=1", *options, "--wrap=true"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        check, asked = f"Slurm, jobs of {name}", " ".join(options)
-        if done.returncode == 0:
-            yield Finding(level="ok", check=check, found=f"accepted ({asked})")
-        else:
-            reason = " ".join(done.stderr.split())
-            remedy = f"change {path}, or put a profile of your own on top (README.md)"
-            yield Finding(
-                level="FAILED", check=check, found=f"refused ({asked}): {reason}", remedy=remedy
-            )
+    listed = _ask("sinfo", "-h", "-o", "%R %l")
+    if listed.returncode:
+        found = f"does not answer: {' '.join(listed.stderr.split())}"
+        yield _finding("Slurm", found, "is this a login node?", "FAILED")
+        return
+    limits = {name: _minutes(limit) for name, limit in map(str.split, listed.stdout.splitlines())}
+    path = profile / "config.v9+.yaml"
+    settings: dict[str, Any] = yaml.safe_load(path.read_text())
+    default, rules = settings.get("default-resources", {}), settings.get("set-resources", {})
+    jobs = {"default": {}, **rules, "serve": rules.get("serve", {})}
+    for rule, own in jobs.items():
+        threads = site.config.threads if rule in _GPU_RULES else 1
+        finding = _job(rule, _request(default, own, rule, threads), limits, site.config.device)
+        if finding.level == "FAILED":
+            finding.remedy += f"; change {path}, or put a profile of your own on top (README.md)"
+        yield finding
+
+
+def _request(default: dict[str, Any], own: dict[str, Any], rule: str, threads: int) -> list[str]:
+    """Return the options that Snakemake's plugin would give sbatch, by its own code."""
+    from snakemake.resources import Resources  # type: ignore[import-untyped]
+    from snakemake_executor_plugin_slurm.submit_string import get_submit_command  # type: ignore[import-untyped]
+    from snakemake_executor_plugin_slurm.utils import set_gres_string  # type: ignore[import-untyped]
+
+    def parsed(block: dict[str, Any]) -> Any:
+        return Resources.parse([f"{k}={v}" for k, v in block.items()], allow_expressions=True)
+
+    def first_attempt(resource: Any) -> Any:
+        given = {"input": (), "attempt": 1, "threads": threads, "rulename": rule, "async_run": None}
+        return resource.evaluate(None, **given)
+
+    resources = parsed(default)
+    resources.update(parsed(own))
+    values = dict(resources.expand_items(constraints={}, evaluate=first_attempt))
+    job = SimpleNamespace(resources=SimpleNamespace(**values, get=values.get), threads=threads)
+    account, partition = values.get("slurm_account"), values.get("slurm_partition")
+    parameters = {
+        "run_uuid": "doctor", "slurm_logfile": "none", "comment_str": rule, "workdir": "",
+        "account": f"-A {shlex.quote(str(account))}" if account else "",
+        "partition": f"-p {shlex.quote(str(partition))}" if partition else "",
+    }  # fmt: skip
+    words = shlex.split(get_submit_command(job, parameters) + set_gres_string(job))
+    return words[words.index("--comment") + 2 :]  # what is before it decides nothing
+
+
+def _job(rule: str, options: list[str], limits: dict[str, float], device: str) -> Finding:
+    check, asked = f"Slurm, jobs of {rule}", " ".join(options)
+    answer = _ask("sbatch", "--test-only", *options, "--wrap=true")
+    if answer.returncode:
+        found = f"refused ({asked}): {' '.join(answer.stderr.split())}"
+        return _finding(check, found, f"the partitions are {', '.join(limits)}", "FAILED")
+    given = dict(itertools.pairwise(options))
+    runtime, names = float(given.get("-t", 0)), given.get("-p", "").split(",")
+    most = max(limits.get(name, float("inf")) for name in names)
+    if runtime > most:
+        found = f"{runtime:.0f} minutes, of {most:.0f} that partition {given['-p']} gives"
+        return _finding(check, found, "lower `runtime`", "FAILED")
+    has_gpu = any(option.startswith(("--gpu", "--gres=gpu")) for option in options)
+    needs_gpu = rule in _GPU_RULES and device != "cpu"
+    remedy = "no GPU: `gpu: 1` asks for one (not `gpus`)" if needs_gpu and not has_gpu else ""
+    return _finding(check, f"accepted ({asked})", remedy)
+
+
+def _minutes(limit: str) -> float:
+    """Parse a time limit of sinfo: [days-][[hours:]minutes:]seconds, or infinite."""
+    if not limit[0].isdigit():
+        return float("inf")
+    days, _, clock = limit.rpartition("-")
+    hours, minutes, seconds = ([0, 0] + [int(part) for part in clock.split(":")])[-3:]
+    return int(days or 0) * 24 * 60 + hours * 60 + minutes + seconds / 60
+
+
+def _ask(*command: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 @contextmanager
 def _scratch(config: Config) -> Iterator[Path]:
     """Give a folder inside `results` for the time of a check."""
-    config.results.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".doctor-", dir=config.results) as name:
+    try:
+        config.results.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=".doctor-", dir=config.results)
+    except OSError as error:
+        reason = f"{config.results}: cannot be written ({error.strerror})"
+        raise VirnucError(f"{reason}; set `results` to a folder of yours") from None
+    with folder as name:
         yield Path(name)
 
 
 if __name__ == "__main__":
-    print("\n".join(_drain(Path(sys.argv[1]))))
+    print("\n".join(_be_the_other(Path(sys.argv[1]))))

@@ -92,6 +92,19 @@ def all_tasks(
     }
 
 
+def stamp_folder(config: Config) -> Path:
+    """Return where the stamps of workers are: another folder for other models or settings.
+
+    Snakemake does not look at `predict` where only stamps that are there already separate it from
+    workers that must run again. With a new folder they are not there. A bundle that is made from a
+    definition is named by that: when the run is planned it need not be there yet.
+    """
+    models = config.bundle_definition or read_card(config.bundle).fingerprint
+    parts = json.dumps([models, Settings.of(config).model_dump()], sort_keys=True)
+    name = hashlib.sha256(parts.encode()).hexdigest()[:12]
+    return config.results / "queue" / "stamps" / name
+
+
 def chunk_folder(results: Path, sample: str) -> Path:
     """Return where the chunks of a sample are."""
     return results / "chunks" / sample

@@ -60,9 +60,6 @@ def rerun(project: Project) -> tuple[dict[str, int], int]:
     return jobs(done.stdout), len(after) - len(before)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="workflow: where serve runs again, predict's own params are not looked at"
-)
 @pytest.mark.parametrize("settings", [{"precision": "fp32"}, {"batch_tokens": 4096}])
 def test_what_embeddings_depend_on(project: Project, settings: dict[str, Any]) -> None:
     project.settings.update(settings)

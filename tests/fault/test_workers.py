@@ -40,11 +40,12 @@ def test_another_takes_over_what_a_killed_one_held(many: Project, reference: Pro
 
 
 FREEZE = """
-import os, signal, sys
+import os, signal, sys, time
 left = iter(range(5))
 def hook(event, arguments):
     if event == "os.{event}" and {where!r} in str(arguments[0]) and next(left, None) == 4:
         os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(1)  # another thread may take the signal, a moment later
 sys.addaudithook(hook)
 """
 

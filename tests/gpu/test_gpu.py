@@ -17,10 +17,9 @@ from virnuc_rules.results import Embeddings
 from virnuc_rules.server import Exit, Worker
 from virnuc_rules.tasks import Settings, all_tasks, read_settings
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
-]
+if not torch.cuda.is_available():
+    pytest.skip("no GPU", allow_module_level=True)
+pytestmark = pytest.mark.gpu
 DEMO = Path(__file__).parents[2] / "demo"
 SETTINGS = Settings(precision="auto", batch_tokens=8192)
 

@@ -116,6 +116,8 @@ class Cluster:
         (self.folder / "gres.conf").write_text("\n".join(devices) + "\n")
         ETC.mkdir(exist_ok=True)
         for link in self.links:
+            if link.exists():
+                raise RuntimeError(f"{link} is there: another Slurm is at work")
             link.unlink(missing_ok=True)  # a dead one, of tests that were killed
             link.symlink_to(self.folder / link.name)
 

@@ -6,21 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import Cluster, why_not
+from cluster import Cluster
 from harness import Project
 from slurm_project import SlurmProject
 
-REASON = why_not()
 SETTINGS = {"chunk_size": 5, "workers": 2}  # some 200 chunks: there is time to disturb
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is here, with one visible line, where there can be no Slurm; else: one cluster."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.xdist_group("slurm"))
-            if REASON:
-                item.add_marker(pytest.mark.skip(reason=REASON))
 
 
 @pytest.fixture(scope="session")

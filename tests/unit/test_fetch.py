@@ -103,7 +103,8 @@ def test_an_interrupted_download_goes_on(server: Server, tmp_path: Path, ranges:
 def test_ctrl_c_leaves_what_can_be_resumed(server: Server, tmp_path: Path) -> None:
     server.cut = 15 * MIB
     server.hold.clear()
-    code = (
+    code = (  # a test run in the background ignores Ctrl-C, and hands that down
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from sys import argv; from pathlib import Path; from virnuc_rules.models import fetch as f"
     )
     code += "; f.fetch(f.UrlSource(url=argv[1], sha256=argv[2]), Path(argv[3]))"

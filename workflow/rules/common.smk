@@ -10,6 +10,7 @@ from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.card import read_card
 from virnuc_rules.models.definition import find_definition
 from virnuc_rules.tables import FILES as TABLES
+from virnuc_rules.tasks import stamp_folder
 
 try:
     CONFIG = check_config(config)
@@ -24,7 +25,7 @@ try:
 except VirnucError as error:
     raise WorkflowError(str(error)) from None
 
-RESULTS = CONFIG.results
+RESULTS, STAMPS = CONFIG.results, stamp_folder(CONFIG)
 
 
 wildcard_constraints:
@@ -50,11 +51,10 @@ def from_card(field):
 
 def embedded(wildcards):
     """The stamps that say that a sample's chunks are embedded."""
-    stamps = f"{RESULTS}/queue/stamps"
     if CONFIG.persistent_models:
-        return expand(f"{stamps}/worker_{{worker}}.txt", worker=range(CONFIG.workers))
+        return expand(f"{STAMPS}/worker_{{worker}}.txt", worker=range(CONFIG.workers))
     # One for each chunk: known once the samples are chunked.
     checkpoints.chunk_all.get()
     chunks = read_manifest(RESULTS / "chunks" / wildcards.sample).chunks
     names = [Path(entry.file).stem for entry in chunks]
-    return expand(f"{stamps}/{wildcards.sample}/{{chunk}}.txt", chunk=names)
+    return expand(f"{STAMPS}/{wildcards.sample}/{{chunk}}.txt", chunk=names)

@@ -9,7 +9,7 @@ checkpoint chunk_all:
         manifests=expand(f"{RESULTS}/chunks/{{sample}}/manifest.json", sample=SAMPLES),
         bundle=ancient(CONFIG.bundle / "bundle.json"),
     output:
-        touch(f"{RESULTS}/queue/stamps/chunked.txt"),
+        touch(f"{STAMPS}/chunked.txt"),
 
 
 rule embed_chunk:
@@ -17,7 +17,7 @@ rule embed_chunk:
         manifest=f"{RESULTS}/chunks/{{sample}}/manifest.json",
         bundle=ancient(CONFIG.bundle / "bundle.json"),
     output:
-        stamp=f"{RESULTS}/queue/stamps/{{sample}}/{{chunk}}.txt",
+        stamp=f"{STAMPS}/{{sample}}/{{chunk}}.txt",
     log:
         f"{RESULTS}/logs/embed/{{sample}}/{{chunk}}.log",
     conda:

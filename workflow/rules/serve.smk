@@ -7,7 +7,7 @@ rule serve:
         samples=ancient(CONFIG.samples),
         bundle=ancient(CONFIG.bundle / "bundle.json"),
     output:
-        stamp=f"{RESULTS}/queue/stamps/worker_{{worker}}.txt",
+        stamp=f"{STAMPS}/worker_{{worker}}.txt",
     log:
         f"{RESULTS}/logs/serve/{{worker}}.log",
     benchmark:
