@@ -83,7 +83,8 @@ def predict(config: Config, sample: str, out: Path) -> None:
 
     Raises ResultError where results are missing or damaged (a damaged one is removed, so that the
     same command embeds it again), ChunkError where the chunk folder is not whole, InputError where
-    the sequences have changed, and VirnucError where the disk is full; it leaves older tables as they were.
+    the sequences have changed, and VirnucError where the disk is full; it leaves older
+    tables as they were.
     """
     bundle = Bundle(config.bundle)
     tasks = list(sample_tasks(config.results, sample, *read_settings(config)))
