@@ -12,6 +12,7 @@ from virnuc_rules import __version__
 from virnuc_rules.chunkfiles import Manifest
 from virnuc_rules.config import Config
 from virnuc_rules.tables import SCHEMAS
+from virnuc_rules.windows import cut
 
 HOSTILE = (
     "</script><script>document.title='broken'</script>",
@@ -47,21 +48,20 @@ def _make_sample(
     results: Path, name: str, contigs: int, called: float, draw: np.random.Generator
 ) -> None:
     length = np.exp(draw.uniform(5, 10, contigs)).astype(np.int64)
-    windows = np.maximum(1, -(-length // 500))
-    contig = np.repeat(np.arange(contigs), windows)
-    window = np.arange(len(contig)) - np.repeat(np.cumsum(windows) - windows, windows)
-    start = window * 500
-    end = np.minimum(start + 500, np.maximum(length[contig], start + 1))
+    windows = -(-length // 500)
+    cutting = cut(length, np.zeros_like(length), windows, 500)
+    contig = cutting.contig
     has_call = draw.random(len(contig)) < called
-    score = draw.random(len(contig)).astype(np.float32)
-    virus = has_call & (score >= 0.5)
-    ids = np.array([f"contig_{n}" for n in range(contigs)], object)
+    score, others = draw.random((2, len(contig)), np.float32)  # best of each, of any frame
+    virus = has_call & (score >= others)
+    ids = np.array([f"NODE_{n}_length_{n}_cov_{n}.000000" for n in range(contigs)], object)
     ids[: len(HOSTILE)] = HOSTILE[:contigs]
     null = np.where(has_call, score, np.nan)
     columns = {
-        "contig_number": contig, "contig": ids[contig], "window": window + 1, "start": start,
-        "end": end, "open_frames": has_call.astype(int), "best_frame": np.where(has_call, "F1", ""),
-        "score_others": pa.array(1 - null, from_pandas=True),
+        "contig_number": contig, "contig": ids[contig], "window": cutting.number,
+        "start": cutting.start, "end": cutting.end, "open_frames": has_call.astype(int),
+        "best_frame": np.where(has_call, "F1", ""),
+        "score_others": pa.array(np.where(has_call, others, np.nan), from_pandas=True),
         "score_virus": pa.array(null, from_pandas=True),
         "call": np.where(has_call, np.where(virus, "virus", "others"), "no_call"),
         "reason": pa.array(np.where(has_call, None, "no_open_frame")),

@@ -174,7 +174,7 @@ def predict(
 
 
 @app.command()
-@_with_settings("samples", *_RESULT_KEYS, "window", *_CALL_KEYS)
+@_with_settings(*Config.model_fields)
 def report(
     config: Config,
     out: Annotated[
@@ -182,12 +182,15 @@ def report(
     ] = None,
     log: Log = None,
 ) -> None:
-    """Write one HTML page about the run; figures, provenance, MultiQC's tables beside it."""
+    """Write one HTML page about the run; figures, provenance, MultiQC's tables beside it.
+
+    All keys of the config are options; most are only written down as the settings of the run.
+    """
     from virnuc_rules.report import write_report
 
     out = out or config.results / "report.html"
     run = write_report(config, out)
-    logger.info("%s: %d samples, %d contigs", out, len(run.samples), run.all_contigs)
+    logger.info("%s: %d samples, %d contigs", out, len(run.samples), run.contigs.total)
 
 
 @app.command()

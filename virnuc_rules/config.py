@@ -106,7 +106,11 @@ class Config(BaseModel):
         """Return keys as options of `virnuc-rules`, quoted for a shell line."""
         words: list[str] = []
         for key in keys:
-            words += [f"--{key.replace('_', '-')}", str(getattr(self, key))]
+            name, value = key.replace("_", "-"), getattr(self, key)
+            if isinstance(value, bool):
+                words.append(f"--{name}" if value else f"--no-{name}")
+            else:
+                words += [f"--{name}", str(value)]
         return shlex.join(words)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -11,10 +11,9 @@ import numpy as np
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-if TYPE_CHECKING:
-    from virnuc_rules.report import SampleSummary
+from virnuc_rules.rundata import LENGTHS, SampleSummary
 
-COLORS = {"virus": "#c8553d", "others": "#2d6a8e", "no_call": "#b8bcc2"}
+COLORS = {"virus": "#c8553d", "others": "#2d6a8e", "no_call": "#a9afb8"}
 _STYLE: Any = {
     "svg.hashsalt": "virnuc",  # ids in the file that do not change
     "font.size": 9,
@@ -24,7 +23,7 @@ _STYLE: Any = {
 }
 
 
-def write_figures(samples: "list[SampleSummary]", folder: Path) -> None:
+def write_figures(samples: list[SampleSummary], folder: Path) -> None:
     """Write each figure as PNG and SVG."""
     folder.mkdir(parents=True, exist_ok=True)
     draw: dict[str, Callable[..., None]] = {
@@ -42,7 +41,7 @@ def write_figures(samples: "list[SampleSummary]", folder: Path) -> None:
             plt.close(figure)
 
 
-def _scores(axes: Any, samples: "list[SampleSummary]") -> None:
+def _scores(axes: Any, samples: list[SampleSummary]) -> None:
     bottom: Any = 0
     for call in ("others", "virus"):
         number: Any = sum(sample.histogram[call] for sample in samples)
@@ -55,9 +54,7 @@ def _scores(axes: Any, samples: "list[SampleSummary]") -> None:
     axes.legend(frameon=False)
 
 
-def _by_length(axes: Any, samples: "list[SampleSummary]") -> None:
-    from virnuc_rules.report import LENGTHS
-
+def _by_length(axes: Any, samples: list[SampleSummary]) -> None:
     names = [f"{low / 1000:g} to {high / 1000:g}" for low, high in pairwise(LENGTHS)]
     names.append(f"from {LENGTHS[-1] / 1000:g}")
     virus: Any = sum(sample.by_length["virus"] for sample in samples)
@@ -68,7 +65,7 @@ def _by_length(axes: Any, samples: "list[SampleSummary]") -> None:
     axes.set(xlabel="length of contigs, kb", ylabel="viral share of called contigs", ylim=(0, 1.1))
 
 
-def _calls(axes: Any, samples: "list[SampleSummary]") -> None:
+def _calls(axes: Any, samples: list[SampleSummary]) -> None:
     names = [sample.name for sample in samples]
     left = np.zeros(len(samples))
     for call, color in COLORS.items():

@@ -19,6 +19,7 @@ from virnuc_rules.store import Store
 from virnuc_rules.worker_report import read_reports
 
 _PACKAGES = ("torch", "tokenizers", "safetensors", "pyarrow", "numpy", "biopython", "snakemake")
+_CHUNKING = {"version", "window", "chunk_size", "min_length", "max_ambiguous", "duplicate_ids"}
 
 
 class Input(BaseModel):
@@ -51,6 +52,7 @@ class Provenance(BaseModel):
     versions: dict[str, str]
     platform: str
     config: dict[str, Any]
+    chunking: dict[str, dict[str, Any]]  # by sample, as its chunks were made
     inputs: list[Input]
     bundle: str
     bundle_fingerprint: str
@@ -74,6 +76,9 @@ def provenance(config: Config, samples: dict[str, Manifest]) -> Provenance:
         },
         platform=platform.platform(),
         config=config.model_dump(mode="json"),
+        chunking={
+            sample: manifest.model_dump(include=_CHUNKING) for sample, manifest in samples.items()
+        },
         inputs=[
             Input(sample=sample, path=path, sha256=sha256)
             for sample, manifest in samples.items()

@@ -1,19 +1,27 @@
 """The report page and what is beside it, on results of the documented form."""
 
+import base64
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from harness import rules
 from reporting import HOSTILE, make_results
 
+from virnuc_rules import rundata
+from virnuc_rules.chunkfiles import read_manifest
 from virnuc_rules.config import Config
-from virnuc_rules.errors import VirnucError
+from virnuc_rules.errors import ResultError
+from virnuc_rules.models.verified import Verified
 from virnuc_rules.provenance import Provenance
 from virnuc_rules.report import FILES, LENGTHS, read_run, render, write_report
+from virnuc_rules.store import Failure
+
+CALLS = ("virus", "others", "no_call")
 
 
 @pytest.fixture
@@ -21,10 +29,15 @@ def config(tmp_path: Path) -> Config:
     return make_results(tmp_path, {"lake": 30, "gut": 20})
 
 
-def page_data(page: str) -> dict[str, object]:
+def page_data(page: str) -> Any:
     match = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert match
-    return json.loads(match[1])  # type: ignore[no-any-return]
+    return json.loads(match[1])
+
+
+def rows(config: Config, sample: str, table: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = pq.read_table(config.results / sample / table).to_pylist()
+    return found
 
 
 def test_what_is_written(config: Config) -> None:
@@ -33,53 +46,81 @@ def test_what_is_written(config: Config) -> None:
         assert (config.results / name).stat().st_size > 100
     found = Provenance.model_validate_json((config.results / "provenance.json").read_bytes())
     assert [(i.sample, i.sha256) for i in found.inputs] == [("lake", "0" * 64), ("gut", "0" * 64)]
-    assert found.bundle_fingerprint and found.versions["torch"]
+    assert found.bundle_fingerprint and found.versions["torch"] and found.commands
+    assert found.config == config.model_dump(mode="json")
+    assert found.chunking["gut"]["window"] == 500
+    assert [(c.device, c.precision, c.verified) for c in found.computed] == [("cpu", "bf16", False)]
 
 
 def test_every_number_is_that_of_the_tables(config: Config) -> None:
     run = read_run(config)
     for sample in run.samples:
-        contigs = pq.read_table(config.results / sample.name / "contigs.parquet").to_pylist()
-        windows = pq.read_table(config.results / sample.name / "windows.parquet").to_pylist()
-        for call in ("virus", "others", "no_call"):
+        contigs = rows(config, sample.name, "contigs.parquet")
+        windows = rows(config, sample.name, "windows.parquet")
+        for call in CALLS:
             assert sample.contig_calls[call] == sum(c["call"] == call for c in contigs)
             assert sample.window_calls[call] == sum(w["call"] == call for w in windows)
-        assert sum(sample.reasons.values()) == sample.window_calls["no_call"]
-        for call in ("virus", "others"):
-            assert sample.histogram[call].sum() == sample.window_calls[call]
-        long = [c for c in contigs if LENGTHS[2] <= c["length"] < LENGTHS[3]]
-        assert sample.by_length["virus"][2] == sum(c["call"] == "virus" for c in long)
-    assert run.listed == run.all_contigs == 50
+        assert sample.reasons == {"no_open_frame": sample.window_calls["no_call"]}
+        for call in CALLS[:2]:
+            scores = [w["score_virus"] for w in windows if w["call"] == call]
+            expected, _ = np.histogram(scores, rundata.BINS, (0, 1))
+            assert sample.histogram[call].tolist() == expected.tolist()
+        for place, (low, high) in enumerate(zip(LENGTHS, [*LENGTHS[1:], 1e12], strict=True)):
+            some = [c["call"] for c in contigs if low <= c["length"] < high]
+            assert [sample.by_length[call][place] for call in CALLS] == list(map(some.count, CALLS))
 
 
-def test_tracks_are_the_windows(config: Config) -> None:
-    run = read_run(config)
-    unpacked = {
-        name: np.frombuffer(__import__("base64").b64decode(run.tracks[name]), kind)
-        for name, kind in (("start", "<u4"), ("size", "<u2"), ("score", "u1"))
-    }
-    rows = {
-        (name, row["contig_number"], row["window"]): row
+def test_the_list_has_the_numbers_of_the_contigs(config: Config) -> None:
+    contigs = read_run(config).contigs
+    tables = [rows(config, name, "contigs.parquet") for name in ("lake", "gut")]
+    assert contigs.listed == contigs.total == contigs.with_track == 50
+    order = [(contigs.columns["call"][n] != 0, -contigs.columns["length"][n]) for n in range(50)]
+    assert order == sorted(order)
+    seen = set()
+    for row, name in enumerate(contigs.ids):
+        of = {column: values[row] for column, values in contigs.columns.items()}
+        contig = tables[of["sample"]][of["contig_number"]]
+        seen.add((of["sample"], of["contig_number"]))
+        assert name == contig["contig"] and CALLS[of["call"]] == contig["call"]
+        for column in ("length", "windows", "called_windows", "viral_windows"):
+            assert of[column] == contig[column]
+        if contig["score_mean"] is None:
+            assert of["score_mean"] == rundata.NO_SCORE
+        else:
+            assert of["score_mean"] / 10_000 == pytest.approx(contig["score_mean"], abs=2e-4)
+    assert len(seen) == 50
+
+
+def test_tracks_have_call_and_score_of_every_window(config: Config) -> None:
+    contigs = read_run(config).contigs
+    tables = [
+        {(w["contig_number"], w["window"]): w for w in rows(config, name, "windows.parquet")}
         for name in ("lake", "gut")
-        for row in pq.read_table(config.results / name / "windows.parquet").to_pylist()
-    }
-    for contig in range(run.tracks["contigs"]):
-        name = run.samples[run.contigs["sample"][contig]].name
-        for number in range(run.contigs["windows"][contig]):
-            row = rows.pop((name, run.contigs["contig_number"][contig], number + 1))
-            at = run.tracks["first"][contig] + number
-            assert unpacked["start"][at] == row["start"]
-            assert unpacked["size"][at] == row["end"] - row["start"]
-            score = None if unpacked["score"][at] == 255 else unpacked["score"][at] / 250
-            assert score == row["score_virus"] or abs(score - row["score_virus"]) < 1 / 250
-    assert rows == {}
+    ]
+    codes = iter(contigs.track.tolist())
+    for row in range(contigs.with_track):
+        of = {column: values[row] for column, values in contigs.columns.items()}
+        for number in range(1, of["windows"] + 1):
+            window, code = tables[of["sample"]].pop((of["contig_number"], number)), next(codes)
+            if window["call"] == "no_call":
+                assert code == rundata.NO_CALL
+                continue
+            assert (code >= rundata.VIRAL) == (window["call"] == "virus")
+            score = code % rundata.VIRAL / rundata.STEPS
+            assert score == pytest.approx(window["score_virus"], abs=1 / rundata.STEPS)
+    assert tables == [{}, {}] and next(codes, None) is None
 
 
 def test_ids_cannot_leave_their_place(config: Config) -> None:
     page = render(read_run(config))
-    assert page.count("</script>") == 2 and "<img src=x" not in page
-    contigs = page_data(page)["contigs"]
-    assert set(HOSTILE) <= set(contigs["contig"])  # type: ignore[index]
+    assert page.count("</script>") == 2 and "<img src=x" not in page and "node<1>" not in page
+    assert set(HOSTILE) <= set(page_data(page)["contigs"]["ids"])
+
+
+def test_nothing_is_loaded_from_elsewhere(config: Config) -> None:
+    page = re.sub(r'id="data">.*?</script>', "", render(read_run(config)), flags=re.DOTALL)
+    assert not re.search(r"(src|href)\s*=|url\(|@import|import\(|fetch\(", page)
+    assert "default-src 'none'" in page
 
 
 def test_figures_are_the_same_bytes_each_time(config: Config) -> None:
@@ -90,22 +131,95 @@ def test_figures_are_the_same_bytes_each_time(config: Config) -> None:
     assert before == {name: (config.results / name).read_bytes() for name in names}
 
 
-def test_a_sample_without_tables_is_named(config: Config) -> None:
-    (config.results / "gut" / "contigs.parquet").unlink()
-    with pytest.raises(VirnucError, match="sample gut has no tables yet; run `predict` first"):
+def test_samples_without_tables_are_named(config: Config) -> None:
+    (config.results / "gut" / "windows.parquet").unlink()
+    with config.samples.open("a") as handle:
+        handle.write("sea\t/data/sea.fa\n")
+    run = read_run(config)
+    assert [sample.name for sample in run.samples] == ["lake"]
+    assert run.missing["gut"].endswith("gut: no windows.parquet; run `predict` first")
+    assert "chunk the sample first" in run.missing["sea"]
+    assert "2 of 3 samples are not in this report" in render(run)
+
+
+def test_mistakes_are_one_line(config: Config) -> None:
+    options = [f"--{key}={getattr(config, key)}" for key in ("samples", "results", "bundle")]
+    table = config.results / "gut" / "contigs.parquet"
+    table.write_bytes(table.read_bytes()[:-20])
+    done = rules("report", *options)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert f"{table}: cannot be read" in done.stderr and "run `predict` again" in done.stderr
+    for name in ("gut", "lake"):
+        (config.results / name / "contigs.parquet").unlink()
+    done = rules("report", *options)
+    assert done.stderr.splitlines()[-1].endswith("no sample has tables yet; run `predict` first")
+    assert "Traceback" not in done.stderr and not (config.results / "report.html").exists()
+
+
+def test_tables_of_other_chunks_are_refused(config: Config) -> None:
+    path = config.results / "chunks" / "gut" / "manifest.json"
+    manifest = read_manifest(path.parent)
+    path.write_text(manifest.model_copy(update={"contigs": 19}).model_dump_json())
+    with pytest.raises(ResultError, match=r"contigs\.parquet: not of the chunks that are there"):
         read_run(config)
+
+
+def test_what_a_worker_and_a_failed_chunk_say(config: Config) -> None:
+    run = read_run(config)
+    run.failures = [
+        Failure(
+            key="k", task="gut/chunk_000001.parquet", error="<b>boom</b>", traceback="", worker="0",
+            host="n1", log="serve/0.log", attempts=2,
+        )
+    ]  # fmt: skip
+    page = render(run)
+    assert "1 chunk could not be embedded" in page and "&lt;b&gt;boom" in page
+    assert "not verified on this type of device" in page
+    assert "dnabert_s 1× in 1.0 s" in page and "50.0" in page  # 1000 open frames in 20 s
+    assert "none verified against fp32" in page
+    run.workers, run.verified = [], Verified()
+    assert "a job of its own" in render(run)
+
+
+@pytest.mark.parametrize("demo", [True, False])
+def test_a_demo_is_called_one(config: Config, demo: bool) -> None:
+    run = read_run(config)
+    run.card = run.card.model_copy(update={"demo": demo, "description": "of mine"})
+    assert ("DEMO MODEL" in render(run)) is demo
 
 
 def test_a_hundred_thousand_contigs(tmp_path: Path) -> None:
     config = make_results(tmp_path, {"ocean": 100_000})
-    page = render(read_run(config))
-    assert len(page.encode()) < 15e6
-    assert len(page_data(page)["contigs"]["contig"]) == 100_000  # type: ignore[index,call-overload]
+    run = read_run(config)
+    assert run.contigs.listed == run.contigs.with_track == 100_000
+    assert len(run.contigs.track) > 500_000
+    assert len(render(run).encode()) < 10e6
 
 
-def test_an_empty_score_is_no_score(tmp_path: Path) -> None:
+def test_limits_of_the_page(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = read_run(config).contigs
+    monkeypatch.setattr(rundata, "MOST_CONTIGS", 40)
+    monkeypatch.setattr(rundata, "MOST_WINDOWS", int(everything.columns["windows"][:7].sum()))
+    run = read_run(config)
+    assert (run.contigs.ids, run.contigs.with_track) == (everything.ids[:40], 7)
+    assert run.contigs.track.tolist() == everything.track[: len(run.contigs.track)].tolist()
+    page = " ".join(render(run).split())
+    assert "The list has 40 of 50 contigs" in page and "The first 7 of the list have" in page
+    monkeypatch.setattr(rundata, "MOST_ID_BYTES", 200)
+    assert sum(len(name) + 3 for name in read_run(config).contigs.ids) <= 200
+
+
+def test_the_most_that_a_page_holds_is_below_15_mb() -> None:
+    numbers = sum(np.dtype(kind).itemsize for kind in rundata._PACKED.values())
+    packed = (numbers * rundata.MOST_CONTIGS + rundata.MOST_WINDOWS) * 4 / 3
+    assert packed + rundata.MOST_ID_BYTES < 14e6
+
+
+def test_without_a_single_call(tmp_path: Path) -> None:
     config = make_results(tmp_path, {"lake": 5}, called=0.0)
     run = read_run(config)
-    assert set(run.contigs["score_mean"]) == {None}
-    assert all(sample.viral_share is None for sample in run.samples)
-    assert pa.table({"page": [render(run)]}).num_rows == 1
+    assert set(run.contigs.columns["score_mean"]) == {rundata.NO_SCORE}
+    assert run.samples[0].viral_share is None
+    codes = base64.b64decode(page_data(render(run))["contigs"]["track"])
+    assert set(codes) == {rundata.NO_CALL}
+    write_report(config, config.results / "report.html")

@@ -54,17 +54,7 @@ rule report:
     conda:
         "../../environment.yml"
     params:
-        options=CONFIG.options(
-            "samples",
-            "results",
-            "bundle",
-            "precision",
-            "batch_tokens",
-            "window",
-            "min_score",
-            "min_viral_fraction",
-            "min_called_windows",
-        ),
+        options=CONFIG.options(*CONFIG.__class__.model_fields),  # it writes them down
         version=__version__,
     shell:
         "virnuc-rules report --out {output.page:q} {params.options} --log {log:q}"

@@ -1,0 +1,59 @@
+"""The tables that MultiQC reads: https://docs.seqera.io/multiqc/custom_content."""
+
+from typing import Any
+
+from virnuc_rules.rundata import CALLS, SampleSummary
+
+_PARENT = {
+    "parent_id": "virnuc",
+    "parent_name": "VirNuc",
+    "parent_description": "viral sequences in metagenomes",
+}
+_COLUMNS = {  # of the table of samples: title, what it is
+    "contigs": ("Contigs", "contigs of the sample"),
+    "bases": ("Bases", "bases of its contigs"),
+    "windows": ("Windows", "windows of its contigs"),
+    "windows_called": ("Called", "windows with a call"),
+    "contigs_virus": ("Virus", "contigs called virus"),
+}
+FILES = ("virnuc_calls_mqc.json", "virnuc_summary_mqc.json")
+
+
+def multiqc_content(samples: list[SampleSummary], bundle: str) -> dict[str, Any]:
+    """Return the content of each of FILES."""
+    described = f"by the models of bundle {bundle}"
+    headers = {
+        key: {"title": title, "description": description, "format": "{:,.0f}"}
+        for key, (title, description) in _COLUMNS.items()
+    }
+    calls = {
+        **_PARENT,
+        "id": "virnuc_calls",
+        "section_name": "Calls of contigs",
+        "description": described,
+        "plot_type": "bargraph",
+        "pconfig": {
+            "id": "virnuc_calls_plot",
+            "title": "VirNuc: calls of contigs",
+            "ylab": "contigs",
+        },
+        "data": {s.name: {call: s.contig_calls[call] for call in CALLS} for s in samples},
+    }
+    summary = {
+        **_PARENT,
+        "id": "virnuc_summary",
+        "section_name": "Samples",
+        "description": described,
+        "plot_type": "table",
+        "pconfig": {"id": "virnuc_summary_table", "title": "VirNuc: samples"},
+        "headers": headers,
+        "data": {s.name: dict(zip(_COLUMNS, _numbers(s), strict=True)) for s in samples},
+    }
+    return dict(zip(FILES, (calls, summary), strict=True))
+
+
+def _numbers(sample: SampleSummary) -> list[int]:
+    manifest = sample.manifest
+    called = sample.window_calls["virus"] + sample.window_calls["others"]
+    viral = sample.contig_calls["virus"]
+    return [manifest.contigs, manifest.bases, manifest.windows, called, viral]

@@ -1,0 +1,205 @@
+"""What the report says of a run, read from its tables.
+
+Tables are read in parts: what stays in memory are numbers of contigs, and bytes of windows.
+"""
+
+import base64
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from virnuc_rules.chunkfiles import Manifest, read_manifest
+from virnuc_rules.errors import ChunkError, ResultError
+from virnuc_rules.tasks import chunk_folder
+
+Int = NDArray[np.int64]
+
+CALLS = ("virus", "others", "no_call")
+VIRUS = CALLS.index("virus")
+BINS = 40  # of score histograms
+LENGTHS = (0, 500, 1_000, 2_500, 5_000, 10_000, 50_000)  # bases where the classes of contigs begin
+
+# What the page has at most; together below 15 MB.
+MOST_CONTIGS = 100_000  # that are listed, 45 bytes each
+MOST_ID_BYTES = 4_500_000  # of their ids
+MOST_WINDOWS = 3_000_000  # that have a place in a track, a byte each before base64
+
+NO_CALL = 255  # a window in a track; others: score * STEPS, and VIRAL more if viral
+STEPS, VIRAL = 120, 128
+NO_SCORE = 65535  # a score of a contig; others: score * 10,000
+
+_COUNTS = ("contig_number", "length", "windows", "called_windows", "viral_windows")
+_SCORES = ("score_mean", "score_max")
+_TABLES = ("contigs.parquet", "windows.parquet")
+_PACKED = {"sample": np.uint32, "call": np.uint8, **dict.fromkeys(_COUNTS, np.uint32),
+           **dict.fromkeys(_SCORES, np.uint16)}  # fmt: skip
+
+
+@dataclass(slots=True)
+class SampleSummary:
+    """What the page says of a sample as a whole."""
+
+    name: str
+    manifest: Manifest
+    folder: Path
+    contig_calls: Counter[str] = field(default_factory=Counter)
+    window_calls: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)  # of windows without a call
+    histogram: dict[str, Int] = field(  # of windows by score_virus
+        default_factory=lambda: {call: np.zeros(BINS, np.int64) for call in CALLS[:2]}
+    )
+    by_length: dict[str, Int] = field(  # contigs
+        default_factory=lambda: {call: np.zeros(len(LENGTHS), np.int64) for call in CALLS}
+    )
+
+    @property
+    def viral_share(self) -> float | None:
+        """Return the share of called contigs that are viral; None where none is called."""
+        called = self.contig_calls["virus"] + self.contig_calls["others"]
+        return self.contig_calls["virus"] / called if called else None
+
+
+@dataclass(slots=True)
+class Contigs:
+    """The contigs that are listed: viral ones first, then the longest."""
+
+    ids: list[str]
+    columns: dict[str, NDArray[Any]]  # [listed] each: sample, call, counts and scores
+    total: int  # contigs of all samples
+    with_track: int  # the first of the list, whose windows are in `track`
+    track: NDArray[np.uint8]  # their windows, end to end
+
+    @property
+    def listed(self) -> int:
+        """Number of contigs in the list."""
+        return len(self.ids)
+
+    def packed(self) -> dict[str, Any]:
+        """Return them for the page: numbers as base64 of little-endian arrays."""
+        columns = {name: _base64(self.columns[name].astype(kind)) for name, kind in _PACKED.items()}
+        track = {"withTrack": self.with_track, "track": _base64(self.track)}
+        return {"ids": self.ids, **track, **columns}
+
+
+def find_samples(results: Path, names: list[str]) -> tuple[list[SampleSummary], dict[str, str]]:
+    """Return the samples that have tables, and for the others what is missing."""
+    found, missing = [], {}
+    for name in names:
+        folder = results / name
+        try:
+            manifest = read_manifest(chunk_folder(results, name))
+        except ChunkError as error:
+            missing[name] = str(error)
+            continue
+        absent = [table for table in _TABLES if not (folder / table).exists()]
+        if absent:
+            missing[name] = f"{folder}: no {' and '.join(absent)}; run `predict` first"
+        else:
+            found.append(SampleSummary(name, manifest, folder))
+    return found, missing
+
+
+def read_contigs(samples: list[SampleSummary]) -> Contigs:
+    """Read contigs and windows of samples, and count them in the summaries.
+
+    Raises ResultError where a table is damaged, or does not belong to the sample's chunks.
+    """
+    parts = [_read_contigs(number, sample) for number, sample in enumerate(samples)]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = np.lexsort((-joined["length"], joined["call"] != VIRUS))[:MOST_CONTIGS]
+    order = order[np.cumsum(joined.pop("id_bytes")[order]) <= MOST_ID_BYTES]
+    total = len(joined["length"])
+    columns = {name: column[order] for name, column in joined.items()}
+    last = np.cumsum(columns["windows"])
+    kept = int(np.searchsorted(last, MOST_WINDOWS, "right"))
+    track = np.full(int(last[kept - 1]) if kept else 0, NO_CALL, np.uint8)
+    ids: list[str] = [""] * len(order)
+    for number, sample in enumerate(samples):
+        rows = np.flatnonzero(columns["sample"] == number)
+        place = np.full(sample.manifest.contigs, -1)  # in `track`, by contig_number
+        here = rows[rows < kept]
+        place[columns["contig_number"][here]] = (last - columns["windows"])[here]
+        _read_windows(sample, place, track)
+        _read_ids(sample, columns["contig_number"][rows], rows, ids)
+    return Contigs(ids, columns, total, kept, track)
+
+
+def _batches(path: Path, *columns: str) -> Iterator[pa.RecordBatch]:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield from file.iter_batches(columns=list(columns))
+    except (OSError, KeyError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise ResultError(f"{path}: cannot be read ({reason}); run `predict` again") from None
+
+
+def _read_contigs(number: int, sample: SampleSummary) -> dict[str, NDArray[Any]]:
+    """Count a sample's contigs; return what the list needs as numbers."""
+    parts: list[dict[str, NDArray[Any]]] = []
+    path = sample.folder / "contigs.parquet"
+    for batch in _batches(path, *_COUNTS, *_SCORES, "call", "contig"):
+        counts = {name: batch[name].to_numpy() for name in _COUNTS}
+        scores = {name: batch[name].to_numpy(zero_copy_only=False) for name in _SCORES}
+        whole = {name: np.where(np.isnan(score), NO_SCORE, np.nan_to_num(score) * 10_000)
+                 for name, score in scores.items()}  # fmt: skip
+        call, id_bytes = _call(batch), pc.binary_length(batch["contig"]).to_numpy() + 3
+        parts.append({**counts, **whole, "call": call, "id_bytes": id_bytes})
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if len(joined["call"]) != sample.manifest.contigs:
+        raise ResultError(f"{path}: not of the chunks that are there; run `predict` again")
+    size = np.searchsorted(LENGTHS, joined["length"], "right") - 1
+    for index, name in enumerate(CALLS):
+        mine = joined["call"] == index
+        sample.contig_calls[name] = int(mine.sum())
+        sample.by_length[name] += np.bincount(size[mine], minlength=len(LENGTHS))
+    joined["sample"] = np.full(len(joined["call"]), number)
+    return joined
+
+
+def _read_windows(sample: SampleSummary, place: Int, track: NDArray[np.uint8]) -> None:
+    """Count a sample's windows, and write those of the contigs that have a place into `track`."""
+    columns = ("contig_number", "window", "score_virus", "call", "reason")
+    for batch in _batches(sample.folder / "windows.parquet", *columns):
+        score = np.nan_to_num(batch["score_virus"].to_numpy(zero_copy_only=False))
+        call = _call(batch)
+        for index, name in enumerate(CALLS):
+            mine = call == index
+            sample.window_calls[name] += int(mine.sum())
+            if name in sample.histogram:
+                height = np.minimum((score[mine] * BINS).astype(np.int64), BINS - 1)
+                sample.histogram[name] += np.bincount(height, minlength=BINS)
+        for pair in batch["reason"].drop_null().value_counts().to_pylist():
+            sample.reasons[pair["values"]] += pair["counts"]
+        first = place[batch["contig_number"].to_numpy()]
+        there = first >= 0
+        at = first[there] + batch["window"].to_numpy()[there] - 1
+        value = np.where(call == VIRUS, VIRAL, 0) + score * STEPS
+        track[at] = np.where(call < len(CALLS) - 1, value, NO_CALL)[there]
+
+
+def _read_ids(sample: SampleSummary, numbers: Int, rows: Int, ids: list[str]) -> None:
+    """Put the ids of contigs with these numbers into these rows of `ids`."""
+    row = np.full(sample.manifest.contigs, -1)
+    row[numbers] = rows
+    for batch in _batches(sample.folder / "contigs.parquet", "contig_number", "contig"):
+        into = row[batch["contig_number"].to_numpy()]
+        names = batch["contig"].filter(pa.array(into >= 0)).to_pylist()
+        for at, name in zip(into[into >= 0].tolist(), names, strict=True):
+            ids[at] = name
+
+
+def _call(batch: pa.RecordBatch) -> Int:
+    index: Int = pc.index_in(batch["call"], value_set=pa.array(CALLS)).to_numpy()
+    return index
+
+
+def _base64(values: NDArray[Any]) -> str:
+    return base64.b64encode(values.astype(values.dtype.newbyteorder("<")).tobytes()).decode()
