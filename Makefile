@@ -19,7 +19,7 @@ demo: $(INSTALLED)
 	@echo "their weights are random. See README.md for your own data and the real models."
 
 test: $(INSTALLED)
-	pytest --numprocesses 3 --dist loadfile
+	pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 soak: $(INSTALLED)
 	VIRNUC_KILLS=1000 pytest -s tests/fault/test_random_kills.py

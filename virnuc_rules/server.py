@@ -103,8 +103,9 @@ class Worker:
                 where = error.filename or self.config.results
                 reason = f"cannot go on: {where}: {error.strerror or error}"
                 code = Exit.FAILED_CHUNKS
-            self._finish(reason)
-        (logger.info if code == Exit.DRAINED else logger.error)("worker %s: %s", self.name, reason)
+            unwritten = self._finish(reason)
+        level = logging.ERROR if code != Exit.DRAINED or unwritten else logging.INFO
+        logger.log(level, "worker %s: %s%s", self.name, reason, unwritten)
         return code
 
     def _new_report(self, queue: Queue) -> WorkerReport:
@@ -337,12 +338,14 @@ class Worker:
             with replacing(self.report_path) as handle:
                 handle.write(self.report.model_dump_json(indent=1) + "\n")
 
-    def _finish(self, reason: str) -> None:
+    def _finish(self, reason: str) -> str:
+        """Save why it ended; return what to add to that where it cannot be saved."""
         self.report.exit_reason = reason
         try:
             self._save_report()
         except OSError as error:
-            logger.error("worker %s: the report cannot be written: %s", self.name, error)
+            return f"; the report cannot be written: {error.strerror or error}"
+        return ""
 
 
 def _one_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ Snakemake's job step drops SLURM_* variables, so its `srun` looks only there. A 
 configuration of its own is left alone.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -173,9 +174,10 @@ class Cluster:
             words = process.info["cmdline"] or []
             if not words or not words[0].startswith("slurmstepd"):
                 continue
-            if self._ours(process, node):
-                for one in [*process.children(recursive=True), process]:
-                    one.kill()
+            with contextlib.suppress(psutil.Error):  # it has just ended by itself
+                if self._ours(process, node):
+                    for one in [*process.children(recursive=True), process]:
+                        one.kill()
 
     def _ours(self, step: psutil.Process, node: str) -> bool:
         """Tell whether a slurmstepd is of this cluster, and of that node, by its open log."""

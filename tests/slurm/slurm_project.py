@@ -56,8 +56,9 @@ class SlurmProject(Project):
     def workers(self) -> list[psutil.Process]:
         """Return the workers of this project that live."""
         found = []
-        for process in psutil.process_iter(["name", "cmdline"]):
+        for process in psutil.process_iter(["cmdline", "cwd"]):
             words = process.info["cmdline"] or []
-            if words[1:3] == [str(BIN / "virnuc-rules"), "serve"]:
+            serves = words[1:3] == [str(BIN / "virnuc-rules"), "serve"]
+            if serves and process.info["cwd"] == str(self.folder):
                 found.append(process)
-        return [process for process in found if process.cwd() == str(self.folder)]
+        return found

@@ -42,9 +42,12 @@ def test_a_missing_bundle_is_made_once(tmp_path: Path, definition: Path, persist
     assert len(mine.tables()) == 4
     again = mine.run()
     assert "Nothing to be done" in again.stdout, again.stdout
+    tables = mine.tables()
     mine.settings["bundle_definition"] = "virnucpro-500"  # a bundle that is there is left alone
     again = mine.run()
-    assert "Nothing to be done" in again.stdout, again.stdout
+    assert again.returncode == 0 and "prepare_models" not in again.stdout, again.stdout
+    assert made == {name: sha256(mine.folder / "bundles/own" / name) for name in FILES}
+    assert mine.tables() == tables
 
 
 def test_another_bundle_in_its_place_is_noticed(tmp_path: Path, definition: Path) -> None:
