@@ -87,6 +87,7 @@ def predict(config: Config, sample: str, out: Path) -> None:
     tables as they were.
     """
     bundle = Bundle(config.bundle)
+    verified = read_verified(bundle.folder, bundle.card.fingerprint)
     tasks = list(sample_tasks(config.results, sample, *read_settings(config)))
     folder = chunk_folder(config.results, sample)
     manifest = read_manifest(folder)
@@ -114,7 +115,6 @@ def predict(config: Config, sample: str, out: Path) -> None:
         sample, manifest.windows, consensus.called.sum(), consensus.virus.sum(),
         manifest.contigs, tables.viral,
     )  # fmt: skip
-    verified = read_verified(bundle.folder, bundle.card.fingerprint)
     for name in sorted(computed):
         precision, _, device = name.partition(" on ")
         known = "" if verified.covers(precision, device) else " (not verified with this bundle)"

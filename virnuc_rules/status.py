@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -13,7 +13,7 @@ from virnuc_rules.config import Config, read_samples
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.store import Store, listing
 from virnuc_rules.tasks import Task, all_tasks, chunk_folder, read_settings
-from virnuc_rules.worker_report import WorkerReport
+from virnuc_rules.worker_report import WorkerReport, read_reports
 
 
 class WorkerStatus(BaseModel):
@@ -95,7 +95,7 @@ def read_status(config: Config, heartbeats: Heartbeats | None = None) -> Status:
     failures = store.failed(task for task in tasks if task not in done and task not in running)
     failed = set(failures)
     at_work = {owner for owner in owners.values() if owner}
-    workers = _workers(_reports(store), at_work)
+    workers = _workers(read_reports(store.workers), at_work)
     left = sum(task.entry.open_frames for key, task in tasks.items() if key not in done | failed)
     rate = sum(worker.open_frames_per_second for worker in workers if worker.working)
     return Status(
@@ -126,16 +126,6 @@ def _tasks(config: Config, samples: Iterable[str]) -> tuple[dict[str, Task], int
             if (chunk_folder(config.results, sample) / "manifest.json").exists():
                 raise  # it is there but damaged
     return tasks, chunked
-
-
-def _reports(store: Store) -> list[WorkerReport]:
-    reports = []
-    for path in sorted(store.workers.glob("*.json")):
-        try:
-            reports.append(WorkerReport.model_validate_json(path.read_bytes()))
-        except (OSError, ValidationError):
-            continue  # of another version
-    return reports
 
 
 def _workers(reports: list[WorkerReport], at_work: set[str]) -> list[WorkerStatus]:

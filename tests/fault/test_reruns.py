@@ -63,13 +63,13 @@ def rerun(project: Project) -> tuple[dict[str, int], int]:
 @pytest.mark.parametrize("settings", [{"precision": "fp32"}, {"batch_tokens": 4096}])
 def test_what_embeddings_depend_on(project: Project, settings: dict[str, Any]) -> None:
     project.settings.update(settings)
-    assert rerun(project) == ({"serve": 1, "predict": 2}, project.chunks())
+    assert rerun(project) == ({"serve": 1, "predict": 2, "report": 1}, project.chunks())
 
 
 def test_other_chunks(project: Project, first: Project) -> None:
     project.settings["chunk_size"] = 15
     done, embedded = rerun(project)
-    assert done == {"chunk": 2, "serve": 1, "predict": 2}
+    assert done == {"chunk": 2, "serve": 1, "predict": 2, "report": 1}
     assert embedded == project.chunks() > first.chunks()
     windows = [name for name in first.tables() if "windows" in name]
     assert len(windows) == 2
@@ -80,7 +80,7 @@ def test_other_chunks(project: Project, first: Project) -> None:
 def table(project: Project, name: str) -> list[tuple[str, str]]:
     """Window and call of each row; the scores may differ in their last digits."""
     rows = (line.split("\t") for line in (project.results / name).read_text().splitlines())
-    return [(*row[:5], row[6]) for row in rows]  # type: ignore[misc]
+    return [(*row[:6], row[9]) for row in rows]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_another_classifier(project: Project, first: Project) -> None:
     card = read_card(bundle)
     kept = set(BundleCard.model_fields) - {"sha256", "fingerprint"}
     write_card(bundle, **{name: getattr(card, name) for name in kept})
-    assert rerun(project) == ({"predict": 2}, 0)
+    assert rerun(project) == ({"predict": 2, "report": 1}, 0)
     assert set(project.tables().values()).isdisjoint(first.tables().values())
     assert rerun(project) == ({}, 0)
 
@@ -130,7 +130,7 @@ def test_a_library_of_another_version(
         'import virnuc_rules\nvirnuc_rules.__version__ = "99.0"\n'
     )
     monkeypatch.setenv("PYTHONPATH", str(upgrade))
-    assert rerun(project) == ({"chunk": 2, "serve": 1, "predict": 2}, 0)
+    assert rerun(project) == ({"chunk": 2, "serve": 1, "predict": 2, "report": 1}, 0)
     manifest = json.loads((project.results / "chunks" / "gut" / "manifest.json").read_text())
     assert manifest["version"] == "99.0"
     assert project.report()["versions"]["virnuc_rules"] == "99.0"
