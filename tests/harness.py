@@ -123,9 +123,9 @@ class Project:
     def tables(self) -> dict[str, str]:
         """sha256 of every table of every sample."""
         return {
-            f"{s}/{t}": sha256(self.results / s / t.format(sample=s))
+            table: sha256(self.results / table)
             for s in self.samples
-            for t in TABLES
+            for table in (f"{s}/{t.format(sample=s)}" for t in TABLES)
         }
 
     def claims(self) -> list[Path]:

@@ -146,7 +146,7 @@ def test_damaged_results_are_found_and_made_again(finished: Project, undisturbed
         assert f"{path.relative_to(finished.folder)}: {cause}" in first.stdout, first.stdout
     second = finished.run()
     assert second.returncode == 0, second.stdout
-    assert jobs(second.stdout) == {"serve": 1, "predict": 2}
+    assert jobs(second.stdout) == {"serve": 1, "predict": 2, "report": 1}
     assert embedded_chunks(second.stdout) == 4
     again = {path.stem for path in causes}
     after = finished.embeddings()

@@ -27,7 +27,7 @@ SETTINGS = Settings(precision="auto", batch_tokens=8192)
 @pytest.fixture(scope="module")
 def chunk(tmp_path_factory: pytest.TempPathFactory) -> Chunk:
     folder = tmp_path_factory.mktemp("chunks")
-    write_chunks(DEMO / "data" / "lake.fa.gz", folder, sample="lake", window=500, chunk_size=200)
+    write_chunks([DEMO / "data" / "lake.fa.gz"], folder, sample="lake", window=500, chunk_size=200)
     entry = read_manifest(folder).chunks[0]
     return read_chunk(folder / entry.file, entry)
 
@@ -89,7 +89,7 @@ def test_out_of_memory_halves_the_batch(chunk: Chunk) -> None:
 def work(results: Path, chunks: slice) -> tuple[Worker, dict[str, bytes]]:
     """Let a worker embed some of the chunks of a sample; also its results."""
     out = results / "chunks" / "lake"
-    write_chunks(DEMO / "data" / "lake.fa.gz", out, sample="lake", window=500, chunk_size=40)
+    write_chunks([DEMO / "data" / "lake.fa.gz"], out, sample="lake", window=500, chunk_size=40)
     config = Config(results=results, bundle=DEMO / "bundle", cache_clear_interval=5)
     tasks = list(all_tasks(results, ["lake"], *read_settings(config)).items())[chunks]
     worker = Worker(config, "0", 0, dict(tasks))

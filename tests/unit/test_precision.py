@@ -12,7 +12,6 @@ import torch
 from harness import BUNDLE, DEMO, copy_bundle
 from safetensors import safe_open
 from torch import Tensor, nn
-from virnuc_rules.fasta import read_contigs
 
 from virnuc_rules.chunkfiles import Chunk, read_chunk, read_manifest
 from virnuc_rules.chunks import write_chunks
@@ -26,6 +25,7 @@ from virnuc_rules.models.verified import read_verified
 from virnuc_rules.models.verify import Data, verify, verify_precision
 from virnuc_rules.predict import predict
 from virnuc_rules.results import Embeddings
+from virnuc_rules.sequences import Sequences
 from virnuc_rules.server import Exit, Worker
 from virnuc_rules.store import Store
 from virnuc_rules.tasks import Settings, all_tasks, read_settings
@@ -134,9 +134,9 @@ def test_the_precision(wanted: str, device: str, expected: str | None) -> None:
 def config(tmp_path: Path) -> Config:
     """A chunked sample, a bundle of its own, and a precision that nobody verified."""
     fasta, out = tmp_path / "lake.fa", tmp_path / "results" / "chunks" / "lake"
-    contig = max(read_contigs(DEMO["lake"], "lake"), key=lambda contig: contig.length)
+    contig = max(Sequences([DEMO["lake"]], "lake").contigs(), key=lambda contig: contig.length)
     fasta.write_text(f">{contig.id}\n{contig.bases(0, contig.length).decode()}\n")
-    write_chunks(fasta, out, sample="lake", window=500, chunk_size=25)
+    write_chunks([fasta], out, sample="lake", window=500, chunk_size=25)
     return Config(
         results=tmp_path / "results",
         bundle=copy_bundle(tmp_path),

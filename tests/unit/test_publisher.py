@@ -129,7 +129,7 @@ def test_the_cause_is_named_where_both_go_wrong(
 def test_sigterm_while_a_result_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That result is still published; the chunk that is embedded meanwhile is given up."""
     write_chunks(
-        DEMO["lake"], tmp_path / "chunks" / "lake", sample="lake", window=500, chunk_size=40
+        [DEMO["lake"]], tmp_path / "chunks" / "lake", sample="lake", window=500, chunk_size=40
     )
     config = Config(results=tmp_path, bundle=BUNDLE, threads=1, lease_seconds=60)
     tasks = all_tasks(tmp_path, ["lake"], *read_settings(config))

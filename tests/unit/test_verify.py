@@ -18,7 +18,6 @@ from esm.model.esm2 import ESM2
 from harness import BUNDLE, DEMO, copy_bundle, rules, sha256
 from published import published
 from safetensors.torch import load_file, save_file
-from virnuc_rules.fasta import read_contigs
 
 from virnuc_rules.chunkfiles import read_chunk, read_manifest
 from virnuc_rules.chunks import write_chunks
@@ -31,6 +30,7 @@ from virnuc_rules.models.card import FILES
 from virnuc_rules.models.definition import customized
 from virnuc_rules.models.prepare import prepare_bundle
 from virnuc_rules.models.verified import Verified, read_verified
+from virnuc_rules.sequences import Sequences
 from virnuc_rules.tasks import Settings
 
 BF16 = ("--precision", "bf16")
@@ -84,7 +84,7 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def some_contigs(path: Path, places: slice) -> Path:
-    contigs = list(read_contigs(DEMO["gut"], "gut"))[places]
+    contigs = list(Sequences([DEMO["gut"]], "gut").contigs())[places]
     texts = (f">{contig.id}\n{contig.bases(0, contig.length).decode()}\n" for contig in contigs)
     path.write_text("".join(texts))
     return path
@@ -183,7 +183,7 @@ def test_a_user_sees_no_traceback(bundle: Path, small: Path) -> None:
 
 def embedded(bundle: Bundle, fasta: Path, folder: Path, *precisions: str) -> Iterator[Any]:
     """Yield the chunks of a file, and their embeddings in each precision."""
-    write_chunks(fasta, folder, sample="x", window=500, chunk_size=30)
+    write_chunks([fasta], folder, sample="x", window=500, chunk_size=30)
     settings, cpu = Settings(precision="bf16", batch_tokens=8192), torch.device("cpu")
     networks = [Networks.open(bundle, cpu, name) for name in precisions]
     for entry in read_manifest(folder).chunks:
