@@ -15,8 +15,8 @@ export PATH := $(abspath $(BIN)):$(PATH)
 demo: $(INSTALLED)
 	snakemake --profile profiles/local --configfile demo/config.yaml
 	@echo
-	@echo "Tables: demo/results/lake and demo/results/gut. The demo models' scores mean nothing:"
-	@echo "their weights are random. See README.md for your own data and the real models."
+	@echo "Open demo/results/report.html; tables are in demo/results/lake and demo/results/gut."
+	@echo "The demo models' scores mean nothing: their weights are random. See README.md for your own data and the real models."
 
 test: $(INSTALLED)
 	pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder

@@ -1,7 +1,7 @@
 """Every setting of a run: one model gives the defaults, the checks and the documentation.
 
-`config/config.yaml` is written from it (a test keeps them equal), Snakemake checks with it, and the
-options of `virnuc-rules` take their defaults and help texts from it.
+`config/config.yaml` and the table in `config/README.md` are written from it (a test keeps them equal),
+Snakemake checks with it, and the optionsof `virnuc-rules` take their defaults and help texts from it.
 """
 
 import csv
@@ -133,6 +133,31 @@ def document() -> str:
         text = str(value).lower() if isinstance(value, bool) else str(value) or '""'
         lines += [f"# {field.description}", f"{key}: {text}", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def key_table() -> str:
+    """Write the keys as a Markdown table: key, default, values, meaning."""
+    lines = ["| key | default | values | meaning |", "| --- | --- | --- | --- |"]
+    values = Config().model_dump(mode="json")
+    for key, schema in Config.model_json_schema()["properties"].items():
+        default = str(values[key]).lower() if schema["type"] == "boolean" else str(values[key])
+        cells = (f"`{key}`", f"`{default}`" if default else "empty", _values(schema))
+        lines.append(f"| {' | '.join(cells)} | {schema['description']} |")
+    return "\n".join(lines) + "\n"
+
+
+def _values(schema: dict[str, Any]) -> str:
+    """Return which values a key takes, from its JSON schema."""
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    kind = {"string": "text", "boolean": "`true`, `false`"}.get(schema["type"], schema["type"])
+    if schema.get("format") == "path":
+        return "path"
+    if "maximum" in schema:
+        return f"{kind}, {schema['minimum']:g} to {schema['maximum']:g}"
+    if "minimum" in schema:
+        return f"{kind}, from {schema['minimum']:g}"
+    return f"{kind}, above 0" if "exclusiveMinimum" in schema else kind
 
 
 def read_samples(sheet: Path) -> dict[str, list[Path]]:

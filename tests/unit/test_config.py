@@ -12,7 +12,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import virnuc_rules
-from virnuc_rules.config import Config, check_config, check_inputs, document, read_samples
+from virnuc_rules.config import (
+    Config,
+    check_config,
+    check_inputs,
+    document,
+    key_table,
+    read_samples,
+)
 from virnuc_rules.errors import VirnucError
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +31,17 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 def test_the_config_file_is_the_one_that_the_model_writes() -> None:
     assert (ROOT / "config/config.yaml").read_text() == document()
+
+
+def test_the_table_of_keys_is_the_one_that_the_model_writes() -> None:
+    table = (ROOT / "config/README.md").read_text().partition("## Keys\n\n")[2]
+    assert table == key_table()
+    rows = {row.split(" | ")[0]: row.split(" | ")[1:3] for row in table.splitlines()}
+    assert rows["| `window`"] == ["`500`", "integer, from 3"]
+    assert rows["| `min_score`"] == ["`0.5`", "number, 0 to 1"]
+    assert rows["| `lease_seconds`"] == ["`60.0`", "number, above 0"]
+    assert rows["| `persistent_models`"] == ["`true`", "`true`, `false`"]
+    assert rows["| `duplicate_ids`"] == ["`error`", "`error`, `keep`"]
 
 
 def test_the_config_file_holds_the_defaults() -> None:
