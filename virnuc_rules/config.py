@@ -1,7 +1,8 @@
 """Every setting of a run: one model gives the defaults, the checks and the documentation.
 
-`config/config.yaml` and the table in `config/README.md` are written from it (a test keeps them equal),
-Snakemake checks with it, and the optionsof `virnuc-rules` take their defaults and help texts from it.
+`config/config.yaml` and the table in `config/README.md` are written from it (a test keeps them
+equal), Snakemake checks with it, and the options of `virnuc-rules` take their defaults and help
+texts from it.
 """
 
 import csv
