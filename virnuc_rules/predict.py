@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from virnuc_rules.chunkfiles import Manifest, read_contig_table, read_manifest, read_windows
 from virnuc_rules.config import Config
 from virnuc_rules.contigs import Int, Rule, whole_contigs
-from virnuc_rules.errors import ChunkError, ResultError
+from virnuc_rules.errors import ChunkError, ModelError, ResultError
 from virnuc_rules.files import staged_folder, writing
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.classifier import MLPClassifier
@@ -83,7 +83,8 @@ def predict(config: Config, sample: str, out: Path) -> None:
 
     Raises ResultError where results are missing or damaged (a damaged one is removed, so that the
     same command embeds it again), ChunkError where the chunk folder is not whole, InputError where
-    the sequences have changed, and VirnucError where the disk is full; it leaves older
+    the sequences have changed, ModelError where the bundle is damaged or its classifier gives no
+    finite scores, and VirnucError where the disk is full; it leaves older
     tables as they were.
     """
     bundle = Bundle(config.bundle)
@@ -164,6 +165,16 @@ def _contig_lengths(folder: Path, manifest: Manifest) -> Int:
     return lengths
 
 
+def _check_scores(scores: Float, ids: list[str], bundle: Path) -> None:
+    """Raise ModelError where scores [R, 2] are not numbers: embeddings are checked to be."""
+    bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    if len(bad):
+        raise ModelError(
+            f"{bundle}: the classifier's scores of {ids[bad[0]]} are not finite; its weights are "
+            "unusable, make the bundle again"
+        )
+
+
 def _scored(
     tasks: list[Task], store: Store, classifier: MLPClassifier, config: Config, computed: set[str]
 ) -> Iterator[ScoredChunk]:
@@ -180,6 +191,7 @@ def _scored(
             result = read_result(store.result(task.key), task.key, chunk.ids)
             computed.add(result.computed)
             scores = classifier.scores(result.dnabert_s, result.esm2).numpy()
+            _check_scores(scores, chunk.ids, config.bundle)
         except ResultError as error:
             failed = store.failure(task.key) is not None and not store.is_done(task.key)
             if not (failed and config.on_failed_chunks == "report"):

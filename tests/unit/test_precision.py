@@ -50,7 +50,7 @@ def as_before() -> Iterator[None]:
 def gut(tmp_path_factory: pytest.TempPathFactory) -> list[Chunk]:
     """The first chunks of a demo sample, of 8 open frames each."""
     folder = tmp_path_factory.mktemp("chunks") / "gut"
-    write_chunks(DEMO["gut"], folder, sample="gut", window=500, chunk_size=8)
+    write_chunks([DEMO["gut"]], folder, sample="gut", window=500, chunk_size=8)
     return [read_chunk(folder / entry.file, entry) for entry in read_manifest(folder).chunks[:3]]
 
 

@@ -10,16 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from embedded import chunks_of, configure, contents, tasks_of, window_table, work
-from harness import read_tsv
+from harness import copy_bundle, read_tsv
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from virnuc_rules.chunkfiles import read_manifest
 from virnuc_rules.chunks import write_chunks
 from virnuc_rules.config import Config
 from virnuc_rules.errors import ChunkError, InputError, ModelError, ResultError, VirnucError
-from virnuc_rules.models.card import ClassifierShape
+from virnuc_rules.models.bundle import write_card
+from virnuc_rules.models.card import BundleCard, ClassifierShape, read_card
 from virnuc_rules.models.classifier import MLPClassifier, open_network
 from virnuc_rules.predict import Consensus, predict
 from virnuc_rules.server import Exit
@@ -216,6 +217,20 @@ def test_windows_of_another_length_than_the_bundle_s(tmp_path: Path, embedded: P
     message = failure_of(config, tmp_path / "out", ModelError)
     assert "sample gut was cut into windows of 300 bases" in message
     assert "virnuc-demo is for 500" in message
+
+
+def test_a_classifier_that_gives_no_numbers(config: Config, tmp_path: Path) -> None:
+    bundle = copy_bundle(tmp_path)
+    weights = load_file(bundle / "classifier.safetensors")
+    weights["bn1.running_var"] *= -1
+    save_file(weights, bundle / "classifier.safetensors")
+    card = read_card(bundle)
+    kept = set(BundleCard.model_fields) - {"sha256", "fingerprint"}
+    write_card(bundle, **{name: getattr(card, name) for name in kept})
+    config = config.model_copy(update={"bundle": bundle})
+    message = failure_of(config, tmp_path / "out", ModelError)
+    assert message.startswith(f"{bundle}: the classifier's scores of ")
+    assert "not finite" in message and not (tmp_path / "out").exists()
 
 
 def test_a_sample_that_is_not_chunked(tmp_path: Path) -> None:
