@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from virnuc_rules.errors import ChunkError
@@ -134,6 +136,32 @@ def read_contig_table(folder: Path) -> Iterator[pa.Table]:
 def read_windows(folder: Path) -> Iterator[pa.Table]:
     """Yield the window table in parts. Raises ChunkError where it is missing or damaged."""
     return _parts(folder / "windows.parquet")
+
+
+def contig_numbers(folder: Path, manifest: Manifest) -> NDArray[np.int64]:
+    """Return the number of each window's contig, [W]. Raises ChunkError where they are no run."""
+    parts = [part["contig_number"].to_numpy() for part in read_windows(folder)]
+    numbers: NDArray[np.int64] = np.concatenate([*parts, [manifest.contigs]])
+    step = np.diff(numbers, prepend=-1)
+    if len(numbers) != manifest.windows + 1 or np.any((step != 0) & (step != 1)) or step[-1] != 1:
+        raise ChunkError(
+            f"{folder}: windows.parquet is not the windows of the {manifest.contigs} contigs, one "
+            f"contig after the other, {manifest.windows} rows; delete the folder and run again"
+        )
+    return numbers[:-1]
+
+
+def contig_lengths(folder: Path, manifest: Manifest) -> NDArray[np.int64]:
+    """Return the length of each contig, [C]. Raises ChunkError where they are not all there."""
+    parts = list(read_contig_table(folder))
+    numbers = np.concatenate([part["number"].to_numpy() for part in parts])
+    if not np.array_equal(numbers, np.arange(manifest.contigs)):
+        raise ChunkError(
+            f"{folder}: contigs.parquet has not the {manifest.contigs} contigs of the manifest in "
+            "order; delete the folder and run again"
+        )
+    lengths: NDArray[np.int64] = np.concatenate([part["length"].to_numpy() for part in parts])
+    return lengths
 
 
 def _parts(path: Path) -> Iterator[pa.Table]:

@@ -5,7 +5,6 @@ Every column is described in docs/outputs.md.
 
 import contextlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -35,7 +34,7 @@ from virnuc_rules.orfs import FRAMES
 from virnuc_rules.text import lines, text
 
 if TYPE_CHECKING:
-    from virnuc_rules.predict import Consensus
+    from virnuc_rules.scoring import Consensus, ScoredChunk
 
 _CONTIG = [("contig_number", pa.int64()), ("contig", pa.string())]
 _PLACE = [("start", pa.int64()), ("end", pa.int64())]
@@ -102,26 +101,6 @@ FILES = (
 )  # of a sample, in its folder; {sample} stands for its name
 
 _ROWS = 1 << 15  # that are written together: one row group of a Parquet file
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredChunk:
-    """The R open frames of a chunk with their scores, float32 [R, 2]; None if embedding failed."""
-
-    table: pa.Table
-    scores: NDArray[np.float32] | None
-
-    @property
-    def window_row(self) -> Int:
-        """Rows of the windows in the window table, [R]."""
-        return self.table["window_row"].to_numpy()  # type: ignore[no-any-return]
-
-    @property
-    def frame(self) -> NDArray[np.int8]:
-        """Indices into FRAMES, [R]."""
-        frames = self.table["frame"].cast(pa.string())
-        index = pc.index_in(frames, value_set=pa.array(FRAMES))
-        return index.to_numpy().astype(np.int8)  # type: ignore[no-any-return]
 
 
 class _Table:
@@ -223,7 +202,7 @@ class SampleTables:
             if error[0] is None:
                 write_highest_score(self.folder / UPSTREAM_WINDOWS, self._is_virus)
 
-    def add_frames(self, chunk: ScoredChunk, contig_number: Int) -> None:
+    def add_frames(self, chunk: "ScoredChunk", contig_number: Int) -> None:
         """Write the open frames of a chunk, of contigs with these numbers, [R]."""
         table, scores = chunk.table, chunk.scores
         forward = pc.starts_with(table["frame"].cast(pa.string()), "F")

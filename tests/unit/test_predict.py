@@ -22,7 +22,8 @@ from virnuc_rules.errors import ChunkError, InputError, ModelError, ResultError,
 from virnuc_rules.models.bundle import write_card
 from virnuc_rules.models.card import BundleCard, ClassifierShape, read_card
 from virnuc_rules.models.classifier import MLPClassifier, open_network
-from virnuc_rules.predict import Consensus, predict
+from virnuc_rules.predict import predict
+from virnuc_rules.scoring import Consensus
 from virnuc_rules.server import Exit
 from virnuc_rules.store import Failure, Store
 from virnuc_rules.tasks import Task

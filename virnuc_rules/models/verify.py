@@ -27,9 +27,8 @@ from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.device import choose_precision
 from virnuc_rules.models.verified import EXACT, Parity, Verification, read_verified, write_verified
-from virnuc_rules.predict import Consensus
 from virnuc_rules.results import Embeddings
-from virnuc_rules.tables import ScoredChunk
+from virnuc_rules.scoring import Consensus, ScoredChunk
 from virnuc_rules.tasks import Settings
 
 _CHUNK = 2000  # open frames: progress, not memory, sets it
