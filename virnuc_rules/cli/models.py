@@ -1,0 +1,144 @@
+"""The verbs of `virnuc-rules models`: make, list, show and check bundles."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from virnuc_rules.cli.settings import Log, with_settings
+from virnuc_rules.config import Config
+from virnuc_rules.errors import UnreachableError, VirnucError
+from virnuc_rules.logs import logger, start_log
+
+app = typer.Typer(no_args_is_help=True, help="Model bundles.")
+
+
+@app.command("make-demo")
+def make_demo(
+    fasta: Annotated[list[Path], typer.Argument(help="sequences to train the tokenizer on")],
+    out: Annotated[Path, typer.Option(help="folder for the bundle")],
+    seed: Annotated[int, typer.Option(help="seed of the random weights")] = 1,
+) -> None:
+    """Make the demo bundle: tiny networks with random weights, whose scores mean nothing."""
+    start_log(None)
+    from virnuc_rules.models.demo import make_demo_bundle
+
+    card = make_demo_bundle(fasta, out, seed)
+    logger.info("%s: %s", out, card.description)
+
+
+@app.command()
+def prepare(
+    definition: Annotated[
+        str, typer.Argument(help="name of a shipped definition (see `models list`), or a .yaml")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="new folder for the bundle [default: bundles/NAME]")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="folder for downloads [default: .downloads beside OUT]")
+    ] = None,
+    trust_unpinned: Annotated[
+        bool, typer.Option("--trust-unpinned", help="also take files whose sha256 is not known")
+    ] = False,
+    dnabert_s: Annotated[Path | None, typer.Option(help="Hugging Face folder of DNABERT-S")] = None,
+    esm2: Annotated[
+        Path | None, typer.Option(help="Hugging Face folder of ESM-2, or fair-esm's .pt")
+    ] = None,
+    classifier: Annotated[
+        Path | None, typer.Option(help="VirNucPro's .pth, or one of your own")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(min=3, help="bases of the windows it was trained on")
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="name of the bundle [default: the definition's or the folder's]")
+    ] = "",
+    log: Log = None,
+) -> None:
+    """Make a bundle: download what is not here, compare hashes, convert; nothing in files runs."""
+    start_log(log)
+    from virnuc_rules.models.definition import customized, find_definition
+    from virnuc_rules.models.prepare import prepare_bundle
+
+    base = find_definition(definition) if definition else None
+    name = name or (base.name if base else out.name if out else "own")
+    paths = {"dnabert_s": dnabert_s, "esm2": esm2, "classifier": classifier}
+    made = customized(base, name=name, window=window, paths=paths)
+    out = out or Path("bundles") / name
+    try:
+        card = prepare_bundle(made, out, cache=cache, trust_unpinned=trust_unpinned)
+    except UnreachableError as error:
+        raise UnreachableError(
+            f"{error}; what is there is kept. On a machine with a network run "
+            f"`virnuc-rules {shlex.join(sys.argv[1:])}` and copy {out} here, "
+            "or name a mirror of the hub in HF_ENDPOINT"
+        ) from None
+    logger.info("%s: bundle %s for windows of %d bases", out, card.name, card.window)
+
+
+@app.command("list")
+def list_models() -> None:
+    """List the shipped definitions, and the bundles in ./bundles and of the default config."""
+    from rich.console import Console
+
+    from virnuc_rules.models.overview import overview
+
+    found = sorted(path.parent for path in Path("bundles").glob("*/bundle.json"))
+    default = Config().bundle
+    Console().print(overview([*found, default] if default.exists() else found))
+
+
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(help="folder of a bundle, or a definition")],
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Show what a bundle is, or what a definition would make, as YAML."""
+    import yaml
+
+    from virnuc_rules.models.overview import find_model
+
+    found = find_model(model)
+    if json:
+        print(found.model_dump_json(indent=1))
+    else:
+        print(yaml.safe_dump(found.model_dump(mode="json"), sort_keys=False, width=100), end="")
+
+
+@app.command()
+@with_settings("device", "precision", "threads", "batch_tokens")
+def verify(
+    config: Config,
+    bundle: Annotated[Path, typer.Argument(help="folder of the bundle")],
+    data: Annotated[
+        Path | None, typer.Option(help="FASTA of your own, to compare the precision with fp32 on")
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="fair-esm's .pt: also compare ESM-2 with fair-esm's own forward of it"),
+    ] = None,
+    log: Log = None,
+) -> None:
+    """Check a bundle's hashes and a self-check batch; on data, what a precision changes.
+
+    The result is kept in the bundle's folder: runs say where a precision was not verified.
+    """
+    if reference and not data:
+        raise VirnucError("--reference needs --data: a FASTA file to compare on")
+    import torch
+
+    from virnuc_rules.models.bundle import Bundle
+    from virnuc_rules.models.device import choose_device, choose_precision
+    from virnuc_rules.models.verify import verify as measure
+    from virnuc_rules.tasks import Settings
+
+    torch.set_num_threads(config.threads)
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    runs = measure(Bundle(bundle), device, precision, Settings.of(config), data, reference)
+    for run in runs:
+        print(run)
+    logger.info("%s: files and self-check are sound (%s on %s)", bundle, precision, device)
