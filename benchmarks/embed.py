@@ -38,7 +38,9 @@ from virnuc_rules.tasks import Settings
 
 Device = torch.device
 Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-DEMO = Path(__file__).parents[1] / "demo"
+REPO = Path(__file__).parents[1]
+LAKE = REPO / "demo/data/lake.fa.gz"
+TOKENIZER = REPO / "tests/data/bundle" / card.TOKENIZER
 ESM2 = {  # layers, width, heads
     "8M": (6, 320, 20),
     "35M": (12, 480, 20),
@@ -95,7 +97,7 @@ def make_bundle(folder: Path, theirs: Any, tokenizer: Path) -> Bundle:
 def open_frames(folder: Path, rows: int) -> Chunk:
     """The first open frames of the demo's windows of 500 bp, without the pieces at contig ends."""
     out = folder / "chunks"
-    write_chunks([DEMO / "data/lake.fa.gz"], out, sample="lake", window=500, chunk_size=100_000)
+    write_chunks([LAKE], out, sample="lake", window=500, chunk_size=100_000)
     (entry,) = read_manifest(out).chunks
     chunk = read_chunk(out / entry.file, entry)
     whole = [row for row, protein in enumerate(chunk.protein) if len(protein) >= 165][:rows]
@@ -183,7 +185,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--tokenizer", type=Path, default=DEMO / "bundle" / card.TOKENIZER)
+    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = choose_device(options.device)

@@ -27,7 +27,7 @@ from virnuc_rules.models.dnabert import Dnabert
 from virnuc_rules.models.esm2 import Esm2
 from virnuc_rules.tasks import Settings
 
-DEMO = Path(__file__).parents[1] / "demo" / "bundle"
+BUNDLE = Path(__file__).parents[1] / "tests" / "data" / "bundle"
 ESM2 = {  # layers, width, heads
     "8M": (6, 320, 20),
     "150M": (30, 640, 20),
@@ -54,7 +54,7 @@ def make_bundle(folder: Path, size: str) -> None:
     torch.manual_seed(1)
     save_file(Dnabert(DNABERT_S).state_dict(), folder / card.DNABERT_S)
     save_file(Esm2(shape).state_dict(), folder / card.ESM2)
-    (folder / card.TOKENIZER).write_bytes((DEMO / card.TOKENIZER).read_bytes())
+    (folder / card.TOKENIZER).write_bytes((BUNDLE / card.TOKENIZER).read_bytes())
     write_card(
         folder, name="benchmark", description="random weights", demo=True, window=500,
         dnabert_s=DNABERT_S, esm2=shape, classifier=None,

@@ -3,7 +3,7 @@
     python benchmarks/predict.py [--windows 2000000] [--contigs mixed|short|one] [--keep DIR]
 
 The sample is made here from a fixed seed: random contigs, chunked as always, with random embeddings
-of the demo bundle's widths. Prints windows per second, the peak resident memory of the process,
+of the tests' bundle's widths. Prints windows per second, the peak resident memory of the process,
 and the ratio to a process that only reads (and so checks) the same chunks, embeddings and
 window table.
 """
@@ -27,7 +27,7 @@ from virnuc_rules.results import Embeddings, read_result, write_result
 from virnuc_rules.store import Store
 from virnuc_rules.tasks import Settings, read_settings, sample_tasks
 
-BUNDLE = Path(__file__).parents[1] / "demo" / "bundle"
+BUNDLE = Path(__file__).parents[1] / "tests" / "data" / "bundle"
 SAMPLE = "large"
 WINDOW = 500
 

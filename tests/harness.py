@@ -16,7 +16,7 @@ from typing import Any
 REPO = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 DEMO = {name: REPO / "demo" / "data" / f"{name}.fa.gz" for name in ("lake", "gut")}
-BUNDLE = REPO / "demo" / "bundle"
+BUNDLE = REPO / "tests" / "data" / "bundle"  # random weights
 TABLES = (
     *(f"{name}.{kind}" for name in ("orfs", "windows", "contigs", "regions")
       for kind in ("tsv", "parquet")),

@@ -17,7 +17,7 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
 def published(folder: Path) -> dict[str, Path]:
-    """Write the networks of the demo bundle as their authors would publish them."""
+    """Write the networks of the tests' bundle as their authors would publish them."""
     card = json.loads((BUNDLE / "bundle.json").read_text())
     dnabert_s, esm2 = folder / "DNABERT-S", folder / "esm2_t4"
     for network, settings in ((dnabert_s, card["dnabert_s"]), (esm2, card["esm2"])):

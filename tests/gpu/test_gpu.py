@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from harness import BUNDLE, DEMO
 
 from virnuc_rules.chunkfiles import Chunk, read_chunk, read_manifest
 from virnuc_rules.chunks import write_chunks
@@ -20,14 +21,13 @@ from virnuc_rules.tasks import Settings, all_tasks, read_settings
 if not torch.cuda.is_available():
     pytest.skip("no GPU", allow_module_level=True)
 pytestmark = pytest.mark.gpu
-DEMO = Path(__file__).parents[2] / "demo"
 SETTINGS = Settings(precision="auto", batch_tokens=8192)
 
 
 @pytest.fixture(scope="module")
 def chunk(tmp_path_factory: pytest.TempPathFactory) -> Chunk:
     folder = tmp_path_factory.mktemp("chunks")
-    write_chunks([DEMO / "data" / "lake.fa.gz"], folder, sample="lake", window=500, chunk_size=200)
+    write_chunks([DEMO["lake"]], folder, sample="lake", window=500, chunk_size=200)
     entry = read_manifest(folder).chunks[0]
     return read_chunk(folder / entry.file, entry)
 
@@ -42,7 +42,7 @@ def as_before() -> Iterator[None]:
 
 def embed(chunk: Chunk, device: str, precision: str) -> Embeddings:
     where = choose_device(device)
-    networks = Networks.open(Bundle(DEMO / "bundle"), where, choose_precision(precision, where))
+    networks = Networks.open(Bundle(BUNDLE), where, choose_precision(precision, where))
     return embed_chunk(chunk, networks, SETTINGS)
 
 
@@ -71,7 +71,7 @@ def peak(chunk: Chunk, networks: Networks, settings: Settings) -> int:
 
 def test_out_of_memory_halves_the_batch(chunk: Chunk) -> None:
     device = choose_device("cuda")
-    networks = Networks.open(Bundle(DEMO / "bundle"), device, choose_precision("fp32", device))
+    networks = Networks.open(Bundle(BUNDLE), device, choose_precision("fp32", device))
     whole = SETTINGS.model_copy(update={"batch_tokens": 10**6})  # all frames at once
     expected = embed_chunk(chunk, networks, SETTINGS)
     most = peak(chunk, networks, whole)
@@ -89,8 +89,8 @@ def test_out_of_memory_halves_the_batch(chunk: Chunk) -> None:
 def work(results: Path, chunks: slice) -> tuple[Worker, dict[str, bytes]]:
     """Let a worker embed some of the chunks of a sample; also its results."""
     out = results / "chunks" / "lake"
-    write_chunks([DEMO / "data" / "lake.fa.gz"], out, sample="lake", window=500, chunk_size=40)
-    config = Config(results=results, bundle=DEMO / "bundle", cache_clear_interval=5)
+    write_chunks([DEMO["lake"]], out, sample="lake", window=500, chunk_size=40)
+    config = Config(results=results, bundle=BUNDLE, cache_clear_interval=5)
     tasks = list(all_tasks(results, ["lake"], *read_settings(config)).items())[chunks]
     worker = Worker(config, "0", 0, dict(tasks))
     assert worker.run() == Exit.DRAINED

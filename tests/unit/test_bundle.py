@@ -1,14 +1,14 @@
-"""Model bundles: the committed demo bundle, its making, and bundles that are damaged."""
+"""Model bundles: the two that are committed, their making, and bundles that are damaged."""
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from harness import BUNDLE, DEMO, REPO, copy_bundle
 
 from virnuc_rules.errors import ModelError
 from virnuc_rules.models.bundle import Bundle
@@ -21,9 +21,9 @@ from virnuc_rules.models.card import (
     BundleCard,
     read_card,
 )
-from virnuc_rules.models.demo import make_demo_bundle
+from virnuc_rules.models.untrained import make_untrained_bundle
 
-DEMO = Path(__file__).parents[2] / "demo"
+SHIPPED = REPO / "demo" / "bundle"
 CPU = torch.device("cpu")
 OPEN: dict[str, Callable[[Bundle], object]] = {
     TOKENIZER: lambda bundle: bundle.open_tokenizer(),
@@ -35,7 +35,7 @@ OPEN: dict[str, Callable[[Bundle], object]] = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return shutil.copytree(DEMO / "bundle", tmp_path / "bundle")
+    return copy_bundle(tmp_path)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -52,34 +52,45 @@ def model_error(path: Path, do: Callable[[], object]) -> str:
     return message
 
 
-# --- the demo bundle ---------------------------------------------------------------------------
+# --- the bundle of the tests, and the demo's ---------------------------------------------------
 
 
-def test_the_demo_bundle_is_whole() -> None:
-    card = read_card(DEMO / "bundle")
-    assert set(contents(DEMO / "bundle")) == {"bundle.json", *FILES} == {"bundle.json", *OPEN}
-    for name, content in contents(DEMO / "bundle").items():
-        assert name == "bundle.json" or hashlib.sha256(content).hexdigest() == card.sha256[name]
+@pytest.mark.parametrize("bundle", [BUNDLE, SHIPPED], ids=["untrained", "demo"])
+def test_a_committed_bundle_is_whole(bundle: Path) -> None:
+    card = read_card(bundle)
+    found = contents(bundle)
+    assert found.keys() >= {"bundle.json", *FILES} == {"bundle.json", *OPEN}
+    assert {n: hashlib.sha256(found[n]).hexdigest() for n in card.sha256} == card.sha256
     for open_it in OPEN.values():
-        open_it(Bundle(DEMO / "bundle"))
+        open_it(Bundle(bundle))
 
 
-def test_the_demo_bundle_says_that_its_scores_mean_nothing() -> None:
-    card = read_card(DEMO / "bundle")
+def test_the_demo_bundle_says_that_it_is_one() -> None:
+    card = read_card(SHIPPED)
     assert card.demo
     assert "demo" in card.name
     assert card.description.startswith("DEMO MODEL.")
+
+
+def test_the_demo_bundle_is_small() -> None:
+    """12 MB of weights, and 1 MB for all else: it comes with each clone and each image."""
+    assert sum(map(len, contents(SHIPPED).values())) <= 13_000_000
+
+
+def test_random_weights_say_that_their_scores_mean_nothing() -> None:
+    card = read_card(BUNDLE)
+    assert card.demo
+    assert card.description.startswith("UNTRAINED.")
     assert "scores and calls mean nothing" in card.description
     assert "random weights" in card.description
 
 
-def test_the_demo_bundle_is_what_its_recipe_gives(tmp_path: Path) -> None:
-    fasta = [DEMO / "data/lake.fa.gz", DEMO / "data/gut.fa.gz"]
-    make_demo_bundle(fasta, tmp_path / "again", seed=1)
-    assert contents(tmp_path / "again") == contents(DEMO / "bundle")
-    make_demo_bundle(fasta, tmp_path / "other", seed=2)
+def test_the_bundle_of_the_tests_is_what_its_recipe_gives(tmp_path: Path) -> None:
+    make_untrained_bundle(DEMO.values(), tmp_path / "again", seed=1)
+    assert contents(tmp_path / "again") == contents(BUNDLE)
+    make_untrained_bundle(DEMO.values(), tmp_path / "other", seed=2)
     other = contents(tmp_path / "other")
-    same = {name for name, content in contents(DEMO / "bundle").items() if other[name] == content}
+    same = {name for name, content in contents(BUNDLE).items() if other[name] == content}
     assert same == {TOKENIZER}
 
 
@@ -191,11 +202,11 @@ def test_a_flipped_bit_in_the_card(folder: Path, right: bytes, flipped: bytes) -
 
 
 def changed(**fields: Any) -> BundleCard:
-    return read_card(DEMO / "bundle").model_copy(update=fields)
+    return read_card(BUNDLE).model_copy(update=fields)
 
 
 def test_the_fingerprint_is_that_of_the_embeddings() -> None:
-    card = read_card(DEMO / "bundle")
+    card = read_card(BUNDLE)
     different = [
         changed(dnabert_s=card.dnabert_s.model_copy(update={"layer_norm_eps": 1e-5})),
         changed(esm2=card.esm2.model_copy(update={"num_attention_heads": 8})),
@@ -208,7 +219,7 @@ def test_the_fingerprint_is_that_of_the_embeddings() -> None:
 
 
 def test_the_fingerprint_does_not_depend_on_classifier_or_words() -> None:
-    card = read_card(DEMO / "bundle")
+    card = read_card(BUNDLE)
     for other in (
         changed(sha256={**card.sha256, CLASSIFIER: "0" * 64}),
         changed(classifier=card.classifier.model_copy(update={"hidden": 64})),

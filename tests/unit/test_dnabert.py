@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness import BUNDLE, REPO
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -15,8 +16,7 @@ from torch import Tensor
 from virnuc_rules.errors import ModelError
 from virnuc_rules.models.dnabert import Dnabert, alibi_slopes, load, open_tokenizer
 
-ROOT = Path(__file__).parents[2]
-TINY = ROOT / "tests/data/dnabert_s_tiny"
+TINY = REPO / "tests/data/dnabert_s_tiny"
 ROWS: list[list[int]] = json.loads((TINY / "input_ids.json").read_text())
 EXPECTED = load_file(TINY / "expected.safetensors")
 PAD = 3
@@ -213,7 +213,7 @@ def test_impossible_shapes(folder: Path, wrong: dict[str, object]) -> None:
 
 
 def test_padding_and_truncation_of_the_tokenizer_are_switched_off(tmp_path: Path) -> None:
-    baked = Tokenizer.from_file(str(ROOT / "demo/bundle/tokenizer.json"))
+    baked = Tokenizer.from_file(str(BUNDLE / "tokenizer.json"))
     plain = {text: baked.encode(text).ids for text in ("ACGT", "ACGTTGCA" * 100)}
     baked.enable_truncation(20)
     baked.enable_padding(length=20, pad_id=PAD, pad_token="[PAD]")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness import BUNDLE, DEMO
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -25,7 +26,6 @@ from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.results import Embeddings, read_result, write_result
 from virnuc_rules.tasks import Settings, all_tasks, result_key, sample_tasks
 
-DEMO = Path(__file__).parents[2] / "demo"
 SETTINGS = Settings(precision="fp32", batch_tokens=2048)
 KEY = "0123456789abcdef" * 4
 
@@ -33,7 +33,7 @@ KEY = "0123456789abcdef" * 4
 @pytest.fixture(scope="module")
 def networks() -> Networks:
     torch.set_num_threads(1)
-    bundle, cpu = Bundle(DEMO / "bundle"), torch.device("cpu")
+    bundle, cpu = Bundle(BUNDLE), torch.device("cpu")
     return Networks(
         bundle.open_tokenizer(),
         bundle.open_dnabert_s(cpu, torch.float32),
@@ -46,7 +46,7 @@ def networks() -> Networks:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The chunk folder of the demo's sample `gut`, of 40 open frames a chunk."""
     out = tmp_path_factory.mktemp("chunks") / "gut"
-    write_chunks([DEMO / "data/gut.fa.gz"], out, sample="gut", window=500, chunk_size=40)
+    write_chunks([DEMO["gut"]], out, sample="gut", window=500, chunk_size=40)
     return out
 
 
@@ -333,7 +333,7 @@ def test_the_key_names_all_that_decides_the_bytes(monkeypatch: pytest.MonkeyPatc
 def test_equal_chunks_of_two_samples_are_one_task(tmp_path: Path, folder: Path) -> None:
     for sample in ("gut", "again"):
         shutil.copytree(folder, tmp_path / "chunks" / sample)
-    card = Bundle(DEMO / "bundle").card
+    card = Bundle(BUNDLE).card
     found = {
         sample: [task.key for task in sample_tasks(tmp_path, sample, card, SETTINGS)]
         for sample in ("gut", "again")

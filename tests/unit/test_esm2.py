@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from harness import BUNDLE
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -13,7 +14,6 @@ from virnuc_rules.errors import ChunkError, ModelError
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.esm2 import EOS, MASK, PAD, Esm2, open_network, tokenize
 
-BUNDLE = Path(__file__).parents[2] / "demo/bundle"
 CARD = Bundle(BUNDLE).card
 HEADS, LAYERS = CARD.esm2.num_attention_heads, CARD.esm2.num_hidden_layers
 PROTEINS = ["MKAILVWERTYHPSDFGNCQ" * 8, "M", "MKLV", "GGXBUZO", "WYHDE" * 30]
@@ -21,7 +21,7 @@ PROTEINS = ["MKAILVWERTYHPSDFGNCQ" * 8, "M", "MKLV", "GGXBUZO", "WYHDE" * 30]
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo bundle's weights, with norms and biases that differ from ones and zeros."""
+    """The bundle's weights, with norms and biases that differ from ones and zeros."""
     generator = torch.Generator().manual_seed(7)
     tensors = load_file(BUNDLE / "esm2.safetensors")
     for name, tensor in tensors.items():

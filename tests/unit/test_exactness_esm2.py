@@ -11,6 +11,7 @@ import torch
 from esm.data import Alphabet
 from esm.model.esm2 import ESM2
 from esm.pretrained import load_model_and_alphabet_core, load_model_and_alphabet_local
+from harness import BUNDLE
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import EsmConfig, EsmModel
@@ -24,7 +25,6 @@ from virnuc_rules.models.card import Esm2Config
 from virnuc_rules.models.checkpoints import read_esm2
 from virnuc_rules.tasks import Settings
 
-DEMO = Path(__file__).parents[2] / "demo/bundle"
 CPU = torch.device("cpu")
 HEADS = 20
 SIZES = {"8M": (6, 320), "35M": (12, 480)}  # layers and width of two released models
@@ -229,9 +229,9 @@ def test_proteins_in_a_padded_batch(published: Published, lengths: list[int]) ->
 def test_embeddings_are_the_means_that_virnucpro_takes(published: Published) -> None:
     """From residues to rows of a result: tokens, batch plan, truncation, mean over residues."""
     proteins = [protein(length) for length in (17, 1, 166, 1025)]
-    demo = Bundle(DEMO)
+    bundle = Bundle(BUNDLE)
     networks = Networks(
-        demo.open_tokenizer(), demo.open_dnabert_s(CPU, torch.float32), published.ours, CPU
+        bundle.open_tokenizer(), bundle.open_dnabert_s(CPU, torch.float32), published.ours, CPU
     )
     names = [str(len(residues)) for residues in proteins]
     chunk = Chunk(names, ["ACGT"] * len(proteins), proteins, CHUNK_SCHEMA.empty_table())

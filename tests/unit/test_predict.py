@@ -217,7 +217,7 @@ def test_windows_of_another_length_than_the_bundle_s(tmp_path: Path, embedded: P
     write_chunks([embedded.parent / "gut.fa"], out, sample="gut", window=300, chunk_size=8)
     message = failure_of(config, tmp_path / "out", ModelError)
     assert "sample gut was cut into windows of 300 bases" in message
-    assert "virnuc-demo is for 500" in message
+    assert "virnuc-untrained is for 500" in message
 
 
 def test_a_classifier_that_gives_no_numbers(config: Config, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""One worker in this process, on the demo models."""
+"""One worker in this process, on the untrained models."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from harness import BUNDLE, DEMO
 
 from virnuc_rules import embed
 from virnuc_rules.chunks import write_chunks
@@ -13,16 +14,13 @@ from virnuc_rules.store import Store
 from virnuc_rules.tasks import all_tasks, read_settings
 from virnuc_rules.worker_report import Memory, WorkerReport
 
-DEMO = Path(__file__).parents[2] / "demo"
-
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     """A chunked sample: thirteen chunks."""
-    source = DEMO / "data" / "lake.fa.gz"
     out = tmp_path / "chunks" / "lake"
-    write_chunks([source], out, sample="lake", window=500, chunk_size=40)
-    return Config(results=tmp_path, bundle=DEMO / "bundle", threads=1, lease_seconds=2)
+    write_chunks([DEMO["lake"]], out, sample="lake", window=500, chunk_size=40)
+    return Config(results=tmp_path, bundle=BUNDLE, threads=1, lease_seconds=2)
 
 
 def worker(config: Config, name: str = "0") -> Worker:

@@ -366,7 +366,7 @@ def test_data_that_are_not_there(bundle: Path, refused: Callable[..., str], tmp_
 
 
 def write_fair_esm(path: Path, width: int = 64, seed: int = 1, **more: Any) -> Path:
-    """Write a random ESM-2 of the demo's shape as fair-esm publishes its own: in float16."""
+    """Write a random ESM-2 of the bundle's shape as fair-esm publishes its own: in float16."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = ESM2(num_layers=4, embed_dim=width, attention_heads=4)
@@ -479,5 +479,5 @@ def test_a_checkpoint_that_is_none(
     assert f"{path}: fair-esm cannot open it" in line
 
 
-def test_the_demo_bundle_is_not_touched() -> None:
+def test_the_bundle_of_the_tests_is_not_touched() -> None:
     assert not (BUNDLE / "verified.json").exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness import BIN, REPO, environment
+from harness import BIN, BUNDLE, DEMO, REPO, environment
 
 
 @pytest.mark.parametrize(
@@ -21,11 +21,11 @@ def test_dry_run(
     tmp_path: Path, profile: str, cpu: str, gpu: str, persistent: bool, rule: str
 ) -> None:
     sheet = tmp_path / "samples.tsv"
-    sheet.write_text(f"sample\tpath\nlake\t{REPO}/demo/data/lake.fa.gz\n")
+    sheet.write_text(f"sample\tpath\nlake\t{DEMO['lake']}\n")
     command = [
         str(BIN / "snakemake"), "--dry-run", "--profile", profile, "--directory", str(tmp_path),
         "--configfile", str(REPO / "demo" / "config.yaml"), "--config",
-        f"samples={sheet}", f"bundle={REPO}/demo/bundle", "workers=3",
+        f"samples={sheet}", f"bundle={BUNDLE}", "workers=3",
         f"persistent_models={persistent}",
     ]  # fmt: skip
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The demo bundle: tiny networks of the real architectures with seeded random weights.
+"""An untrained bundle: tiny networks of the real architectures with seeded random weights.
 
 It proves the plumbing. Its scores mean nothing, and its card says so.
 """
@@ -38,8 +38,8 @@ _CLASSIFIER = ClassifierShape(features=48 + 64, hidden=32)
 _WINDOW = 500
 
 
-def make_demo_bundle(fasta: Iterable[Path], out: Path, seed: int) -> card.BundleCard:
-    """Write the demo bundle: tokenizer trained on `fasta`, weights drawn from `seed`."""
+def make_untrained_bundle(fasta: Iterable[Path], out: Path, seed: int) -> card.BundleCard:
+    """Write an untrained bundle: tokenizer trained on `fasta`, weights drawn from `seed`."""
     out.mkdir(parents=True, exist_ok=True)
     _train_tokenizer(fasta).save(str(out / card.TOKENIZER))
     generator = torch.Generator().manual_seed(seed)
@@ -52,9 +52,9 @@ def make_demo_bundle(fasta: Iterable[Path], out: Path, seed: int) -> card.Bundle
         save_file(_drawn(network, generator), out / name)
     return write_card(
         out,
-        name="virnuc-demo",
+        name="virnuc-untrained",
         description=(
-            "DEMO MODEL. Networks of the architectures of DNABERT-S, ESM-2 and VirNucPro's "
+            "UNTRAINED. Networks of the architectures of DNABERT-S, ESM-2 and VirNucPro's "
             f"classifier with random weights (seed {seed}). Its scores and calls mean nothing: "
             "it shows how data flow, not what is viral."
         ),
@@ -82,7 +82,7 @@ def _train_tokenizer(fasta: Iterable[Path]) -> Tokenizer:
 
 def _windows(fasta: Iterable[Path]) -> Iterator[str]:
     for path in fasta:
-        for contig in Sequences([path], "demo").contigs():
+        for contig in Sequences([path], path.name).contigs():
             bases = contig.bases(0, contig.length).upper().decode()
             yield from (bases[at : at + _WINDOW] for at in range(0, contig.length, _WINDOW))
 
