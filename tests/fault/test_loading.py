@@ -14,7 +14,7 @@ from harness import BUNDLE, DEMO, Project, copy_bundle, environment, rules, sha2
 from safetensors.torch import load_file, save_file
 
 from virnuc_rules.models import card
-from virnuc_rules.models.bundle import write_card
+from virnuc_rules.models.bundle import rewrite_card
 from virnuc_rules.models.esm2 import Esm2
 
 ESM2 = "esm2.safetensors"
@@ -38,14 +38,6 @@ def spoil(path: Path) -> None:
     path.write_bytes(bytes(bad))
 
 
-def seal(bundle: Path) -> None:
-    """Make the hashes in the card fit the files, as somebody would who changed them on purpose."""
-    fields = json.loads((bundle / "bundle.json").read_text())
-    known = card.BundleCard.model_validate(fields)
-    kept = {name: getattr(known, name) for name in card.BundleCard.model_fields}
-    write_card(bundle, **{n: v for n, v in kept.items() if n not in ("sha256", "fingerprint")})
-
-
 def change(name: str, change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
     """Return what changes the tensors of a file, with hashes that fit."""
 
@@ -53,7 +45,7 @@ def change(name: str, change: Callable[[dict[str, torch.Tensor]], Any]) -> Calla
         tensors = load_file(bundle / name)
         change(tensors)
         save_file(tensors, bundle / name)
-        seal(bundle)
+        rewrite_card(bundle)
 
     return damage
 
@@ -61,7 +53,7 @@ def change(name: str, change: Callable[[dict[str, torch.Tensor]], Any]) -> Calla
 def rewrite(name: str, content: bytes) -> Callable[[Path], None]:
     def damage(bundle: Path) -> None:
         (bundle / name).write_bytes(content)
-        seal(bundle)
+        rewrite_card(bundle)
 
     return damage
 
@@ -184,8 +176,7 @@ def test_too_little_memory(chunked: Project) -> None:
         tensors = Esm2(shape).state_dict()
     save_file({key: torch.zeros(t.shape, dtype=t.dtype) for key, t in tensors.items()},
               bundle / ESM2)  # fmt: skip
-    fields = {n: getattr(known, n) for n in ("name", "description", "demo", "window", "dnabert_s")}
-    write_card(bundle, **fields, esm2=shape, classifier=None)
+    rewrite_card(bundle, esm2=shape, classifier=None)
     size = (bundle / ESM2).stat().st_size
     script = (
         "import os, resource, torch; from virnuc_rules import cli, embed;"

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from harness import BUNDLE, DEMO, REPO, copy_bundle
+from pydantic import ValidationError
 
 from virnuc_rules.errors import ModelError
-from virnuc_rules.models.bundle import Bundle
+from virnuc_rules.models.bundle import Bundle, rewrite_card
 from virnuc_rules.models.card import (
     CLASSIFIER,
     DNABERT_S,
@@ -196,6 +197,56 @@ def test_a_flipped_bit_in_the_card(folder: Path, right: bytes, flipped: bytes) -
     with pytest.raises(ModelError):
         for open_it in OPEN.values():
             open_it(Bundle(folder))
+
+
+# --- a card that is rewritten ------------------------------------------------------------------
+
+
+def test_a_card_with_other_words(folder: Path) -> None:
+    before = contents(folder)
+    card = rewrite_card(folder, name="x", description="y")
+    assert card == read_card(folder) == changed(name="x", description="y")
+    rewrite_card(folder, name=read_card(BUNDLE).name, description=read_card(BUNDLE).description)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_card_over_other_files(folder: Path, name: str) -> None:
+    """Hashes are those of the files, and the fingerprint follows all but the classifier."""
+    (folder / name).write_bytes(b"other")
+    card = rewrite_card(folder)
+    Bundle(folder).check(*FILES)
+    known = read_card(BUNDLE)
+    assert {n for n in FILES if card.sha256[n] != known.sha256[n]} == {name}
+    assert (card.fingerprint == known.fingerprint) is (name == CLASSIFIER)
+
+
+def test_a_card_without_its_classifier(folder: Path) -> None:
+    card = rewrite_card(folder, classifier=None)
+    assert set(card.sha256) == set(FILES) - {CLASSIFIER}
+    assert card.fingerprint == read_card(BUNDLE).fingerprint
+
+
+@pytest.mark.parametrize("wrong", [{"more": 1}, {"window": 0}, {"classifier": {"features": 1}}])
+def test_what_is_no_card_is_not_written(folder: Path, wrong: dict[str, Any]) -> None:
+    before = contents(folder)
+    with pytest.raises(ValidationError):
+        rewrite_card(folder, **wrong)
+    assert contents(folder) == before
+
+
+def test_a_card_without_a_file_is_not_written(folder: Path) -> None:
+    (folder / TOKENIZER).unlink()
+    before = contents(folder)
+    with pytest.raises(FileNotFoundError):
+        rewrite_card(folder, name="x")
+    assert contents(folder) == before
+
+
+def test_a_card_that_was_changed_is_not_made_good(folder: Path) -> None:
+    rewrite(folder, lambda card: card["esm2"].update(num_attention_heads=8))
+    message = model_error(folder / "bundle.json", lambda: rewrite_card(folder, name="x"))
+    assert "changed since" in message
 
 
 # --- the fingerprint ---------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from virnuc_rules.cli import main
 from virnuc_rules.embed import Networks, embed_chunk
 from virnuc_rules.files import partial_path
 from virnuc_rules.models import verify as measuring
-from virnuc_rules.models.bundle import Bundle, write_card
+from virnuc_rules.models.bundle import Bundle, rewrite_card
 from virnuc_rules.models.card import FILES
 from virnuc_rules.models.definition import customized
 from virnuc_rules.models.prepare import prepare_bundle
@@ -96,13 +96,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return some_contigs(tmp_path_factory.mktemp("data") / "small.fa", slice(4, 5))
 
 
-def write_again(folder: Path, **changes: Any) -> None:
-    """Write the card over files that were changed."""
-    kept = {"name", "description", "demo", "window", "dnabert_s", "esm2", "classifier"}
-    card = Bundle(folder).card
-    write_card(folder, **{**{name: getattr(card, name) for name in kept}, **changes})
-
-
 def drawn_at_random(folder: Path, scale: float) -> None:
     """Change ESM-2's weights a little: a bundle of other embeddings."""
     weights = load_file(folder / "esm2.safetensors")
@@ -112,7 +105,7 @@ def drawn_at_random(folder: Path, scale: float) -> None:
             tensor += scale * torch.randn(tensor.shape, generator=generator)
         weights[name] = tensor
     save_file(weights, folder / "esm2.safetensors")
-    write_again(folder)
+    rewrite_card(folder)
 
 
 # --- the bundle itself -------------------------------------------------------------------------
@@ -205,7 +198,7 @@ def undecided(folder: Path, fasta: Path, chunks: Path) -> Bundle:
     weights["bn1.running_var"] += 1
     weights["output_layer.weight"][:, :2] = torch.eye(2)
     save_file(weights, path)
-    write_again(folder)
+    rewrite_card(folder)
     return Bundle(folder)
 
 
@@ -265,7 +258,7 @@ def test_what_a_precision_changes(
 
 def test_a_bundle_without_classifier(bundle: Path, verify: Verify, small: Path) -> None:
     (bundle / "classifier.safetensors").unlink()
-    write_again(bundle, classifier=None)
+    rewrite_card(bundle, classifier=None)
     verify(bundle)
     assert "unknown: no classifier" in verify(bundle, "--data", small, *BF16).out
     (run,) = json.loads((bundle / "verified.json").read_text())["precisions"]

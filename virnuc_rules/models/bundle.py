@@ -101,7 +101,10 @@ class Bundle:
 
 
 def write_card(folder: Path, **fields: Any) -> BundleCard:
-    """Hash the files in a folder and write the card over them."""
+    """Hash the files in a folder and write the card over them, whole or not at all.
+
+    `fields` are those of a BundleCard but for `sha256` and `fingerprint`, which are computed.
+    """
     names = FILES if fields.get("classifier") else EMBEDDING_FILES
     sha256 = {name: file_sha256(folder / name) for name in names}
     card = BundleCard(sha256=sha256, **fields)
@@ -109,3 +112,14 @@ def write_card(folder: Path, **fields: Any) -> BundleCard:
     with replacing(folder / "bundle.json") as handle:
         handle.write(card.model_dump_json(indent=1) + "\n")
     return card
+
+
+def rewrite_card(folder: Path, **changes: Any) -> BundleCard:
+    """Replace fields of the card in a folder and hash the files again: they may be others by now.
+
+    Where they must not be, `Bundle.check` them first: a damaged file would become a good one.
+    Raises ModelError where there is no card, or one that was changed by other hands.
+    """
+    fields = dict(read_card(folder))
+    del fields["sha256"], fields["fingerprint"]
+    return write_card(folder, **{**fields, **changes})
