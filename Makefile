@@ -1,4 +1,5 @@
 # make demo    install, then run the workflow on the demo data
+# make evaluate BUNDLE=folder POS=viral.fa NEG=others.fa    measure a bundle; OUT=folder for results
 # make test    install, then run the tests
 # make soak    kill workers at 1,000 random moments
 # make check   lint, format, types, workflow
@@ -10,13 +11,25 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test soak check clean
+.PHONY: demo evaluate test soak check clean
 
 demo: $(INSTALLED)
 	snakemake --profile profiles/local --configfile demo/config.yaml
 	@echo
 	@echo "Open demo/results/report.html; tables are in demo/results/lake and demo/results/gut."
 	@echo "The demo models' scores mean nothing: their weights are random. See README.md for your own data and the real models."
+
+# Each of POS and NEG: one file, or a pattern in quotes.
+OUT ?= results/evaluation
+evaluate: $(INSTALLED)
+	@test -n "$(BUNDLE)" -a -n "$(POS)" -a -n "$(NEG)" || \
+	    { echo "make evaluate BUNDLE=folder POS=viral.fa NEG=others.fa"; exit 2; }
+	mkdir -p "$(OUT)"
+	printf 'sample\tpath\tlabel\nvirus\t%s\tvirus\nothers\t%s\tothers\n' '$(POS)' '$(NEG)' > "$(OUT)/samples.tsv"
+	snakemake evaluate --profile profiles/local --config samples="$(OUT)/samples.tsv" \
+	    results="$(OUT)" bundle="$(BUNDLE)" duplicate_ids=keep \
+	    window=$$(virnuc-rules models show --json "$(BUNDLE)" | python -c 'import json, sys; print(json.load(sys.stdin)["window"])')
+	@echo "Open $(OUT)/evaluation.html; the numbers are in $(OUT)/evaluation.json."
 
 test: $(INSTALLED)
 	pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder

@@ -1,5 +1,7 @@
 """Build the demo's two mock metagenomes, `data/lake.fa.gz` and `data/gut.fa.gz`.
 
+`data/labels.tsv` says which records are of viruses and which of cells, where that is known.
+
     python demo/build_data.py viruses.fa.gz jaeger_contigs.fa.gz cellular_genomes.fa.gz
 
 Nobody needs this to run the demo: the two files are in the repository. It is here so that one can
@@ -155,8 +157,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data")
     args = parser.parse_args()
 
-    sources = {name: bases for path in args.sources for name, bases in read_fasta(path)}
+    kinds = dict(zip(args.sources, ("virus", "", "others"), strict=True))
+    sources, labels = {}, {}
+    for path, kind in kinds.items():
+        for name, bases in read_fasta(path):
+            sources[name], labels[name] = bases, kind
     args.out.mkdir(parents=True, exist_ok=True)
+    known = [
+        f"{record.id}\t{labels[record.source]}\n"
+        for records in SAMPLES.values()
+        for record in records
+        if labels[record.source]
+    ]
+    (args.out / "labels.tsv").write_text("id\tlabel\n" + "".join(known))
     for sample, records in SAMPLES.items():
         text = "".join(fasta(record, sources[record.source]) for record in records)
         path = args.out / f"{sample}.fa.gz"

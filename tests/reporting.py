@@ -63,6 +63,7 @@ def _make_sample(
         "best_frame": np.where(has_call, "F1", ""),
         "score_others": pa.array(np.where(has_call, others, np.nan), from_pandas=True),
         "score_virus": pa.array(null, from_pandas=True),
+        "probability": pa.nulls(len(contig)),
         "call": np.where(has_call, np.where(virus, "virus", "others"), "no_call"),
         "reason": pa.array(np.where(has_call, None, "no_open_frame")),
     }  # fmt: skip

@@ -103,6 +103,42 @@ class Config(BaseModel):
         "their windows no_call",
     )
 
+    prevalence: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5,
+        description="share of the windows with a call that you expect to be viral; it shifts the "
+        "calibrated probability and the expected share of false calls, never scores or calls",
+    )
+    trained_bundle: Path = Field(
+        Path("bundles/trained"), description="training: folder for the bundle that it makes"
+    )
+    hidden: Annotated[int, Field(ge=1)] = Field(
+        512, description="training: width of the classifier's hidden layer"
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.5, description="training: share of the hidden layer that is left out at each step"
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        0.0005, description="training: of the optimizer, Adam"
+    )
+    batch: Annotated[int, Field(ge=2)] = Field(256, description="training: open frames a step")
+    max_epochs: Annotated[int, Field(ge=1)] = Field(
+        100, description="training: passes over the open frames at most"
+    )
+    patience: Annotated[int, Field(ge=1)] = Field(
+        5, description="training: epochs without a better validation loss after which it ends"
+    )
+    max_per_label: Annotated[int, Field(ge=0)] = Field(
+        0, description="training: open frames of a label at most, drawn at random; 0: all"
+    )
+    calibration: Literal["auto", "temperature", "isotonic", "none"] = Field(
+        "auto",
+        description="how scores become probabilities; auto: what does better on held-out groups of "
+        "the validation part",
+    )
+    seed: int = Field(
+        1, description="training: decides which group is in which part, and the first weights"
+    )
+
     def options(self, *keys: str) -> str:
         """Return keys as options of `virnuc-rules`, quoted for a shell line."""
         words: list[str] = []
@@ -156,9 +192,8 @@ def _values(schema: dict[str, Any]) -> str:
         return "path"
     if "maximum" in schema:
         return f"{kind}, {schema['minimum']:g} to {schema['maximum']:g}"
-    if "minimum" in schema:
-        return f"{kind}, from {schema['minimum']:g}"
-    return f"{kind}, above 0" if "exclusiveMinimum" in schema else kind
+    bounds = {"minimum": "from", "exclusiveMinimum": "above", "exclusiveMaximum": "below"}
+    return ", ".join([kind, *(f"{bounds[k]} {schema[k]:g}" for k in bounds if k in schema)])
 
 
 def read_samples(sheet: Path) -> dict[str, list[Path]]:
@@ -199,14 +234,14 @@ def _samples(sheet: Path, rows: "csv.DictReader[str]") -> dict[str, list[Path]]:
         if not path:
             raise VirnucError(f"{where} sample {name!r} has no path; add one")
         files = samples.setdefault(name, [])
-        for file in _matches(path):
+        for file in matches(path):
             if file in files:
                 raise VirnucError(f"{where} sample {name!r} has {file} twice; remove one of them")
             files.append(file)
     return samples
 
 
-def _matches(path: str) -> list[Path]:
+def matches(path: str) -> list[Path]:
     """Return the files that a pattern matches, sorted; what is no pattern, or matches none, as is.
 
     That a pattern matches none is for `check_inputs` to say: workers may run where no data are.

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from virnuc_rules.rundata import LENGTHS, SampleSummary
 
 COLORS = {"virus": "#c8553d", "others": "#2d6a8e", "no_call": "#a9afb8"}
-_STYLE: Any = {
+STYLE: Any = {
     "svg.hashsalt": "virnuc",  # ids in the file that do not change
     "font.size": 9,
     "axes.spines.top": False,
@@ -31,7 +31,7 @@ def write_figures(samples: list[SampleSummary], folder: Path) -> None:
         "viral_by_length": _by_length,
         "calls": _calls,
     }
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         for name, function in draw.items():
             figure, axes = plt.subplots(figsize=(6.4, 3.6))
             function(axes, samples)

@@ -15,6 +15,7 @@ _COLUMNS = {  # of the table of samples: title, what it is
     "windows": ("Windows", "windows of its contigs"),
     "windows_called": ("Called", "windows with a call"),
     "contigs_virus": ("Virus", "contigs called virus"),
+    "expected_false": ("Expected false", "% of the windows called virus, by the calibration"),
 }
 FILES = ("virnuc_calls_mqc.json", "virnuc_summary_mqc.json")
 
@@ -47,13 +48,18 @@ def multiqc_content(samples: list[SampleSummary], bundle: str) -> dict[str, Any]
         "plot_type": "table",
         "pconfig": {"id": "virnuc_summary_table", "title": "VirNuc: samples"},
         "headers": headers,
-        "data": {s.name: dict(zip(_COLUMNS, _numbers(s), strict=True)) for s in samples},
+        "data": {s.name: _numbers(s) for s in samples},
     }
     return dict(zip(FILES, (calls, summary), strict=True))
 
 
-def _numbers(sample: SampleSummary) -> list[int]:
+def _numbers(sample: SampleSummary) -> dict[str, float]:
+    """Return the row of a sample; without a calibration nothing is expected."""
     manifest = sample.manifest
     called = sample.window_calls["virus"] + sample.window_calls["others"]
     viral = sample.contig_calls["virus"]
-    return [manifest.contigs, manifest.bases, manifest.windows, called, viral]
+    numbers = [manifest.contigs, manifest.bases, manifest.windows, called, viral]
+    row: dict[str, float] = dict(zip(_COLUMNS, numbers, strict=False))
+    if sample.expected_fdr is not None:
+        row["expected_false"] = 100 * sample.expected_fdr
+    return row

@@ -11,6 +11,7 @@ from virnuc_rules.config import Config
 from virnuc_rules.contigs import Int, Rule, whole_contigs
 from virnuc_rules.files import staged_folder, writing
 from virnuc_rules.models.bundle import Bundle
+from virnuc_rules.models.calibration import calibrated, expected_fdr
 from virnuc_rules.models.verified import read_verified
 from virnuc_rules.progress import progress
 from virnuc_rules.scoring import Consensus, ScoredChunk, scored_chunks
@@ -37,13 +38,14 @@ def predict(config: Config, sample: str, out: Path) -> None:
     folder = chunk_folder(config.results, sample)
     manifest = read_manifest(folder)
     rule = Rule(config.min_score, config.min_viral_fraction, config.min_called_windows)
+    probability = calibrated(bundle.card, config.prevalence)
     torch.set_num_threads(1)  # the classifier is small; samples run beside each other
     numbers, lengths = contig_numbers(folder, manifest), contig_lengths(folder, manifest)
     consensus = Consensus(manifest.windows)
     computed: set[str] = set()  # in which precision, on which type of device
     work = manifest.open_frames + manifest.windows
     with writing(out), staged_folder(out) as stage, progress(f"sample {sample}", work) as advance:
-        with SampleTables(stage, sample, rule, lengths, folder) as tables:
+        with SampleTables(stage, sample, rule, lengths, folder, probability) as tables:
             classifier = bundle.open_classifier()
             chunks = scored_chunks(tasks, Store(config.results), classifier, config, computed)
             _add_frames(tables, chunks, consensus, numbers, advance)
@@ -60,6 +62,11 @@ def predict(config: Config, sample: str, out: Path) -> None:
         sample, manifest.windows, consensus.called.sum(), consensus.virus.sum(),
         manifest.contigs, tables.viral,
     )  # fmt: skip
+    if probability and (share := expected_fdr(probability(consensus.margin), consensus.virus)):
+        logger.info(
+            "sample %s: %.1f %% of the windows called virus are expected not to be, if %g of the "
+            "windows are viral (`prevalence`)", sample, 100 * share, config.prevalence,
+        )  # fmt: skip
     for name in sorted(computed):
         precision, _, device = name.partition(" on ")
         known = "" if verified.covers(precision, device) else " (not verified with this bundle)"

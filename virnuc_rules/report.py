@@ -14,6 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from virnuc_rules.config import Config, read_samples
+from virnuc_rules.controls import read_controls
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.files import replacing
 from virnuc_rules.models.card import BundleCard, read_card
@@ -94,7 +95,8 @@ def write_report(config: Config, out: Path) -> Run:
 
 def read_run(config: Config) -> Run:
     """Read what the page needs. Raises ResultError as `write_report` does."""
-    samples, missing = find_samples(config.results, list(read_samples(config.samples)))
+    names, controls = list(read_samples(config.samples)), read_controls(config.samples)
+    samples, missing = find_samples(config.results, names, controls)
     for name, reason in missing.items():
         logger.warning("sample %s is not in the report: %s", name, reason)
     if not samples:
@@ -125,8 +127,8 @@ def _tasks(config: Config, names: list[str]) -> dict[str, Task]:
     return tasks
 
 
-def render(run: Run) -> str:
-    """Return the page."""
+def page_environment() -> jinja2.Environment:
+    """Return what fills in the templates of pages, escaping what comes from files."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("virnuc_rules", "templates"),
         autoescape=True,
@@ -135,7 +137,12 @@ def render(run: Run) -> str:
         lstrip_blocks=True,
     )
     environment.filters["count"] = "{:,}".format
-    page = environment.get_template("report.html")
+    return environment
+
+
+def render(run: Run) -> str:
+    """Return the page."""
+    page = page_environment().get_template("report.html")
     data = json.dumps(_data(run), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     # Inside a script element only `<` could end it; in JSON it may be written like this anywhere.
     safe = Markup(data.replace("<", "\\u003c"))  # noqa: S704

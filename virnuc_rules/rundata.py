@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from virnuc_rules.chunkfiles import Manifest, read_manifest
+from virnuc_rules.controls import Labels
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.tasks import chunk_folder
 
@@ -59,6 +60,15 @@ class SampleSummary:
     by_length: dict[str, Int] = field(  # contigs
         default_factory=lambda: {call: np.zeros(len(LENGTHS), np.int64) for call in CALLS}
     )
+    probability_viral: float = 0.0  # sum over the windows called virus that have one
+    with_probability: int = 0  # how many these are
+    labels: Labels = field(default_factory=dict)  # of contigs, where they are known
+    known: dict[str, Counter[str]] = field(default_factory=dict)  # contigs by label, call; windows
+
+    @property
+    def expected_fdr(self) -> float | None:
+        """Return the share of the windows called virus that is expected not to be."""
+        return 1 - self.probability_viral / self.with_probability if self.with_probability else None
 
     @property
     def viral_share(self) -> float | None:
@@ -89,7 +99,9 @@ class Contigs:
         return {"ids": self.ids, **track, **columns}
 
 
-def find_samples(results: Path, names: list[str]) -> tuple[list[SampleSummary], dict[str, str]]:
+def find_samples(
+    results: Path, names: list[str], controls: dict[str, Labels]
+) -> tuple[list[SampleSummary], dict[str, str]]:
     """Return the samples that have tables, and for the others what is missing."""
     found, missing = [], {}
     for name in names:
@@ -103,7 +115,7 @@ def find_samples(results: Path, names: list[str]) -> tuple[list[SampleSummary], 
         if absent:
             missing[name] = f"{folder}: no {' and '.join(absent)}; run `predict` first"
         else:
-            found.append(SampleSummary(name, manifest, folder))
+            found.append(SampleSummary(name, manifest, folder, labels=controls.get(name, {})))
     return found, missing
 
 
@@ -150,6 +162,7 @@ def _read_contigs(number: int, sample: SampleSummary) -> dict[str, NDArray[Any]]
         scores = {name: batch[name].to_numpy(zero_copy_only=False) for name in _SCORES}
         whole = {name: np.where(np.isnan(score), NO_SCORE, np.nan_to_num(score) * 10_000)
                  for name, score in scores.items()}  # fmt: skip
+        _count_known(sample, batch)
         call, id_bytes = _call(batch), pc.binary_length(batch["contig"]).to_numpy() + 3
         parts.append({**counts, **whole, "call": call, "id_bytes": id_bytes})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -164,9 +177,20 @@ def _read_contigs(number: int, sample: SampleSummary) -> dict[str, NDArray[Any]]
     return joined
 
 
+def _count_known(sample: SampleSummary, batch: pa.RecordBatch) -> None:
+    """Count how the contigs were called whose label is known."""
+    if not sample.labels:
+        return
+    columns = (batch[name].to_pylist() for name in ("contig", "call", *_COUNTS[3:]))
+    for contig, call, called, viral in zip(*columns, strict=True):
+        if label := sample.labels.get(contig):
+            counts = sample.known.setdefault(label, Counter())
+            counts.update({call: 1, "called_windows": called, "viral_windows": viral})
+
+
 def _read_windows(sample: SampleSummary, place: Int, track: NDArray[np.uint8]) -> None:
     """Count a sample's windows, and write those of the contigs that have a place into `track`."""
-    columns = ("contig_number", "window", "score_virus", "call", "reason")
+    columns = ("contig_number", "window", "score_virus", "probability", "call", "reason")
     for batch in _batches(sample.folder / "windows.parquet", *columns):
         score = np.nan_to_num(batch["score_virus"].to_numpy(zero_copy_only=False))
         call = _call(batch)
@@ -176,6 +200,9 @@ def _read_windows(sample: SampleSummary, place: Int, track: NDArray[np.uint8]) -
             if name in sample.histogram:
                 height = np.minimum((score[mine] * BINS).astype(np.int64), BINS - 1)
                 sample.histogram[name] += np.bincount(height, minlength=BINS)
+        probable = batch["probability"].filter(pa.array(call == VIRUS)).drop_null()
+        sample.with_probability += len(probable)
+        sample.probability_viral += pc.sum(probable).as_py() or 0.0
         for pair in batch["reason"].drop_null().value_counts().to_pylist():
             sample.reasons[pair["values"]] += pair["counts"]
         first = place[batch["contig_number"].to_numpy()]

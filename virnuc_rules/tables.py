@@ -5,6 +5,7 @@ Every column is described in docs/outputs.md.
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -21,6 +22,7 @@ from virnuc_rules.contigs import (
     CALLED,
     FAILED,
     REASONS,
+    Float,
     Int,
     Regions,
     Rule,
@@ -60,6 +62,7 @@ SCHEMAS = {
             ("open_frames", pa.int32()),
             ("best_frame", pa.string()),
             *_SCORES,
+            ("probability", pa.float32()),
             *_CALL,
         ]
     ),
@@ -181,8 +184,17 @@ class _Orfs(_Table):
 class SampleTables:
     """Writes the tables and tracks of a sample into a new folder; see FILES."""
 
-    def __init__(self, folder: Path, sample: str, rule: Rule, lengths: Int, chunks: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        sample: str,
+        rule: Rule,
+        lengths: Int,
+        chunks: Path,
+        calibrated: Callable[[Float], NDArray[np.float64]] | None = None,
+    ) -> None:
         self.folder, self.rule = folder, rule
+        self.calibrated = calibrated  # probabilities of margins [W]; None: they have none
         self.lengths = lengths  # of the contigs, [C]
         self.chunks = chunks  # folder, for messages
         self.contigs = self.viral = 0  # contigs so far, and those called virus
@@ -246,6 +258,7 @@ class SampleTables:
                 "best_frame": _where(called, pa.array(FRAMES).take(frame)),
                 "score_others": pa.array(consensus.score1, mask=no_call),
                 "score_virus": pa.array(consensus.score2, mask=no_call),
+                "probability": self._probability(consensus),
                 "call": pa.array(call),
                 "reason": _where(no_call, pa.array(REASONS).take(pa.array(windows.reason))),
             }
@@ -253,6 +266,12 @@ class SampleTables:
         ids = window_ids(table).combine_chunks().filter(pa.array(called))
         self._is_virus.append(pa.table({"id": ids.cast(pa.large_string()), "virus": virus[called]}))
         self._add_contigs(table, windows)
+
+    def _probability(self, consensus: "Consensus") -> pa.Array:
+        if self.calibrated is None:
+            return pa.nulls(len(consensus.called), pa.float32())
+        found = self.calibrated(consensus.margin).astype(np.float32)
+        return pa.array(found, from_pandas=True)
 
     def _reasons(self, table: pa.Table, consensus: "Consensus") -> NDArray[np.int8]:
         """Return why each window has no call, as indices into REASONS; CALLED where it has one."""

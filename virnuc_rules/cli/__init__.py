@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from virnuc_rules import __version__
-from virnuc_rules.cli import look, models, run
+from virnuc_rules.cli import look, models, run, training
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.logs import logger
 
@@ -19,6 +19,7 @@ app = typer.Typer(
 # help. A verb imports what is slow (torch, pyarrow) itself: `--help` has no need of it.
 app.add_typer(run.app)
 app.add_typer(look.app)
+app.add_typer(training.app)
 app.add_typer(models.app, name="models")
 
 

@@ -109,7 +109,7 @@ def embed(
 
 
 @app.command()
-@with_settings(*RESULT_KEYS, "on_failed_chunks", *CALL_KEYS)
+@with_settings(*RESULT_KEYS, "on_failed_chunks", *CALL_KEYS, "prevalence")
 def predict(
     config: Config,
     sample: Annotated[str, typer.Option(help="name of the sample")],

@@ -64,6 +64,43 @@ class ClassifierShape(_Shape):
     classes: Literal[2] = 2
 
 
+class Calibration(_Shape):
+    """How log odds of windows become probabilities; see `models.calibration`."""
+
+    method: Literal["temperature", "isotonic"]
+    temperature: PositiveFloat | None = None
+    margin: list[float] = []  # isotonic: ascending, and the probability at each
+    probability: list[float] = []
+    classifier: str  # sha256 of the classifier's file that it was fitted to
+    windows: dict[str, PositiveInt]  # that it was fitted to, by label
+    log_loss: dict[
+        str, float
+    ]  # of each method on windows of groups it was not fitted to; raw: none
+
+    @model_validator(mode="after")
+    def _is_a_function(self) -> Self:
+        if self.method == "temperature":
+            if self.temperature is None:
+                raise ValueError("a temperature is needed")
+        elif len(self.margin) < 2 or len(self.margin) != len(self.probability):
+            raise ValueError("an isotonic calibration needs as many margins as probabilities")
+        return self
+
+
+class Training(_Shape):
+    """What a classifier was trained on, and how."""
+
+    made: str  # ISO 8601
+    data: dict[str, dict[str, str]]  # sha256 of each file, by sample
+    seed: int  # of the split and the weights
+    groups: dict[str, int]  # in each part
+    open_frames: dict[str, dict[str, int]]  # in each part, by label
+    recipe: dict[str, float]
+    best_epoch: PositiveInt
+    losses: list[dict[str, float]]  # of each epoch
+    versions: dict[str, str]
+
+
 class Origin(_Shape):
     """What a network of a bundle was converted from."""
 
@@ -85,7 +122,9 @@ class BundleCard(BaseModel):
     dnabert_s: DnabertConfig
     esm2: Esm2Config
     classifier: ClassifierShape | None  # None: a bundle for embeddings only
-    source: dict[str, Origin] = {}  # by network; empty for the demo, whose weights are drawn
+    training: Training | None = None  # where the classifier was trained with `train`
+    calibration: Calibration | None = None  # None: windows get no probability
+    source: dict[str, Origin] = {}  # by network; empty where none was converted
     sha256: dict[str, str]  # of each file of the bundle
     fingerprint: str = ""  # of the embeddings, see `embedding_fingerprint`
 
@@ -94,6 +133,8 @@ class BundleCard(BaseModel):
         width = self.dnabert_s.hidden_size + self.esm2.hidden_size
         if self.classifier and self.classifier.features != width:
             raise ValueError("the classifier's features are not those of the two networks")
+        if self.calibration and self.calibration.classifier != self.sha256.get(CLASSIFIER):
+            raise ValueError("the calibration is of another classifier; calibrate again")
         if missing := set(FILES if self.classifier else EMBEDDING_FILES) - set(self.sha256):
             raise ValueError(f"no sha256 of {', '.join(sorted(missing))}")
         return self
@@ -106,6 +147,13 @@ class BundleCard(BaseModel):
         shapes = [self.dnabert_s.model_dump(), self.esm2.model_dump()]
         hashes = {name: self.sha256[name] for name in EMBEDDING_FILES}
         return hashlib.sha256(json.dumps([shapes, hashes], sort_keys=True).encode()).hexdigest()
+
+    @property
+    def prediction_fingerprint(self) -> str:
+        """Identify all that tables depend on: every file of the bundle, and the calibration."""
+        calibration = self.calibration and self.calibration.model_dump()
+        text = json.dumps([self.sha256, calibration], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_card(folder: Path) -> BundleCard:

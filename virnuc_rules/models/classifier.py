@@ -13,15 +13,17 @@ from virnuc_rules.models.weights import load_weights, skeleton
 class MLPClassifier(nn.Module):
     """Logits of features; float32 [N, features] -> [N, 2]. Names as in upstream's `.pth` files."""
 
-    def __init__(self, shape: ClassifierShape) -> None:
+    def __init__(self, shape: ClassifierShape, dropout: float = 0.0) -> None:
         super().__init__()
         self.hidden_layer = nn.Linear(shape.features, shape.hidden)
         self.bn1 = nn.BatchNorm1d(shape.hidden)
+        self.dropout = nn.Dropout(dropout)  # while it is trained
         self.output_layer = nn.Linear(shape.hidden, shape.classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits; dropout lies between ReLU and output layer, and is off at inference."""
-        return self.output_layer(F.relu(self.bn1(self.hidden_layer(x))))  # type: ignore[no-any-return]
+        """Return logits."""
+        hidden = F.relu(self.bn1(self.hidden_layer(x)))
+        return self.output_layer(self.dropout(hidden))  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def scores(self, dnabert_s: Tensor, esm2: Tensor) -> Tensor:

@@ -31,10 +31,10 @@ class LinearGelu(Linear):
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
     """Return x [..., n] times weight [m, n] transposed, plus bias [m]; after that the exact GELU.
 
-    In the dtype of the weight.
+    In the dtype of the weight. oneDNN's operation has no gradient: training takes the other way.
     """
     x = x.to(weight.dtype)
-    if _ONEDNN and x.device.type == "cpu":
+    if _ONEDNN and x.device.type == "cpu" and not torch.is_grad_enabled():
         operation, kind = ("gelu", "none") if gelu else ("none", "")
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, operation, [], kind)  # type: ignore[no-any-return]
     x = F.linear(x, weight, bias)

@@ -6,6 +6,7 @@ from snakemake.exceptions import WorkflowError
 from virnuc_rules import __version__
 from virnuc_rules.chunkfiles import read_manifest
 from virnuc_rules.config import check_config, check_inputs, read_samples
+from virnuc_rules.controls import read_controls
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.card import read_card
 from virnuc_rules.models.definition import find_definition
@@ -16,6 +17,7 @@ try:
     CONFIG = check_config(config)
     SAMPLES = read_samples(CONFIG.samples)
     check_inputs(CONFIG, SAMPLES)
+    read_controls(CONFIG.samples)
     # `models.smk` is left out where there is a bundle: to make it again, Snakemake would delete it.
     BUNDLE_IS_THERE = (CONFIG.bundle / "bundle.json").exists()
     if CONFIG.bundle_definition and not BUNDLE_IS_THERE:
@@ -49,12 +51,24 @@ def from_card(field):
     return value
 
 
-def embedded(wildcards):
-    """The stamps that say that a sample's chunks are embedded."""
+def stamps(samples):
+    """The stamps that say that the chunks of samples are embedded."""
     if CONFIG.persistent_models:
         return expand(f"{STAMPS}/worker_{{worker}}.txt", worker=range(CONFIG.workers))
     # One for each chunk: known once the samples are chunked.
     checkpoints.chunk_all.get()
-    chunks = read_manifest(RESULTS / "chunks" / wildcards.sample).chunks
-    names = [Path(entry.file).stem for entry in chunks]
-    return expand(f"{STAMPS}/{wildcards.sample}/{{chunk}}.txt", chunk=names)
+    return [
+        f"{STAMPS}/{sample}/{Path(entry.file).stem}.txt"
+        for sample in samples
+        for entry in read_manifest(RESULTS / "chunks" / sample).chunks
+    ]
+
+
+def embedded(wildcards):
+    """The stamps of a sample."""
+    return stamps([wildcards.sample])
+
+
+def all_embedded(wildcards):
+    """The stamps of all samples."""
+    return stamps(SAMPLES)

@@ -26,8 +26,9 @@ rule predict:
             "min_score",
             "min_viral_fraction",
             "min_called_windows",
+            "prevalence",
         ),
-        models=from_card("sha256"),
+        models=from_card("prediction_fingerprint"),
         version=__version__,
     shell:
         "virnuc-rules predict --sample {wildcards.sample:q} --out {params.out:q}"

@@ -1,0 +1,139 @@
+"""Calibration: probabilities that are what they say, whatever the classifier's scores were."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit, logit
+
+from virnuc_rules.contigs import Bool, Float
+from virnuc_rules.errors import VirnucError
+from virnuc_rules.models.calibration import expected_fdr, probabilities
+from virnuc_rules.models.card import Calibration
+from virnuc_rules.training.calibrate import balanced_weights, fit_calibration
+
+NUMBER = 20_000
+
+
+def draw(temperature: float, seed: int = 0) -> tuple[Float, Bool, list[str]]:
+    """Margins that are `temperature` times too sure of themselves, in 200 groups."""
+    random = np.random.default_rng(seed)
+    virus = random.random(NUMBER) < 0.5
+    odds = random.normal(np.where(virus, 2.0, -2.0), 2.0)  # its log odds are itself
+    groups = [f"g{n}" for n in random.integers(0, 200, NUMBER)]
+    return (temperature * odds).astype(np.float32), virus, groups
+
+
+def temperature(value: float) -> Calibration:
+    return Calibration(
+        method="temperature", temperature=value, classifier="", windows={}, log_loss={}
+    )
+
+
+@pytest.mark.parametrize("true", [0.5, 1.0, 3.0])
+def test_a_temperature_is_found_again(true: float) -> None:
+    found = fit_calibration(*draw(true), "sha", "temperature")
+    assert found.method == "temperature"
+    assert found.temperature == pytest.approx(true, rel=0.05)
+    assert found.classifier == "sha"
+    assert sum(found.windows.values()) == NUMBER
+
+
+@pytest.mark.parametrize("method", ["temperature", "isotonic"])
+def test_probabilities_are_what_they_say(method: str) -> None:
+    margin, virus, groups = draw(3.0)
+    found = fit_calibration(margin, virus, groups, "sha", method)
+    new, truth, _ = draw(3.0, seed=1)
+    p = probabilities(found, new)
+    for low in np.arange(0, 1, 0.2):
+        mine = (p >= low) & (p < low + 0.2)
+        assert truth[mine].mean() == pytest.approx(p[mine].mean(), abs=0.03)
+
+
+def test_the_raw_scores_are_not_what_they_say() -> None:
+    margin, virus, groups = draw(3.0)
+    losses = fit_calibration(margin, virus, groups, "sha").log_loss
+    assert losses["raw"] > 1.2 * losses["temperature"]
+
+
+def test_auto_takes_what_does_better_on_other_groups() -> None:
+    margin, virus, groups = draw(3.0)
+    assert fit_calibration(margin, virus, groups, "sha").method == "temperature"
+    shifted = margin + 5  # which no temperature can mend
+    found = fit_calibration(shifted, virus, groups, "sha")
+    assert found.method == "isotonic"
+    assert found.log_loss["isotonic"] < found.log_loss["temperature"]
+
+
+def test_labels_weigh_the_same_however_many_there_are() -> None:
+    margin, virus, groups = draw(2.0)
+    kept = np.flatnonzero(virus | (np.random.default_rng(2).random(NUMBER) < 0.1))
+    few = fit_calibration(
+        margin[kept], virus[kept], [groups[n] for n in kept], "sha", "temperature"
+    )
+    assert few.temperature == pytest.approx(2.0, rel=0.1)
+
+
+@given(st.lists(st.floats(-80, 80, width=32), min_size=1), st.floats(0.05, 20))
+def test_with_a_temperature_the_call_is_the_side_of_one_half(
+    values: list[float], value: float
+) -> None:
+    margin = np.array(values, np.float32)
+    p = probabilities(temperature(value), margin)
+    assert ((p >= 0.5) == (margin >= 0)).all()
+    assert ((p >= 0) & (p <= 1)).all()
+
+
+def test_an_isotonic_curve_rises_and_is_never_sure() -> None:
+    margin, virus, groups = draw(1.0)
+    found = fit_calibration(margin, virus, groups, "sha", "isotonic")
+    p = probabilities(found, np.linspace(-50, 50, 1001, dtype=np.float32))
+    assert (np.diff(p) >= 0).all()
+    assert p.min() > 0
+    assert p.max() < 1
+
+
+def test_a_window_without_a_call_has_no_probability() -> None:
+    margin = np.array([np.nan, 1.0], np.float32)
+    for calibration in (temperature(1.0), fit_calibration(*draw(1.0), "sha", "isotonic")):
+        assert np.isnan(probabilities(calibration, margin)).tolist() == [True, False]
+
+
+@given(st.floats(-8, 8, width=32), st.floats(0.01, 0.99))
+def test_another_prevalence_is_bayes_rule(margin: float, prevalence: float) -> None:
+    p = float(expit(margin))
+    expected = p * prevalence / (p * prevalence + (1 - p) * (1 - prevalence))
+    found = probabilities(temperature(1.0), np.array([margin], np.float32), prevalence)
+    assert found[0] == pytest.approx(expected, rel=1e-5)
+    assert logit(prevalence) == pytest.approx(np.log(prevalence / (1 - prevalence)))
+
+
+def test_the_expected_share_of_false_calls_is_that_of_the_data() -> None:
+    margin, virus, _ = draw(1.0)
+    random = np.random.default_rng(3)
+    kept = ~virus | (random.random(NUMBER) < 1 / 19)  # one in twenty is viral
+    margin, virus = margin[kept], virus[kept]
+    called = margin >= 0
+    p = probabilities(temperature(1.0), margin, 0.05)
+    assert expected_fdr(p, called) == pytest.approx(1 - virus[called].mean(), abs=0.03)
+    assert expected_fdr(p, np.zeros(len(p), bool)) is None
+
+
+def test_too_few_windows_are_an_error() -> None:
+    virus = np.array([True] * 30 + [False] * 9)
+    with pytest.raises(VirnucError, match="9 windows of label others to calibrate with"):
+        fit_calibration(np.zeros(39, np.float32), virus, ["g"] * 39, "sha")
+
+
+def test_one_group_is_enough_when_nothing_can_be_held_out() -> None:
+    margin, virus, _ = draw(2.0)
+    found = fit_calibration(margin, virus, ["g"] * NUMBER, "sha")
+    assert found.log_loss == {}
+    assert found.method == "temperature"
+
+
+def test_weights_add_up_to_the_prevalence() -> None:
+    virus = np.array([True] * 3 + [False] * 7)
+    weights = balanced_weights(virus, 0.05)
+    assert weights.sum() == pytest.approx(1)
+    assert weights[virus].sum() == pytest.approx(0.05)

@@ -1,0 +1,84 @@
+"""The verbs for classifiers of one's own: train, calibrate, evaluate.
+
+All three read a labelled sheet (`samples` with a column `label`) and the embeddings of its samples
+in the results: `chunk` and `serve` come first, as for any sample.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from virnuc_rules.cli.settings import CALL_KEYS, RESULT_KEYS, Log, with_settings
+from virnuc_rules.config import Config
+from virnuc_rules.logs import logger
+
+if TYPE_CHECKING:
+    from virnuc_rules.training.page import Evaluation
+
+app = typer.Typer()
+
+_LABELLED_KEYS = ("samples", *RESULT_KEYS, *CALL_KEYS, "threads", "on_failed_chunks", "seed")
+_FIT_KEYS = ("trained_bundle", "device", "hidden", "dropout", "learning_rate", "batch",
+             "max_epochs", "patience", "max_per_label", "calibration")  # fmt: skip
+Parts = Literal["all", "train", "validation", "test"]
+_PART = "part of the groups: train, validation, test, or all"
+
+
+@app.command()
+@with_settings(*_LABELLED_KEYS, *_FIT_KEYS)
+def train(config: Config, log: Log = None) -> None:
+    """Train a classifier on embedded, labelled samples; makes a bundle with its evaluation."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the same bytes again on CUDA
+    from virnuc_rules.training.verbs import train as train_bundle
+
+    _say(train_bundle(config), config.trained_bundle / "evaluation.html")
+
+
+@app.command()
+@with_settings(*_LABELLED_KEYS, "calibration")
+def calibrate(
+    config: Config,
+    part: Annotated[Parts, typer.Option(help=_PART)] = "validation",
+    log: Log = None,
+) -> None:
+    """Fit a calibration to embedded, labelled samples, and write it into the bundle's card."""
+    from virnuc_rules.training.verbs import calibrate as calibrate_bundle
+
+    calibrate_bundle(config, part)
+
+
+@app.command()
+@with_settings(*_LABELLED_KEYS)
+def evaluate(
+    config: Config,
+    part: Annotated[Parts, typer.Option(help=_PART)] = "all",
+    out: Annotated[
+        Path | None, typer.Option(help="page to write [default: evaluation.html in the results]")
+    ] = None,
+    log: Log = None,
+) -> None:
+    """Measure a bundle on embedded, labelled samples; writes a page, and JSON beside it."""
+    from virnuc_rules.training.verbs import evaluate as evaluate_bundle
+
+    out = out or config.results / "evaluation.html"
+    _say(evaluate_bundle(config, part, out), out)
+
+
+def _say(evaluation: "Evaluation", page: Path) -> None:
+    for level in ("windows", "contigs"):
+        measured = getattr(evaluation, level)
+        if measured is None:
+            logger.info("%s: no measures, one of the labels has none with a call", level)
+            continue
+        counts = measured.counts
+        logger.info(
+            "%s (%s): AUROC %.4f; %d of %d viral ones and %d of %d others called virus; "
+            "%d without a call",
+            level, evaluation.part, measured.auroc,
+            counts["virus"].called_virus, counts["virus"].called,
+            counts["others"].called_virus, counts["others"].called,
+            sum(each.total - each.called for each in counts.values()),
+        )  # fmt: skip
+    logger.info("%s", page)

@@ -1,0 +1,85 @@
+"""Which open frames lie inside annotated coding sequences (CDS) of a GenBank file.
+
+VirNucPro trains on the frames whose protein is part of an annotated protein. Here places are
+compared, not letters: a frame is coding if its codons are codons of one exon of a CDS. So proteins
+in another genetic code, and alternative starts, count as well.
+"""
+
+import io
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from Bio import SeqIO
+from Bio.SeqRecord import SeqRecord
+from numpy.typing import NDArray
+
+from virnuc_rules.errors import InputError
+from virnuc_rules.streams import Source
+from virnuc_rules.windows import Int
+
+_BLOCK = 1 << 20  # bytes
+_Exons = tuple[Int, Int]  # sorted starts [E], and the furthest end up to each [E]
+
+
+class CodingSequences:
+    """The exons of a record, by strand and by the phase of their codons in the record."""
+
+    def __init__(self, record: SeqRecord) -> None:
+        found: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        for feature in record.features:
+            if feature.type == "CDS" and feature.location is not None:
+                skipped = int(feature.qualifiers.get("codon_start", ["1"])[0]) - 1
+                for part in feature.location.parts:  # in the order of translation
+                    start, end, strand = int(part.start), int(part.end), part.strand or 1
+                    # Codons go on where the last exon left off, in the middle of one or not.
+                    first = start + skipped if strand > 0 else end - skipped
+                    found[strand, first % 3].append((start, end))
+                    skipped = (skipped - (end - start)) % 3
+        self._exons = {key: _sorted(exons) for key, exons in found.items()}
+
+    def contain(self, strand: int, start: Int, end: Int) -> NDArray[np.bool_]:
+        """Tell which of the frames [start, end) of a strand (1 or -1) are coding; bool [R]."""
+        inside = np.zeros(len(start), bool)
+        for (of_strand, phase), (starts, ends) in self._exons.items():
+            if of_strand == strand:
+                last = np.searchsorted(starts, start, "right") - 1
+                covered = (last >= 0) & (ends[last] >= end)
+                inside |= covered & ((start if strand > 0 else end) % 3 == phase)
+        return inside
+
+
+def _sorted(exons: list[tuple[int, int]]) -> _Exons:
+    starts, ends = np.array(sorted(exons), np.int64).T
+    return starts, np.maximum.accumulate(ends)
+
+
+def read_genbank(path: Path) -> dict[str, CodingSequences]:
+    """Read a GenBank file, plain or compressed; the CDS of each record, by its id with version.
+
+    A record is also found by its name without version. Raises InputError where the file cannot be
+    read or has no records.
+    """
+    found: dict[str, CodingSequences] = {}
+    try:
+        for record in _records(path):
+            coding = CodingSequences(record)
+            for name in (record.name, record.id):
+                if name:
+                    found[name] = coding
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"{path}: not a GenBank file ({reason})") from None
+    if not found:
+        raise InputError(f"{path}: no records; give a GenBank file with features")
+    return found
+
+
+def _records(path: Path) -> Iterator[SeqRecord]:
+    source = Source(path, lambda _: None)
+    try:
+        text = io.TextIOWrapper(io.BytesIO(b"".join(source.blocks(_BLOCK))), "utf-8", "replace")
+        yield from SeqIO.parse(text, "genbank")
+    finally:
+        source.close()

@@ -1,0 +1,105 @@
+"""Fitting a calibration to labelled windows that the classifier was not trained on."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import log_loss
+
+from virnuc_rules.contigs import Bool, Float, Int
+from virnuc_rules.controls import LABELS
+from virnuc_rules.errors import VirnucError
+from virnuc_rules.models.calibration import probabilities
+from virnuc_rules.models.card import Calibration
+from virnuc_rules.training.split import place_of
+
+_LEAST = 10  # windows of each label
+_TEMPERATURES = (0.05, 20.0)
+_HALVES = -1  # seed of a split that is none of those that users choose
+
+
+def fit_calibration(
+    margin: Float, virus: Bool, group: list[str], classifier: str, method: str = "auto"
+) -> Calibration:
+    """Fit a calibration to windows with a call: margins [W], whether they are viral, their groups.
+
+    `auto` takes the method with the smaller loss on groups that it was not fitted to: each method
+    is fitted to one half of the groups and measured on the other, both ways round. Labels weigh
+    the same. `classifier` is the sha256 of its file. Raises VirnucError for too few windows.
+    """
+    counts = np.bincount(virus, minlength=len(LABELS))
+    if counts.min() < _LEAST:
+        raise VirnucError(
+            f"{counts.min()} windows of label {LABELS[counts.argmin()]} to calibrate with; "
+            f"{_LEAST} are needed"
+        )
+    losses = _held_out_losses(margin, virus, group)
+    if method == "auto":
+        method = min(("temperature", "isotonic"), key=lambda name: losses.get(name, 0))
+    return _METHODS[method](margin, virus).model_copy(
+        update={
+            "classifier": classifier,
+            "windows": dict(zip(LABELS, counts.tolist(), strict=True)),
+            "log_loss": losses,
+        }
+    )
+
+
+def _held_out_losses(margin: Float, virus: Bool, group: list[str]) -> dict[str, float]:
+    """Return the loss of each method on the half of the groups that it was not fitted to."""
+    first = {name: place_of(name, _HALVES) < 0.5 for name in set(group)}
+    half = np.array([first[name] for name in group])
+    sides = [half, ~half]
+    if min(np.bincount(virus[side], minlength=2).min() for side in sides) == 0:
+        return {}  # too few groups to hold any out
+    found: dict[str, list[float]] = {name: [] for name in ("raw", *_METHODS)}
+    for side in sides:
+        fitted = {name: fit(margin[~side], virus[~side]) for name, fit in _METHODS.items()}
+        for name in found:
+            raw = _calibration(method="temperature", temperature=1.0)
+            p = probabilities(fitted.get(name, raw), margin[side])
+            weights = balanced_weights(virus[side])
+            found[name].append(log_loss(virus[side], p, sample_weight=weights))
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def balanced_weights(virus: Bool, prevalence: float = 0.5) -> NDArray[np.float64]:
+    """Return weights [W] that add up to `prevalence` over the viral and to the rest over others."""
+    counts: Int = np.bincount(virus, minlength=2)
+    share = np.array([1 - prevalence, prevalence]) / np.maximum(1, counts)
+    weights: NDArray[np.float64] = share[virus.astype(int)]
+    return weights
+
+
+def _calibration(**fields: object) -> Calibration:
+    return Calibration(classifier="", windows={}, log_loss={}, **fields)  # type: ignore[arg-type]
+
+
+def _temperature(margin: Float, virus: Bool) -> Calibration:
+    weights = balanced_weights(virus)
+
+    def loss(temperature: float) -> float:
+        calibration = _calibration(method="temperature", temperature=float(temperature))
+        return float(log_loss(virus, probabilities(calibration, margin), sample_weight=weights))
+
+    best = minimize_scalar(loss, bounds=_TEMPERATURES, method="bounded")
+    return _calibration(method="temperature", temperature=float(best.x))
+
+
+def _isotonic(margin: Float, virus: Bool) -> Calibration:
+    """A rising curve through means; never 0 or 1, which no number of windows could show."""
+    edge = 1 / (len(virus) + 2)
+    curve = IsotonicRegression(y_min=edge, y_max=1 - edge, out_of_bounds="clip")
+    curve.fit(margin, virus, sample_weight=balanced_weights(virus))
+    x, y = curve.X_thresholds_.astype(float), curve.y_thresholds_.astype(float)
+    if len(x) == 1:
+        x, y = np.repeat(x, 2), np.repeat(y, 2)
+    return _calibration(method="isotonic", margin=x.tolist(), probability=y.tolist())
+
+
+_METHODS: dict[str, Callable[[Float, Bool], Calibration]] = {
+    "temperature": _temperature,
+    "isotonic": _isotonic,
+}

@@ -1,0 +1,126 @@
+"""The labelled samples of a run: label, group and part of each contig."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnuc_rules.chunkfiles import (
+    Manifest,
+    contig_lengths,
+    contig_numbers,
+    read_contig_table,
+    read_manifest,
+)
+from virnuc_rules.config import Config
+from virnuc_rules.contigs import Int
+from virnuc_rules.errors import VirnucError
+from virnuc_rules.tasks import chunk_folder
+from virnuc_rules.training.annotation import CodingSequences, read_genbank
+from virnuc_rules.training.sheet import LabelledFile, read_sheet
+from virnuc_rules.training.split import PARTS, Part, part_of
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSample:
+    """The C contigs and W windows of a sample, of one label."""
+
+    name: str
+    label: int  # index into LABELS
+    folder: Path  # of its chunks
+    manifest: Manifest
+    ids: list[str]  # [C]
+    length: Int  # [C] bases
+    source: Int  # [C] file of the sample
+    group: Int  # [C] index into the groups of `Labelled`
+    part: NDArray[np.int8]  # [C] index into PARTS
+    window_contig: Int  # [W] contig of each window
+    files: list[LabelledFile]  # by source
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """All samples of a sheet."""
+
+    samples: list[LabelledSample]
+    groups: list[str]
+
+
+def read_labelled(config: Config) -> Labelled:
+    """Read the sheet `config.samples` and the chunk folders of its samples.
+
+    Raises VirnucError for a sheet or table that is wrong, a record without a group, and a group
+    that the sheet puts into two parts; ChunkError for a sample that is not chunked.
+    """
+    sheet = read_sheet(config.samples)
+    names: dict[str, int] = {}  # groups, by their number
+    samples = [_read_sample(config, name, files, names) for name, files in sheet.items()]
+    _split(samples, list(names), config.seed, config.samples)
+    return Labelled(samples, list(names))
+
+
+def _read_sample(
+    config: Config, name: str, sheet: dict[str, LabelledFile], names: dict[str, int]
+) -> LabelledSample:
+    folder = chunk_folder(config.results, name)
+    manifest = read_manifest(folder)
+    if missing := [source for source in manifest.sources if source not in sheet]:
+        raise VirnucError(
+            f"{config.samples}: sample {name}: {missing[0]} was chunked, but is not in the sheet; "
+            "run `chunk` again"
+        )
+    files = [sheet[source] for source in manifest.sources]
+    length, window_contig = contig_lengths(folder, manifest), contig_numbers(folder, manifest)
+    tables = list(read_contig_table(folder))
+    ids = [contig for table in tables for contig in table["contig"].to_pylist()]
+    source = np.concatenate([table["source"].to_numpy() for table in tables])
+    group = np.empty(len(ids), np.int64)
+    for number, (contig, file) in enumerate(zip(ids, source.tolist(), strict=True)):
+        try:
+            known = files[file].group_of(contig)
+        except KeyError:
+            raise VirnucError(
+                f"{config.samples}: sample {name}: {manifest.sources[file]}: record "
+                f'"{contig}" has no group; add it to the table of groups'
+            ) from None
+        group[number] = names.setdefault(known, len(names))
+    part = np.full(len(ids), -1, np.int8)
+    return LabelledSample(
+        name, files[0].label, folder, manifest, ids, length, source, group, part,
+        window_contig, files,
+    )  # fmt: skip
+
+
+def _split(samples: list[LabelledSample], groups: list[str], seed: int, sheet: Path) -> None:
+    """Give each contig the part of its group: the one that the sheet gives it, or by its hash."""
+    given: dict[int, Part] = {}
+    for sample in samples:
+        for number, file in enumerate(sample.files):
+            if file.part is None:
+                continue
+            for group in np.unique(sample.group[sample.source == number]).tolist():
+                if given.setdefault(group, file.part) != file.part:
+                    raise VirnucError(
+                        f"{sheet}: group {groups[group]} is in two parts, {given[group]} and "
+                        f"{file.part}; keep a group together"
+                    )
+    parts = np.array(
+        [PARTS.index(given.get(i) or part_of(group, seed)) for i, group in enumerate(groups)],
+        np.int8,
+    )
+    for sample in samples:
+        sample.part[:] = parts[sample.group]
+
+
+def annotated(sample: LabelledSample) -> Iterator[tuple[int, CodingSequences | None]]:
+    """Yield each contig whose file has an annotation, with its coding sequences; None: it has none.
+
+    A file is read once. Raises InputError for an annotation that cannot be read.
+    """
+    for number, file in enumerate(sample.files):
+        if file.genbank:
+            coding = read_genbank(file.genbank)
+            for contig in np.flatnonzero(sample.source == number).tolist():
+                yield contig, coding.get(sample.ids[contig])

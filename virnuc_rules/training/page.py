@@ -1,0 +1,92 @@
+"""`evaluation.json` and `evaluation.html`: an evaluation with where it comes from."""
+
+import io
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib import pyplot as plt
+from pydantic import BaseModel
+
+from virnuc_rules.figures import COLORS, STYLE
+from virnuc_rules.files import replacing
+from virnuc_rules.models.card import Calibration, Training
+from virnuc_rules.report import page_environment
+from virnuc_rules.training.evaluation import Measures, Reliability
+
+FILES = ("evaluation.json", "evaluation.html")
+_MOST_GROUPS = 50  # that are listed
+
+
+class Evaluation(BaseModel):
+    """An evaluation of a bundle on labelled sequences."""
+
+    made: datetime
+    bundle: str
+    description: str
+    demo: bool
+    window: int
+    fingerprint: str
+    classifier: str  # sha256
+    data: str  # the sheet
+    files: dict[str, dict[str, str]]  # sha256 of each file, by sample
+    part: str
+    seed: int
+    trained_on: list[str]  # files that the classifier was trained on and that are not held out
+    embeddings: str  # in which precision, on which type of device
+    versions: dict[str, str]
+    windows: Measures | None
+    contigs: Measures | None
+    reliability: Reliability | None
+    calibration: Calibration | None
+    training: Training | None
+
+
+def write_evaluation(evaluation: Evaluation, page: Path) -> None:
+    """Write the page, and the same as JSON beside it."""
+    with replacing(page.with_suffix(".json")) as handle:
+        handle.write(evaluation.model_dump_json(indent=1) + "\n")
+    template = page_environment().get_template("evaluation.html")
+    figure = Markup(_figure(evaluation))  # noqa: S704 - drawn here, of numbers
+    with replacing(page) as handle:
+        handle.write(template.render(it=evaluation, figure=figure, most_groups=_MOST_GROUPS))
+
+
+def _figure(evaluation: Evaluation) -> str:
+    """Draw the curves; the text of an SVG element."""
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4))
+        _roc(left, evaluation)
+        _reliability(right, evaluation.reliability)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+        plt.close(figure)
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _roc(axes: Any, evaluation: Evaluation) -> None:
+    levels = {"windows": evaluation.windows, "contigs": evaluation.contigs}
+    for (name, measured), color in zip(levels.items(), COLORS.values(), strict=False):
+        if measured:
+            x, y = zip(*measured.roc, strict=True)
+            axes.plot(x, y, color=color, label=f"{name}, AUROC {measured.auroc:.3f}")
+    axes.plot([0, 1], [0, 1], color=COLORS["no_call"], linewidth=0.8)
+    axes.set(xlabel="others called virus", ylabel="viral ones called virus", title="ROC")
+    if any(levels.values()):
+        axes.legend(frameon=False, loc="lower right")
+
+
+def _reliability(axes: Any, found: Reliability | None) -> None:
+    axes.plot([0, 1], [0, 1], color=COLORS["no_call"], linewidth=0.8)
+    if found:
+        predicted = [each.predicted for each in found.bins]
+        observed = [each.observed for each in found.bins]
+        axes.plot(predicted, observed, "o-", color=COLORS["virus"], markersize=4)
+    axes.set(
+        xlabel="calibrated probability of windows",
+        ylabel="share that is viral",
+        title="Reliability, labels weighing the same",
+        xlim=(0, 1),
+        ylim=(0, 1),
+    )

@@ -1,0 +1,162 @@
+"""The open frames that a classifier is trained on: their embeddings stay on the disk.
+
+Result files are mapped into memory, never read into it as a whole. What is in memory is the place
+of each open frame (8 bytes), and the pool of rows that batches are drawn from.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from virnuc_rules.chunkfiles import Chunk
+from virnuc_rules.config import Config
+from virnuc_rules.contigs import Bool, Int
+from virnuc_rules.controls import LABELS
+from virnuc_rules.errors import VirnucError
+from virnuc_rules.results import read_result
+from virnuc_rules.store import Store
+from virnuc_rules.tasks import read_settings, sample_tasks
+from virnuc_rules.training.annotation import CodingSequences
+from virnuc_rules.training.labelled import Labelled, LabelledSample, annotated
+from virnuc_rules.training.split import PARTS, Part
+
+SEGMENT = 256  # rows that are read together: neighbours in a file, which disks like
+POOL = 1 << 15  # rows that a batch is drawn from, 436 MB at the width of the published models
+
+
+@dataclass(slots=True)
+class Block:
+    """Some open frames of one result file."""
+
+    dnabert_s: Tensor  # mapped, all rows of the file
+    esm2: Tensor
+    rows: Int  # [R] those that are meant, ascending
+    label: int
+
+    def features(self, rows: Int) -> Tensor:
+        """Read rows of the file; float32 [len(rows), both widths]."""
+        index = torch.from_numpy(rows)
+        return torch.cat([self.dnabert_s[index], self.esm2[index]], dim=1)
+
+
+class Rows:
+    """The open frames of a part of the data, with the labels of their contigs."""
+
+    def __init__(self, blocks: list[Block]) -> None:
+        self.blocks = [block for block in blocks if len(block.rows)]
+        self.counts = np.zeros(len(LABELS), np.int64)  # by label
+        for block in self.blocks:
+            self.counts[block.label] += len(block.rows)
+
+    def by_label(self) -> dict[str, int]:
+        """Return how many there are of each label."""
+        return dict(zip(LABELS, self.counts.tolist(), strict=True))
+
+    def capped(self, most: int, seed: int) -> "Rows":
+        """Return at most so many rows of each label, drawn by the seed; 0: all."""
+        draw = np.random.default_rng(seed)
+        blocks: list[Block] = []
+        for label, count in enumerate(self.counts.tolist()):
+            mine = [block for block in self.blocks if block.label == label]
+            kept = np.ones(count, bool)
+            if most and count > most:
+                kept[:] = False
+                kept[draw.permutation(count)[:most]] = True
+            ends = np.cumsum([len(block.rows) for block in mine])
+            for block, keep in zip(mine, np.split(kept, ends[:-1]), strict=True):
+                blocks.append(Block(block.dnabert_s, block.esm2, block.rows[keep], label))
+        return Rows(blocks)
+
+    def shuffled(self, batch: int, draw: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all rows once, in random order, in batches: features [B, F], labels int64 [B].
+
+        Segments of neighbours are read in random order, and the rows of a pool of them mixed.
+        The last batch may be smaller; one of a single row, of which no variance can be had, is
+        part of the one before.
+        """
+        segments = [
+            (block, block.rows[at : at + SEGMENT])
+            for block in self.blocks
+            for at in range(0, len(block.rows), SEGMENT)
+        ]
+        order = draw.permutation(len(segments))
+        waiting: list[tuple[Tensor, Tensor]] = []
+        for first in range(0, len(order), POOL // SEGMENT):
+            pool = [segments[index] for index in order[first : first + POOL // SEGMENT]]
+            x = torch.cat([block.features(rows) for block, rows in pool])
+            y = torch.cat([torch.full((len(rows),), block.label) for block, rows in pool])
+            mixed = torch.from_numpy(draw.permutation(len(y)))
+            x, y = _joined([*waiting, (x[mixed], y[mixed])])
+            whole = max(0, len(y) - batch - 1) // batch * batch
+            for at in range(0, whole, batch):
+                yield x[at : at + batch], y[at : at + batch]
+            waiting = [(x[whole:], y[whole:])]
+        x, y = _joined(waiting)
+        ends = [batch] if len(y) > batch + 1 else []
+        yield from zip(x.tensor_split(ends), y.tensor_split(ends), strict=True)
+
+    def in_order(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all rows as they are on disk, in batches: features [B, F], labels int64 [B]."""
+        for block in self.blocks:
+            for at in range(0, len(block.rows), batch):
+                rows = block.rows[at : at + batch]
+                yield block.features(rows), torch.full((len(rows),), block.label)
+
+
+def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+
+def read_rows(config: Config, labelled: Labelled, *parts: Part) -> dict[Part, Rows]:
+    """Map the embeddings of the labelled samples, and sort their open frames into parts.
+
+    Where a file has an annotation, open frames outside of its coding sequences are left out.
+    Raises ResultError for embeddings that are missing or damaged, ChunkError for damaged chunks,
+    and VirnucError where a part has no open frame of one of the labels.
+    """
+    blocks: dict[Part, list[Block]] = {part: [] for part in parts}
+    store, settings = Store(config.results), read_settings(config)
+    for sample in labelled.samples:
+        coding = dict(annotated(sample))
+        for task in sample_tasks(config.results, sample.name, *settings):
+            chunk = task.read()
+            result = read_result(store.result(task.key), task.key, chunk.ids)
+            contig = sample.window_contig[chunk.table["window_row"].to_numpy()]
+            kept = _coding(chunk, contig, sample, coding)
+            for part in parts:
+                mine = np.flatnonzero(kept & (sample.part[contig] == PARTS.index(part)))
+                blocks[part].append(Block(result.dnabert_s, result.esm2, mine, sample.label))
+    found = {part: Rows(blocks[part]) for part in parts}
+    for part, rows in found.items():
+        for label, count in zip(LABELS, rows.counts, strict=True):
+            if not count:
+                raise VirnucError(
+                    f"{config.samples}: no open frame of label {label} in the {part} part; give "
+                    "more groups, or name parts in the column `part`"
+                )
+    return found
+
+
+def _coding(
+    chunk: Chunk, contig: Int, sample: LabelledSample, coding: dict[int, CodingSequences | None]
+) -> Bool:
+    """Tell which open frames of a chunk may be trained on: inside coding sequences, if known."""
+    kept: NDArray[np.bool_] = np.ones(len(contig), bool)
+    if not coding:
+        return kept
+    start, end = chunk.table["start"].to_numpy(), chunk.table["end"].to_numpy()
+    frames = chunk.table["frame"].cast(pa.string()).to_pylist()
+    strand = np.array([1 if frame.startswith("F") else -1 for frame in frames])
+    for number in np.unique(contig).tolist():
+        if number not in coding:
+            continue
+        for side in (1, -1):
+            mine = np.flatnonzero((contig == number) & (strand == side))
+            known = coding[number]
+            kept[mine] = known is not None and known.contain(side, start[mine], end[mine])
+    return kept

@@ -1,0 +1,145 @@
+"""Labelled windows and contigs with their scores and calls: what is calibrated and evaluated."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from virnuc_rules.chunkfiles import read_windows
+from virnuc_rules.config import Config
+from virnuc_rules.contigs import (
+    CALLED,
+    FAILED,
+    REASONS,
+    Bool,
+    Float,
+    Int,
+    Rule,
+    WindowCalls,
+    contig_calls,
+    viral_regions,
+)
+from virnuc_rules.models.bundle import Bundle
+from virnuc_rules.progress import progress
+from virnuc_rules.scoring import Consensus, scored_chunks
+from virnuc_rules.store import Store
+from virnuc_rules.tasks import read_settings, sample_tasks
+from virnuc_rules.training.labelled import Labelled, LabelledSample
+from virnuc_rules.training.split import PARTS, Part
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """N windows, or N contigs, of labelled samples."""
+
+    virus: Bool  # [N] label: True is virus
+    score: Float  # [N] what they are ranked by; NaN: no call
+    call: Bool  # [N] called virus; False also where there is no call
+    sample: Int  # [N] index of the sample
+    group: Int  # [N] index of the group
+    length: Int  # [N] bases of the contig
+
+    @property
+    def called(self) -> Bool:
+        """Tell which have a call."""
+        return ~np.isnan(self.score)
+
+    def where(self, rows: Bool | Int) -> "Scored":
+        """Return those of a mask [N], or of row numbers."""
+        return Scored(**{name: getattr(self, name)[rows] for name in self.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Windows and contigs of labelled samples."""
+
+    windows: Scored
+    contigs: Scored
+    computed: set[str]  # in which precision, on which type of device
+
+
+def score_labelled(
+    config: Config, bundle: Bundle, labelled: Labelled, part: Part | Literal["all"]
+) -> Scores:
+    """Score the embedded windows of labelled samples, and their contigs.
+
+    Windows are ranked by their margin (`Consensus.margin`), contigs by the mean score_virus of
+    their windows; calls are those of `predict`. Raises what `scored_chunks` raises.
+    """
+    torch.set_num_threads(config.threads)
+    computed: set[str] = set()
+    found = [
+        _score(config, bundle, number, sample, part, computed)
+        for number, sample in enumerate(labelled.samples)
+    ]
+    windows, contigs = zip(*found, strict=True)
+    return Scores(_joined(windows), _joined(contigs), computed)
+
+
+def _joined(parts: tuple[Scored, ...]) -> Scored:
+    return Scored(
+        **{name: np.concatenate([getattr(p, name) for p in parts]) for name in Scored.__slots__}
+    )
+
+
+def _score(
+    config: Config,
+    bundle: Bundle,
+    number: int,
+    sample: LabelledSample,
+    part: Part | Literal["all"],
+    computed: set[str],
+) -> tuple[Scored, Scored]:
+    consensus = Consensus(sample.manifest.windows)
+    tasks = list(sample_tasks(config.results, sample.name, *read_settings(config)))
+    classifier = bundle.open_classifier()
+    with progress(f"sample {sample.name}", sample.manifest.open_frames) as advance:
+        for chunk in scored_chunks(tasks, Store(config.results), classifier, config, computed):
+            if chunk.scores is None:
+                consensus.fail(chunk.window_row)
+            else:
+                consensus.add(chunk.window_row, chunk.frame, chunk.scores)
+            advance(len(chunk.window_row))
+    calls = _contig_calls(config, sample, consensus)
+    contig = sample.window_contig
+
+    def scored(score: Float, call: Bool, contig: Int) -> Scored:
+        everything = Scored(
+            virus=np.full(len(contig), bool(sample.label)),
+            score=score,
+            call=call,
+            sample=np.full(len(contig), number),
+            group=sample.group[contig],
+            length=sample.length[contig],
+        )
+        if part == "all":
+            return everything
+        return everything.where(sample.part[contig] == PARTS.index(part))
+
+    mean = np.where(calls["call"] == "no_call", np.float32(np.nan), calls["score_mean"])
+    return (
+        scored(consensus.margin, consensus.virus, contig),
+        scored(mean, calls["call"] == "virus", np.arange(len(sample.length))),
+    )
+
+
+def _contig_calls(
+    config: Config, sample: LabelledSample, consensus: Consensus
+) -> dict[str, NDArray[np.generic]]:
+    """Return the columns of the contig table, as `predict` computes them."""
+    places = [table.select(["start", "end"]) for table in read_windows(sample.folder)]
+    start, end = (column.to_numpy() for column in pa.concat_tables(places).columns)
+    no_call = np.where(consensus.failed, FAILED, REASONS.index("no_open_frame"))
+    windows = WindowCalls(
+        contig=sample.window_contig,
+        start=start,
+        end=end,
+        score=consensus.score2,
+        reason=np.where(consensus.called, CALLED, no_call).astype(np.int8),
+        virus=consensus.virus,
+    )
+    rule = Rule(config.min_score, config.min_viral_fraction, config.min_called_windows)
+    return contig_calls(windows, viral_regions(windows), rule)
