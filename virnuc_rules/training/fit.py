@@ -53,10 +53,9 @@ def fit(train: Rows, validation: Rows, recipe: Recipe, device: torch.device) -> 
     """
     torch.use_deterministic_algorithms(True)
     draw = np.random.default_rng(recipe.seed)
-    width = next(x.shape[1] for x, _ in train.in_order(1))
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        fitted = Fitted(_new_network(width, recipe).to(device))
+        fitted = Fitted(_new_network(train.blocks[0].width, recipe).to(device))
         optimizer = torch.optim.Adam(fitted.network.parameters(), recipe.learning_rate)
         best: dict[str, Tensor] = {}
         for epoch in range(1, recipe.max_epochs + 1):

@@ -28,6 +28,8 @@ from virnuc_rules.training.split import PARTS, Part
 SEGMENT = 256  # rows that are read together: neighbours in a file, which disks like
 POOL = 1 << 15  # rows that a batch is drawn from, 436 MB at the width of the published models
 
+_Batch = tuple[Tensor, Tensor]  # features [B, F], labels int64 [B]
+
 
 @dataclass(slots=True)
 class Block:
@@ -37,6 +39,11 @@ class Block:
     esm2: Tensor
     rows: Int  # [R] those that are meant, ascending
     label: int
+
+    @property
+    def width(self) -> int:
+        """Number of features."""
+        return self.dnabert_s.shape[1] + self.esm2.shape[1]
 
     def features(self, rows: Int) -> Tensor:
         """Read rows of the file; float32 [len(rows), both widths]."""
@@ -72,7 +79,7 @@ class Rows:
                 blocks.append(Block(block.dnabert_s, block.esm2, block.rows[keep], label))
         return Rows(blocks)
 
-    def shuffled(self, batch: int, draw: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def shuffled(self, batch: int, draw: np.random.Generator) -> Iterator[_Batch]:
         """Yield all rows once, in random order, in batches: features [B, F], labels int64 [B].
 
         Segments of neighbours are read in random order, and the rows of a pool of them mixed.
@@ -85,22 +92,22 @@ class Rows:
             for at in range(0, len(block.rows), SEGMENT)
         ]
         order = draw.permutation(len(segments))
-        waiting: list[tuple[Tensor, Tensor]] = []
+        rest: _Batch | None = None  # of the pool before: too few for a batch
         for first in range(0, len(order), POOL // SEGMENT):
-            pool = [segments[index] for index in order[first : first + POOL // SEGMENT]]
-            x = torch.cat([block.features(rows) for block, rows in pool])
-            y = torch.cat([torch.full((len(rows),), block.label) for block, rows in pool])
+            x, y = _pool(
+                rest, [segments[index] for index in order[first : first + POOL // SEGMENT]]
+            )
             mixed = torch.from_numpy(draw.permutation(len(y)))
-            x, y = _joined([*waiting, (x[mixed], y[mixed])])
             whole = max(0, len(y) - batch - 1) // batch * batch
             for at in range(0, whole, batch):
-                yield x[at : at + batch], y[at : at + batch]
-            waiting = [(x[whole:], y[whole:])]
-        x, y = _joined(waiting)
-        ends = [batch] if len(y) > batch + 1 else []
-        yield from zip(x.tensor_split(ends), y.tensor_split(ends), strict=True)
+                rows = mixed[at : at + batch]
+                yield x[rows], y[rows]
+            rest = x[mixed[whole:]], y[mixed[whole:]]
+        if rest:
+            ends = [batch] if len(rest[1]) > batch + 1 else []
+            yield from zip(*(part.tensor_split(ends) for part in rest), strict=True)
 
-    def in_order(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def in_order(self, batch: int) -> Iterator[_Batch]:
         """Yield all rows as they are on disk, in batches: features [B, F], labels int64 [B]."""
         for block in self.blocks:
             for at in range(0, len(block.rows), batch):
@@ -108,8 +115,17 @@ class Rows:
                 yield block.features(rows), torch.full((len(rows),), block.label)
 
 
-def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+def _pool(rest: _Batch | None, segments: list[tuple[Block, Int]]) -> _Batch:
+    """Read segments behind the rest of the pool before them, into memory that is filled once."""
+    kept = 0 if rest is None else len(rest[1])
+    ends = np.cumsum([kept, *(len(rows) for _, rows in segments)])
+    x = torch.empty(int(ends[-1]), segments[0][0].width)
+    y = torch.empty(int(ends[-1]), dtype=torch.int64)
+    if rest is not None:
+        x[:kept], y[:kept] = rest
+    for (block, rows), first, last in zip(segments, ends[:-1], ends[1:], strict=True):
+        x[first:last], y[first:last] = block.features(rows), block.label
+    return x, y
 
 
 def read_rows(config: Config, labelled: Labelled, *parts: Part) -> dict[Part, Rows]:
