@@ -26,9 +26,9 @@ evaluate: $(INSTALLED)
 	    { echo "make evaluate BUNDLE=folder POS=viral.fa NEG=others.fa"; exit 2; }
 	mkdir -p "$(OUT)"
 	printf 'sample\tpath\tlabel\nvirus\t%s\tvirus\nothers\t%s\tothers\n' '$(POS)' '$(NEG)' > "$(OUT)/samples.tsv"
+	card=$$(virnuc-rules models show "$(BUNDLE)") && window=$$(echo "$$card" | sed -n 's/^window: //p') && \
 	snakemake evaluate --profile profiles/local --config samples="$(OUT)/samples.tsv" \
-	    results="$(OUT)" bundle="$(BUNDLE)" duplicate_ids=keep \
-	    window=$$(virnuc-rules models show --json "$(BUNDLE)" | python -c 'import json, sys; print(json.load(sys.stdin)["window"])')
+	    results="$(OUT)" bundle="$(BUNDLE)" duplicate_ids=keep window=$$window
 	@echo "Open $(OUT)/evaluation.html; the numbers are in $(OUT)/evaluation.json."
 
 test: $(INSTALLED)

@@ -135,7 +135,7 @@ class Config(BaseModel):
         description="how scores become probabilities; auto: what does better on held-out groups of "
         "the validation part",
     )
-    seed: int = Field(
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         1, description="training: decides which group is in which part, and the first weights"
     )
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
@@ -86,6 +86,13 @@ def sync_directory(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_files(paths: Iterable[Path]) -> None:
+    """Bring the content of files to the disk: before they are moved to where people look."""
+    for path in paths:
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
 
 
 def file_sha256(path: Path) -> str:

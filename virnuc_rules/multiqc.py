@@ -15,7 +15,6 @@ _COLUMNS = {  # of the table of samples: title, what it is
     "windows": ("Windows", "windows of its contigs"),
     "windows_called": ("Called", "windows with a call"),
     "contigs_virus": ("Virus", "contigs called virus"),
-    "expected_false": ("Expected false", "% of the windows called virus, by the calibration"),
 }
 FILES = ("virnuc_calls_mqc.json", "virnuc_summary_mqc.json")
 
@@ -26,6 +25,11 @@ def multiqc_content(samples: list[SampleSummary], bundle: str) -> dict[str, Any]
     headers = {
         key: {"title": title, "description": description, "format": "{:,.0f}"}
         for key, (title, description) in _COLUMNS.items()
+    }
+    headers["expected_false"] = {
+        "title": "Expected false",
+        "description": "% of the windows called virus, by the calibration of the bundle",
+        "format": "{:,.1f}",
     }
     calls = {
         **_PARENT,
@@ -59,7 +63,7 @@ def _numbers(sample: SampleSummary) -> dict[str, float]:
     called = sample.window_calls["virus"] + sample.window_calls["others"]
     viral = sample.contig_calls["virus"]
     numbers = [manifest.contigs, manifest.bases, manifest.windows, called, viral]
-    row: dict[str, float] = dict(zip(_COLUMNS, numbers, strict=False))
+    row: dict[str, float] = dict(zip(_COLUMNS, numbers, strict=True))
     if sample.expected_fdr is not None:
         row["expected_false"] = 100 * sample.expected_fdr
     return row

@@ -62,7 +62,8 @@ def predict(config: Config, sample: str, out: Path) -> None:
         sample, manifest.windows, consensus.called.sum(), consensus.virus.sum(),
         manifest.contigs, tables.viral,
     )  # fmt: skip
-    if probability and (share := expected_fdr(probability(consensus.margin), consensus.virus)):
+    share = expected_fdr(probability(consensus.margin), consensus.virus) if probability else None
+    if share is not None:
         logger.info(
             "sample %s: %.1f %% of the windows called virus are expected not to be, if %g of the "
             "windows are viral (`prevalence`)", sample, 100 * share, config.prevalence,

@@ -147,6 +147,8 @@ def read_contigs(samples: list[SampleSummary]) -> Contigs:
 def _batches(path: Path, *columns: str) -> Iterator[pa.RecordBatch]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if missing := sorted(set(columns) - set(file.schema_arrow.names)):
+                raise KeyError(f"no column {missing[0]}: written by another version")
             yield from file.iter_batches(columns=list(columns))
     except (OSError, KeyError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from virnuc_rules.chunkfiles import Chunk
 from virnuc_rules.config import Config
 from virnuc_rules.contigs import Float, Int
 from virnuc_rules.errors import ModelError, ResultError
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.orfs import FRAMES
-from virnuc_rules.results import read_result
+from virnuc_rules.results import Embeddings, read_result
 from virnuc_rules.store import Store
 from virnuc_rules.tasks import Task
 
@@ -112,29 +113,25 @@ def _check_scores(scores: Float, ids: list[str], bundle: Path) -> None:
         )
 
 
-def scored_chunks(
-    tasks: list[Task], store: Store, classifier: MLPClassifier, config: Config, computed: set[str]
-) -> Iterator[ScoredChunk]:
-    """Yield the chunks of a sample in order, with scores where there are embeddings.
+def usable_results(
+    tasks: list[Task], store: Store, config: Config
+) -> Iterator[tuple[Chunk, Embeddings | None]]:
+    """Yield the chunks of a sample in order with their embeddings.
 
-    Adds to `computed` how these were. Looks at every chunk before it raises, so that one more run
-    mends all that is damaged.
+    None: the chunk failed, and `on_failed_chunks` is `report`. Looks at every chunk before it
+    raises ResultError, and forgets results that are damaged, so that one more run mends them all.
     """
     unusable: list[ResultError] = []
     for task in tasks:
-        chunk = task.read()
-        scores: Float | None = None
+        chunk, result = task.read(), None
         try:
             result = read_result(store.result(task.key), task.key, chunk.ids)
-            computed.add(result.computed)
-            scores = classifier.scores(result.dnabert_s, result.esm2).numpy()
-            _check_scores(scores, chunk.ids, config.bundle)
         except ResultError as error:
             failed = store.failure(task.key) is not None and not store.is_done(task.key)
             if not (failed and config.on_failed_chunks == "report"):
                 store.forget(task.key)
                 unusable.append(error)
-        yield ScoredChunk(chunk.table, scores)
+        yield chunk, result
     for other in unusable[1:]:
         logger.error("%s", other)
     if unusable:
@@ -142,3 +139,20 @@ def scored_chunks(
             f"{unusable[0]}; {len(unusable)} of {len(tasks)} chunks are without a usable result: "
             "run the same command again to embed them"
         )
+
+
+def scored_chunks(
+    tasks: list[Task], store: Store, classifier: MLPClassifier, config: Config, computed: set[str]
+) -> Iterator[ScoredChunk]:
+    """Yield the chunks of a sample in order, with scores where there are embeddings.
+
+    Adds to `computed` how these were. Raises what `usable_results` does, and ModelError for a
+    classifier whose scores are not finite.
+    """
+    for chunk, result in usable_results(tasks, store, config):
+        scores: Float | None = None
+        if result is not None:
+            computed.add(result.computed)
+            scores = classifier.scores(result.dnabert_s, result.esm2).numpy()
+            _check_scores(scores, chunk.ids, config.bundle)
+        yield ScoredChunk(chunk.table, scores)

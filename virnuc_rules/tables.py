@@ -4,7 +4,6 @@ Every column is described in docs/outputs.md.
 """
 
 import contextlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +30,7 @@ from virnuc_rules.contigs import (
     viral_regions,
 )
 from virnuc_rules.errors import ChunkError
-from virnuc_rules.files import sync_directory
+from virnuc_rules.files import sync_directory, sync_files
 from virnuc_rules.orfs import FRAMES
 from virnuc_rules.text import lines, text
 
@@ -340,9 +339,7 @@ def write_highest_score(path: Path, parts: list[pa.Table]) -> None:
 def move_into_place(stage: Path, out: Path) -> None:
     """Move finished files to `out`, on disk before the first is moved; those not made again go."""
     paths = [path for path in stage.rglob("*") if path.is_file()]
-    for path in paths:
-        with path.open("rb") as handle:
-            os.fsync(handle.fileno())
+    sync_files(paths)
     if not (stage / viral.FILE).exists():
         (out / viral.FILE).unlink(missing_ok=True)
     for path in paths:

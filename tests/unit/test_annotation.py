@@ -87,6 +87,25 @@ def test_other_features_do_not_count() -> None:
     assert not CodingSequences(record(gene)).contain(1, np.array([0]), np.array([3])).any()
 
 
+def test_exons_of_other_records_do_not_count_but_keep_the_phase() -> None:
+    other = SimpleLocation(0, 10, 1, ref="J00194.1")
+    feature = cds([(0, 3)], 1)
+    feature.location = CompoundLocation([other, SimpleLocation(20, 50, 1)])
+    coding = CodingSequences(record(feature))
+    start = np.arange(0, 40)
+    # Ten bases are three codons and one base: here the first codon begins after two more.
+    assert start[coding.contain(1, start, start + 3)].tolist() == list(range(22, 40, 3))
+
+
+@pytest.mark.filterwarnings("ignore:Could not parse feature location")
+def test_a_location_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.gb"
+    SeqIO.write([record(cds([(0, 30)], 1))], path, "genbank")
+    path.write_text(path.read_text().replace("1..30", "1..huh"))
+    with pytest.raises(InputError, match="a CDS has a location that cannot be read"):
+        read_genbank(path)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_file_is_read_by_id_and_by_name(tmp_path: Path, packed: bool) -> None:
     path = tmp_path / "genome.gbff"

@@ -26,23 +26,24 @@ def draw(temperature: float, seed: int = 0) -> tuple[Float, Bool, list[str]]:
 
 def temperature(value: float) -> Calibration:
     return Calibration(
-        method="temperature", temperature=value, classifier="", windows={}, log_loss={}
-    )
+        method="temperature", temperature=value, classifier="", data=[], part="all", windows={},
+        log_loss={},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("true", [0.5, 1.0, 3.0])
 def test_a_temperature_is_found_again(true: float) -> None:
-    found = fit_calibration(*draw(true), "sha", "temperature")
+    found = fit_calibration(*draw(true), "temperature", classifier="sha", part="all")
     assert found.method == "temperature"
     assert found.temperature == pytest.approx(true, rel=0.05)
-    assert found.classifier == "sha"
+    assert (found.classifier, found.part) == ("sha", "all")
     assert sum(found.windows.values()) == NUMBER
 
 
 @pytest.mark.parametrize("method", ["temperature", "isotonic"])
 def test_probabilities_are_what_they_say(method: str) -> None:
     margin, virus, groups = draw(3.0)
-    found = fit_calibration(margin, virus, groups, "sha", method)
+    found = fit_calibration(margin, virus, groups, method)
     new, truth, _ = draw(3.0, seed=1)
     p = probabilities(found, new)
     for low in np.arange(0, 1, 0.2):
@@ -52,15 +53,15 @@ def test_probabilities_are_what_they_say(method: str) -> None:
 
 def test_the_raw_scores_are_not_what_they_say() -> None:
     margin, virus, groups = draw(3.0)
-    losses = fit_calibration(margin, virus, groups, "sha").log_loss
+    losses = fit_calibration(margin, virus, groups).log_loss
     assert losses["raw"] > 1.2 * losses["temperature"]
 
 
 def test_auto_takes_what_does_better_on_other_groups() -> None:
     margin, virus, groups = draw(3.0)
-    assert fit_calibration(margin, virus, groups, "sha").method == "temperature"
+    assert fit_calibration(margin, virus, groups).method == "temperature"
     shifted = margin + 5  # which no temperature can mend
-    found = fit_calibration(shifted, virus, groups, "sha")
+    found = fit_calibration(shifted, virus, groups)
     assert found.method == "isotonic"
     assert found.log_loss["isotonic"] < found.log_loss["temperature"]
 
@@ -68,13 +69,15 @@ def test_auto_takes_what_does_better_on_other_groups() -> None:
 def test_labels_weigh_the_same_however_many_there_are() -> None:
     margin, virus, groups = draw(2.0)
     kept = np.flatnonzero(virus | (np.random.default_rng(2).random(NUMBER) < 0.1))
-    few = fit_calibration(
-        margin[kept], virus[kept], [groups[n] for n in kept], "sha", "temperature"
-    )
+    few = fit_calibration(margin[kept], virus[kept], [groups[n] for n in kept], "temperature")
     assert few.temperature == pytest.approx(2.0, rel=0.1)
 
 
-@given(st.lists(st.floats(-80, 80, width=32), min_size=1), st.floats(0.05, 20))
+# Scores are float32 near 1: a margin that is not 0 is at least about 6e-8.
+margins = st.floats(-80, 80, width=32).filter(lambda value: value == 0 or abs(value) > 1e-8)
+
+
+@given(st.lists(margins, min_size=1), st.floats(0.05, 20))
 def test_with_a_temperature_the_call_is_the_side_of_one_half(
     values: list[float], value: float
 ) -> None:
@@ -86,7 +89,7 @@ def test_with_a_temperature_the_call_is_the_side_of_one_half(
 
 def test_an_isotonic_curve_rises_and_is_never_sure() -> None:
     margin, virus, groups = draw(1.0)
-    found = fit_calibration(margin, virus, groups, "sha", "isotonic")
+    found = fit_calibration(margin, virus, groups, "isotonic")
     p = probabilities(found, np.linspace(-50, 50, 1001, dtype=np.float32))
     assert (np.diff(p) >= 0).all()
     assert p.min() > 0
@@ -95,7 +98,7 @@ def test_an_isotonic_curve_rises_and_is_never_sure() -> None:
 
 def test_a_window_without_a_call_has_no_probability() -> None:
     margin = np.array([np.nan, 1.0], np.float32)
-    for calibration in (temperature(1.0), fit_calibration(*draw(1.0), "sha", "isotonic")):
+    for calibration in (temperature(1.0), fit_calibration(*draw(1.0), "isotonic")):
         assert np.isnan(probabilities(calibration, margin)).tolist() == [True, False]
 
 
@@ -122,12 +125,30 @@ def test_the_expected_share_of_false_calls_is_that_of_the_data() -> None:
 def test_too_few_windows_are_an_error() -> None:
     virus = np.array([True] * 30 + [False] * 9)
     with pytest.raises(VirnucError, match="9 windows of label others to calibrate with"):
-        fit_calibration(np.zeros(39, np.float32), virus, ["g"] * 39, "sha")
+        fit_calibration(np.zeros(39, np.float32), virus, ["g"] * 39)
+
+
+def test_a_few_windows_without_an_error_do_not_make_it_sure() -> None:
+    virus = np.array([True] * 15 + [False] * 15)
+    margin = np.where(virus, 0.3, -0.3).astype(np.float32)
+    groups = [str(n) for n in range(30)]
+    for method in ("temperature", "isotonic"):
+        p = probabilities(fit_calibration(margin, virus, groups, method), margin)
+        assert 0.85 < p[0] < 0.95  # 16 of 17
+        assert 0.05 < p[-1] < 0.15
+
+
+def test_the_rarer_label_decides_how_sure_a_curve_may_be() -> None:
+    virus = np.array([True] * 15 + [False] * 5000)
+    margin = np.where(virus, 2.0, -2.0).astype(np.float32)
+    found = fit_calibration(margin, virus, [str(n) for n in range(5015)], "isotonic")
+    assert probabilities(found, margin).min() == pytest.approx(1 / 17)
+    assert probabilities(found, margin).max() == pytest.approx(1 - 1 / 5002)
 
 
 def test_one_group_is_enough_when_nothing_can_be_held_out() -> None:
     margin, virus, _ = draw(2.0)
-    found = fit_calibration(margin, virus, ["g"] * NUMBER, "sha")
+    found = fit_calibration(margin, virus, ["g"] * NUMBER)
     assert found.log_loss == {}
     assert found.method == "temperature"
 

@@ -1,11 +1,26 @@
 """Measures of an evaluation, against brute force and against sets where they are known."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, matthews_corrcoef
 
-from virnuc_rules.training.evaluation import measure, reliability
+from virnuc_rules.training import evaluation
+from virnuc_rules.training.evaluation import Ranking, _wrong_calls, measure, reliability
 from virnuc_rules.training.scored import Scored
+
+
+def make(*columns: Any) -> Scored:
+    """Of virus, score, call, sample, group and length; nothing failed."""
+    virus, score, call, *others = columns
+    return Scored(virus, score, call, np.zeros(len(virus), bool), *others)
+
+
+def ranked(data: Scored) -> Ranking:
+    found = measure(data, NAMES, GROUPS).ranking
+    assert found is not None
+    return found
 
 
 def scored(number: int = 400, seed: int = 0, groups: int = 20, shift: float = 1.5) -> Scored:
@@ -17,7 +32,7 @@ def scored(number: int = 400, seed: int = 0, groups: int = 20, shift: float = 1.
         call = score >= 0
     group = draw.integers(0, groups, number) * 2 + virus
     length = draw.integers(200, 80_000, number)
-    return Scored(virus, score, call, virus.astype(np.int64), group, length)
+    return make(virus, score, call, virus.astype(np.int64), group, length)
 
 
 NAMES = ["cells", "viruses"]
@@ -26,8 +41,7 @@ GROUPS = [f"genome {n}" for n in range(40)]
 
 def test_auroc_is_the_share_of_pairs_in_order() -> None:
     data = scored()
-    found = measure(data, NAMES, GROUPS)
-    assert found is not None
+    found = ranked(data)
     viral, others = (data.score[data.called & (data.virus == side)] for side in (True, False))
     ahead = (viral[:, None] > others).mean() + 0.5 * (viral[:, None] == others).mean()
     assert found.auroc == pytest.approx(ahead)
@@ -36,21 +50,18 @@ def test_auroc_is_the_share_of_pairs_in_order() -> None:
 def test_those_without_a_call_are_counted_and_excluded() -> None:
     data = scored()
     found = measure(data, NAMES, GROUPS)
-    assert found is not None
     total = sum(each.total for each in found.counts.values())
     called = sum(each.called for each in found.counts.values())
     assert (total, called) == (len(data.virus), data.called.sum())
     assert called < total
     assert found == measure(data, NAMES, GROUPS)  # the same numbers again
     only = measure(data.where(data.called), NAMES, GROUPS)
-    assert only is not None
-    assert (only.auroc, only.at, only.recall) == (found.auroc, found.at, found.recall)
+    assert (only.ranking, only.recall) == (found.ranking, found.recall)
 
 
 def test_a_prevalence_is_as_if_there_were_so_many_others() -> None:
     data = scored(4000)
-    found = measure(data, NAMES, GROUPS)
-    assert found is not None
+    found = ranked(data)
     data = data.where(data.called)
     viral, others = np.flatnonzero(data.virus), np.flatnonzero(~data.virus)
     rows = np.concatenate([np.repeat(viral, len(others)), np.repeat(others, 19 * len(viral))])
@@ -68,17 +79,16 @@ def test_recall_at_one_percent_false_positives() -> None:
     virus = np.array([True] * 100 + [False] * 100)
     # One of the others above 30 of the viral ones, one more above 60.
     score = np.concatenate([np.arange(100), [69.5, 39.5], np.full(98, -1.0)]).astype(np.float32)
-    data = Scored(virus, score, score >= 0, virus * 1, virus * 1, np.full(200, 500))
+    data = make(virus, score, score >= 0, virus * 1, virus * 1, np.full(200, 500))
     found = measure(data, NAMES, GROUPS[:2])
-    assert found is not None
-    assert found.recall_at_1_percent_fpr == pytest.approx(0.60)
+    assert found.ranking is not None
+    assert found.ranking.recall_at_1_percent_fpr == pytest.approx(0.60)
     assert (found.recall, found.false_positive_rate) == (1.0, 0.02)
 
 
 def test_subsets_have_every_one_once() -> None:
     data = scored()
     found = measure(data, NAMES, GROUPS)
-    assert found is not None
     for subsets in (found.by_length, found.by_source, found.by_group):
         for label in ("virus", "others"):
             for field in ("total", "called", "called_virus"):
@@ -91,8 +101,27 @@ def test_subsets_have_every_one_once() -> None:
     inside = data.length < 500
     assert first.name == "0 to 499 bp"
     assert first.counts["virus"].total + first.counts["others"].total == inside.sum()
-    wrong = sum(subset.wrong for subset in found.by_group)
-    assert wrong == (data.call != data.virus)[data.called].sum()
+    wrong = [_wrong_calls(subset.counts) for subset in found.by_group]
+    assert sum(wrong) == (data.call != data.virus)[data.called].sum()
+    assert wrong == sorted(wrong, reverse=True)
+    assert found.groups == len(found.by_group) == len(np.unique(data.group))
+
+
+def test_of_many_groups_the_worst_are_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = scored()
+    every = measure(data, NAMES, GROUPS)
+    monkeypatch.setattr(evaluation, "MOST_GROUPS", 3)
+    few = measure(data, NAMES, GROUPS)
+    assert few.by_group == every.by_group[:3]
+    assert few.groups == every.groups > 3
+
+
+def test_those_that_could_not_be_embedded_are_counted_apart() -> None:
+    data = scored()
+    failed = np.isnan(data.score) & (np.arange(len(data.virus)) % 2 == 0)
+    data = Scored(**{**{n: getattr(data, n) for n in Scored.__slots__}, "failed": failed})
+    counts = measure(data, NAMES, GROUPS).counts
+    assert sum(each.failed for each in counts.values()) == failed.sum() > 0
 
 
 def test_the_interval_holds_the_value_and_grows_where_windows_of_a_group_are_alike() -> None:
@@ -102,8 +131,8 @@ def test_the_interval_holds_the_value_and_grows_where_windows_of_a_group_are_ali
         virus = group % 2 == 1
         level = draw.normal(0, 1, groups)[group]  # what the windows of a group share
         score = (virus * 1.0 + level + draw.normal(0, 0.1, len(group))).astype(np.float32)
-        data = Scored(virus, score, score >= 0, virus * 1, group, np.full(len(group), 500))
-        found = measure(data, NAMES, [str(n) for n in range(groups)])
+        data = make(virus, score, score >= 0, virus * 1, group, np.full(len(group), 500))
+        found = measure(data, NAMES, [str(n) for n in range(groups)]).ranking
         assert found is not None
         assert found.auroc_interval is not None
         low, high = found.auroc_interval
@@ -115,15 +144,30 @@ def test_the_interval_holds_the_value_and_grows_where_windows_of_a_group_are_ali
 
 def test_one_group_of_a_label_gives_no_interval() -> None:
     data = scored(groups=1)
-    found = measure(data, NAMES, GROUPS)
-    assert found is not None
-    assert found.auroc_interval is None
+    assert ranked(data).auroc_interval is None
 
 
-def test_one_label_has_no_measures() -> None:
+def test_one_label_has_its_rate_but_no_ranking() -> None:
     data = scored()
-    assert measure(data.where(data.virus), NAMES, GROUPS) is None
-    assert measure(data.where(~data.called), NAMES, GROUPS) is None
+    only = measure(data.where(~data.virus), NAMES, GROUPS)
+    assert only.ranking is only.recall is None
+    assert only.false_positive_rate == measure(data, NAMES, GROUPS).false_positive_rate
+    none = measure(data.where(~data.called), NAMES, GROUPS)
+    assert none.ranking is none.recall is none.false_positive_rate is None
+    assert none.counts["virus"].total > 0
+    assert reliability(data.where(data.virus)) is None
+
+
+def test_recall_at_one_percent_of_equal_scores() -> None:
+    """Many of one score: a thinned ROC curve leaves the point out that is wanted."""
+    virus = np.array([True] * 4 + [False] * 400)
+    score = np.array([3, 2, 1, 0, 3, 2, 1, 0] + [-1] * 396, np.float32)
+    data = make(virus, score, score >= 0, virus * 1, virus * 1, np.full(404, 500))
+    assert ranked(data).recall_at_1_percent_fpr == 1.0
+    score[4:8] = 2.5  # four of them, 1 %, above all viral ones but one
+    score[8:40] = 2.4
+    data = make(virus, score, score >= 0, virus * 1, virus * 1, np.full(404, 500))
+    assert ranked(data).recall_at_1_percent_fpr == 0.25
 
 
 def test_reliability_of_true_and_of_wrong_probabilities() -> None:
@@ -132,11 +176,13 @@ def test_reliability_of_true_and_of_wrong_probabilities() -> None:
     virus = draw.random(number) < 0.5
     odds = draw.normal(np.where(virus, 2.0, -2.0), 2.0)
     margin = (3 * odds).astype(np.float32)  # too sure
-    data = Scored(virus, margin, margin >= 0, virus * 1, virus * 1, np.full(number, 500))
+    data = make(virus, margin, margin >= 0, virus * 1, virus * 1, np.full(number, 500))
     true = reliability(data, 1 / (1 + np.exp(-odds)))
+    raw = reliability(data)
+    assert true is not None
+    assert raw is not None
+    assert (true.calibrated, raw.calibrated) == (True, False)
     assert true.expected_calibration_error < 0.01
-    assert true.brier < true.brier_raw
+    assert true.brier < raw.brier
     assert sum(each.windows for each in true.bins) == number
-    wrong = reliability(data, 1 / (1 + np.exp(-margin.astype(float))))
-    assert wrong.brier == pytest.approx(wrong.brier_raw)
-    assert wrong.expected_calibration_error > 0.03
+    assert raw.expected_calibration_error > 0.03

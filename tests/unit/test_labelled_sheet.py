@@ -6,7 +6,7 @@ import pytest
 
 from virnuc_rules.controls import read_controls
 from virnuc_rules.errors import VirnucError
-from virnuc_rules.training.sheet import read_sheet
+from virnuc_rules.training.sheet import read_sheet, tables_beside
 
 
 def sheet(folder: Path, text: str) -> Path:
@@ -37,6 +37,7 @@ def test_each_file_has_its_own_group_annotation_and_part(tmp_path: Path) -> None
     assert second.group_of("any") == "T4"
     assert (second.genbank, second.part) == (Path("t4.gb"), "test")
     assert found["cells"]["c.fa"].group_of("record") == "record"  # each its own group
+    assert tables_beside(found) == [tmp_path / "groups.tsv", Path("t4.gb")]
 
 
 def test_a_pattern_gives_all_its_files_the_label(tmp_path: Path) -> None:
@@ -63,6 +64,10 @@ def test_a_pattern_gives_all_its_files_the_label(tmp_path: Path) -> None:
         (
             "sample\tpath\tlabel\tgroup\tgroups\nv\ta.fa\tvirus\tT4\tg.tsv\n",
             "line 2: give `group` or `groups`, not both",
+        ),
+        (
+            "sample\tpath\tlabel\tgrups\nv\ta.fa\tvirus\tg.tsv\n",
+            "line 1: column 'grups' is not known; known are genbank, group, groups, label, labels",
         ),
         (
             "sample\tpath\tlabel\tgroups\nv\ta.fa\tvirus\tno_such.tsv\n",

@@ -69,14 +69,10 @@ def evaluate(
 def _say(evaluation: "Evaluation", page: Path) -> None:
     for level in ("windows", "contigs"):
         measured = getattr(evaluation, level)
-        if measured is None:
-            logger.info("%s: no measures, one of the labels has none with a call", level)
-            continue
-        counts = measured.counts
+        counts, ranking = measured.counts, measured.ranking
         logger.info(
-            "%s (%s): AUROC %.4f; %d of %d viral ones and %d of %d others called virus; "
-            "%d without a call",
-            level, evaluation.part, measured.auroc,
+            "%s (%s): %s; %d of %d viral ones and %d of %d others called virus; %d without a call",
+            level, evaluation.part, f"AUROC {ranking.auroc:.4f}" if ranking else "no AUROC",
             counts["virus"].called_virus, counts["virus"].called,
             counts["others"].called_virus, counts["others"].called,
             sum(each.total - each.called for each in counts.values()),

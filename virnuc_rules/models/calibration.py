@@ -16,12 +16,12 @@ from scipy.special import expit, logit
 
 from virnuc_rules.models.card import BundleCard, Calibration
 
-Float = NDArray[np.float64]
+Double = NDArray[np.float64]
 
 
 def calibrated(
     card: BundleCard, prevalence: float
-) -> Callable[[NDArray[np.float32]], Float] | None:
+) -> Callable[[NDArray[np.float32]], Double] | None:
     """Return what makes probabilities of margins with a bundle; None: it has no calibration."""
     if card.calibration is None:
         return None
@@ -30,7 +30,7 @@ def calibrated(
 
 def probabilities(
     calibration: Calibration, margin: NDArray[np.float32], prevalence: float = 0.5
-) -> Float:
+) -> Double:
     """Return the probability that each window [W] is viral; NaN where the margin is.
 
     prevalence: the share of windows with a call that are viral, above 0 and below 1.
@@ -39,12 +39,11 @@ def probabilities(
         odds = margin.astype(np.float64) / calibration.temperature
     else:
         odds = logit(np.interp(margin, calibration.margin, calibration.probability))
-    odds[np.isnan(margin)] = np.nan
-    shifted: Float = expit(odds + logit(prevalence))
+    shifted: Double = expit(odds + logit(prevalence))
     return shifted
 
 
-def expected_fdr(probability: Float, virus: NDArray[np.bool_]) -> float | None:
+def expected_fdr(probability: Double, virus: NDArray[np.bool_]) -> float | None:
     """Return the share of the windows called virus that is expected not to be; None without any.
 
     It is the mean of 1 - probability over them, and as good as prevalence and calibration are.

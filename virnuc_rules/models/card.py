@@ -64,6 +64,15 @@ class ClassifierShape(_Shape):
     classes: Literal[2] = 2
 
 
+class Seen(_Shape):
+    """A file of labelled sequences that something was fitted to."""
+
+    sample: str
+    file: str  # as the sheet names it
+    sha256: str  # as it is on disk
+    split: str  # sha256 of the parts of its records
+
+
 class Calibration(_Shape):
     """How log odds of windows become probabilities; see `models.calibration`."""
 
@@ -72,6 +81,8 @@ class Calibration(_Shape):
     margin: list[float] = []  # isotonic: ascending, and the probability at each
     probability: list[float] = []
     classifier: str  # sha256 of the classifier's file that it was fitted to
+    data: list[Seen]
+    part: str  # of the data, or all
     windows: dict[str, PositiveInt]  # that it was fitted to, by label
     log_loss: dict[
         str, float
@@ -91,7 +102,8 @@ class Training(_Shape):
     """What a classifier was trained on, and how."""
 
     made: str  # ISO 8601
-    data: dict[str, dict[str, str]]  # sha256 of each file, by sample
+    data: list[Seen]
+    tables: dict[str, str]  # sha256 of tables of groups and annotations
     seed: int  # of the split and the weights
     groups: dict[str, int]  # in each part
     open_frames: dict[str, dict[str, int]]  # in each part, by label

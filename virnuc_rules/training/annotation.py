@@ -29,13 +29,16 @@ class CodingSequences:
     def __init__(self, record: SeqRecord) -> None:
         found: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
         for feature in record.features:
-            if feature.type == "CDS" and feature.location is not None:
+            if feature.type == "CDS":
+                if feature.location is None:
+                    raise ValueError(f"{record.id}: a CDS has a location that cannot be read")
                 skipped = int(feature.qualifiers.get("codon_start", ["1"])[0]) - 1
                 for part in feature.location.parts:  # in the order of translation
                     start, end, strand = int(part.start), int(part.end), part.strand or 1
                     # Codons go on where the last exon left off, in the middle of one or not.
                     first = start + skipped if strand > 0 else end - skipped
-                    found[strand, first % 3].append((start, end))
+                    if part.ref is None:  # else it is an exon of another record
+                        found[strand, first % 3].append((start, end))
                     skipped = (skipped - (end - start)) % 3
         self._exons = {key: _sorted(exons) for key, exons in found.items()}
 
@@ -68,7 +71,7 @@ def read_genbank(path: Path) -> dict[str, CodingSequences]:
             for name in (record.name, record.id):
                 if name:
                     found[name] = coding
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AssertionError) as error:  # Biopython asserts
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise InputError(f"{path}: not a GenBank file ({reason})") from None
     if not found:

@@ -1,6 +1,7 @@
 """Fitting a calibration to labelled windows that the classifier was not trained on."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,14 @@ _HALVES = -1  # seed of a split that is none of those that users choose
 
 
 def fit_calibration(
-    margin: Float, virus: Bool, group: list[str], classifier: str, method: str = "auto"
+    margin: Float, virus: Bool, group: list[str], method: str = "auto", **about: Any
 ) -> Calibration:
     """Fit a calibration to windows with a call: margins [W], whether they are viral, their groups.
 
     `auto` takes the method with the smaller loss on groups that it was not fitted to: each method
     is fitted to one half of the groups and measured on the other, both ways round. Labels weigh
-    the same. `classifier` is the sha256 of its file. Raises VirnucError for too few windows.
+    the same. `about` says what it was fitted to: `classifier`, `data`, `part` of a Calibration.
+    Raises VirnucError for too few windows.
     """
     counts = np.bincount(virus, minlength=len(LABELS))
     if counts.min() < _LEAST:
@@ -40,7 +42,7 @@ def fit_calibration(
         method = min(("temperature", "isotonic"), key=lambda name: losses.get(name, 0))
     return _METHODS[method](margin, virus).model_copy(
         update={
-            "classifier": classifier,
+            **about,
             "windows": dict(zip(LABELS, counts.tolist(), strict=True)),
             "log_loss": losses,
         }
@@ -74,24 +76,34 @@ def balanced_weights(virus: Bool, prevalence: float = 0.5) -> NDArray[np.float64
 
 
 def _calibration(**fields: object) -> Calibration:
-    return Calibration(classifier="", windows={}, log_loss={}, **fields)  # type: ignore[arg-type]
+    return Calibration(classifier="", data=[], part="", windows={}, log_loss={}, **fields)  # type: ignore[arg-type]
 
 
 def _temperature(margin: Float, virus: Bool) -> Calibration:
+    """The temperature of the least loss.
+
+    The targets are Platt's (1999), (n + 1) / (n + 2) and its like: where the labels are told apart
+    without an error, a few windows must not make it sure of all.
+    """
     weights = balanced_weights(virus)
+    others, viral = np.bincount(virus, minlength=2)
+    target = np.where(virus, (viral + 1) / (viral + 2), 1 / (others + 2))
 
     def loss(temperature: float) -> float:
-        calibration = _calibration(method="temperature", temperature=float(temperature))
-        return float(log_loss(virus, probabilities(calibration, margin), sample_weight=weights))
+        odds = margin / temperature
+        # -t log p - (1 - t) log(1 - p), with log p = -log(1 + exp(-odds))
+        return float(np.sum(weights * (np.logaddexp(0, odds) - target * odds)))
 
     best = minimize_scalar(loss, bounds=_TEMPERATURES, method="bounded")
     return _calibration(method="temperature", temperature=float(best.x))
 
 
 def _isotonic(margin: Float, virus: Bool) -> Calibration:
-    """A rising curve through means; never 0 or 1, which no number of windows could show."""
-    edge = 1 / (len(virus) + 2)
-    curve = IsotonicRegression(y_min=edge, y_max=1 - edge, out_of_bounds="clip")
+    """A rising curve through means; no surer than so many windows of each label can show."""
+    others, viral = np.bincount(virus, minlength=2)
+    curve = IsotonicRegression(
+        y_min=1 / (viral + 2), y_max=1 - 1 / (others + 2), out_of_bounds="clip"
+    )
     curve.fit(margin, virus, sample_weight=balanced_weights(virus))
     x, y = curve.X_thresholds_.astype(float), curve.y_thresholds_.astype(float)
     if len(x) == 1:

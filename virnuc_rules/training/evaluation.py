@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from scipy.special import expit
 from sklearn.metrics import (
     average_precision_score,
     brier_score_loss,
@@ -29,6 +30,7 @@ from virnuc_rules.training.scored import Scored
 
 PREVALENCES = {"1:1": 0.5, "1:19": 0.05}  # viral to others
 MOST_FALSE = 0.01  # false positive rate at which recall is given
+MOST_GROUPS = 1000  # that are written down
 RESAMPLES = 200  # of the groups, for intervals
 _CURVE = 200  # points of a curve at most
 _BINS = 10  # of the reliability curve
@@ -44,6 +46,7 @@ class Counts(_Record):
     total: int
     called: int
     called_virus: int
+    failed: int  # without a call since they could not be embedded
 
 
 class AtPrevalence(_Record):
@@ -63,11 +66,28 @@ class Subset(_Record):
     counts: dict[str, Counts]  # by label
     auroc: float | None  # None without called ones of both labels
 
-    @property
-    def wrong(self) -> int:
-        """Number of wrong calls."""
-        viral, others = self.counts["virus"], self.counts["others"]
-        return viral.called - viral.called_virus + others.called_virus
+
+class Ranking(_Record):
+    """How well the labels are told apart, over those with a call."""
+
+    auroc: float
+    auroc_interval: tuple[float, float] | None  # 95 %, groups drawn again; None: too few groups
+    recall_at_1_percent_fpr: float
+    at: dict[str, AtPrevalence]  # by viral to others
+    roc: list[tuple[float, float]]  # false positive rate, recall
+
+
+class Measures(_Record):
+    """What is known of windows, or contigs."""
+
+    counts: dict[str, Counts]
+    recall: float | None  # of the calls; None where none of the viral ones has a call
+    false_positive_rate: float | None
+    ranking: Ranking | None  # None where one of the labels has none with a call
+    by_length: list[Subset]  # of the contig
+    by_source: list[Subset]
+    by_group: list[Subset]  # those with the most wrong calls, MOST_GROUPS of them
+    groups: int  # all
 
 
 class Bin(_Record):
@@ -78,66 +98,67 @@ class Bin(_Record):
     windows: int
 
 
-class Measures(_Record):
-    """How well windows, or contigs, are told apart."""
-
-    counts: dict[str, Counts]
-    auroc: float
-    auroc_interval: tuple[float, float] | None  # 95 %, groups drawn again; None: too few groups
-    recall: float  # of the calls
-    false_positive_rate: float
-    recall_at_1_percent_fpr: float
-    at: dict[str, AtPrevalence]  # by viral to others
-    roc: list[tuple[float, float]]  # false positive rate, recall
-    by_length: list[Subset]  # of the contig
-    by_source: list[Subset]
-    by_group: list[Subset]
-
-
 class Reliability(_Record):
     """Whether probabilities are what they say, labels weighing the same."""
 
+    calibrated: bool  # False: of raw scores, score_virus / (score_virus + score_others)
     brier: float
-    brier_raw: float  # of score_virus / (score_virus + score_others)
     expected_calibration_error: float
     bins: list[Bin]
 
 
-def measure(scored: Scored, sources: list[str], groups: list[str]) -> Measures | None:
-    """Measure windows or contigs; None where one of the labels has none with a call."""
+def measure(scored: Scored, sources: list[str], groups: list[str]) -> Measures:
+    """Measure windows or contigs; their `sample` and `group` are indices into the names."""
     called = scored.where(scored.called)
-    virus, score = called.virus, called.score
-    if virus.all() or not virus.any():
-        return None
-    fpr, tpr, _ = roc_curve(virus, score)
-    counts = _counts(scored)
-    bounds = np.searchsorted(LENGTHS, scored.length, "right") - 1
+    counts = _counts(scored, np.zeros(len(scored.virus), np.int64), 1)[0]
+    size = np.searchsorted(LENGTHS, scored.length, "right") - 1
     ranges = [f"{low:,} to {high - 1:,} bp" for low, high in pairwise(LENGTHS)]
     ranges.append(f"from {LENGTHS[-1]:,} bp")
+    rates = {
+        label: each.called_virus / each.called if each.called else None
+        for label, each in counts.items()
+    }
     return Measures(
         counts=counts,
-        auroc=roc_auc_score(virus, score),
-        auroc_interval=_interval(called),
-        recall=counts["virus"].called_virus / counts["virus"].called,
-        false_positive_rate=counts["others"].called_virus / counts["others"].called,
-        recall_at_1_percent_fpr=float(tpr[fpr <= MOST_FALSE].max()),
-        at={name: _at(called, share) for name, share in PREVALENCES.items()},
-        roc=_thinned(fpr, tpr),
-        by_length=_subsets(scored, bounds, ranges),
+        recall=rates["virus"],
+        false_positive_rate=rates["others"],
+        ranking=_ranking(called) if None not in rates.values() else None,
+        by_length=_subsets(scored, size, ranges),
         by_source=_subsets(scored, scored.sample, sources),
-        by_group=_subsets(scored, scored.group, groups),
+        by_group=_subsets(scored, scored.group, groups, MOST_GROUPS),
+        groups=len(np.unique(scored.group)),
     )
 
 
-def _counts(scored: Scored) -> dict[str, Counts]:
-    return {
-        label: Counts(
-            total=int(mine.sum()),
-            called=int((mine & scored.called).sum()),
-            called_virus=int((mine & scored.call).sum()),
-        )
-        for label, mine in zip(LABELS, (~scored.virus, scored.virus), strict=True)
-    }
+def _ranking(called: Scored) -> Ranking:
+    # All points: where many scores are equal, a thinned curve jumps over the one that is wanted.
+    fpr, tpr, _ = roc_curve(called.virus, called.score, drop_intermediate=False)
+    return Ranking(
+        auroc=roc_auc_score(called.virus, called.score),
+        auroc_interval=_interval(called),
+        recall_at_1_percent_fpr=float(tpr[fpr <= MOST_FALSE].max()),
+        at={name: _at(called, share) for name, share in PREVALENCES.items()},
+        roc=_thinned(fpr, tpr),
+    )
+
+
+def _counts(scored: Scored, index: Int, number: int) -> list[dict[str, Counts]]:
+    """Count those of each index below `number`, by label."""
+    kinds = (np.ones(len(index), bool), scored.called, scored.call, scored.failed)
+    table = np.array(
+        [
+            [np.bincount(index[(scored.virus == label) & kind], minlength=number) for kind in kinds]
+            for label in (False, True)
+        ]
+    ).transpose(2, 0, 1)  # [number, label, kind]
+    names = ("total", "called", "called_virus", "failed")
+    return [
+        {
+            label: Counts(**dict(zip(names, row, strict=True)))
+            for label, row in zip(LABELS, rows, strict=True)
+        }
+        for rows in table.tolist()
+    ]
 
 
 def _at(called: Scored, prevalence: float) -> AtPrevalence:
@@ -173,21 +194,34 @@ def _interval(called: Scored) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def _subsets(scored: Scored, index: Int, names: list[str]) -> list[Subset]:
-    """Return the subsets of the same index, in the order of their names' list; empty ones not."""
+def _subsets(scored: Scored, index: Int, names: list[str], most: int | None = None) -> list[Subset]:
+    """Return the subsets of the same index that are not empty; with `most`, the worst of them."""
+    counts = _counts(scored, index, len(names))
+    chosen = [n for n in range(len(names)) if any(each.total for each in counts[n].values())]
+    if most is not None:
+        chosen = sorted(chosen, key=lambda number: -_wrong_calls(counts[number]))[:most]
     order = np.argsort(index, kind="stable")
     ends = np.searchsorted(index[order], np.arange(len(names) + 1))
     return [
-        Subset(name=name, counts=_counts(part), auroc=_auroc(part))
-        for number, name in enumerate(names)
-        if len((part := scored.where(order[ends[number] : ends[number + 1]])).virus)
+        Subset(
+            name=names[number],
+            counts=counts[number],
+            auroc=_auroc(scored, order[ends[number] : ends[number + 1]], counts[number]),
+        )
+        for number in chosen
     ]
 
 
-def _auroc(scored: Scored) -> float | None:
-    called = scored.where(scored.called)
-    if called.virus.all() or not called.virus.any():
+def _wrong_calls(counts: dict[str, Counts]) -> int:
+    """Return how many calls differ from the label."""
+    return counts["virus"].called - counts["virus"].called_virus + counts["others"].called_virus
+
+
+def _auroc(scored: Scored, rows: Int, counts: dict[str, Counts]) -> float | None:
+    if not all(each.called for each in counts.values()):
         return None
+    part = scored.where(rows)
+    called = part.where(part.called)
     return float(roc_auc_score(called.virus, called.score))
 
 
@@ -196,12 +230,20 @@ def _thinned(x: NDArray[Any], y: NDArray[Any]) -> list[tuple[float, float]]:
     return [(float(a), float(b)) for a, b in zip(x[kept], y[kept], strict=True)]
 
 
-def reliability(scored: Scored, probability: NDArray[np.float64]) -> Reliability:
-    """Compare probabilities [N] of windows at equal labels with what is true of them."""
+def reliability(
+    scored: Scored, probability: NDArray[np.float64] | None = None
+) -> Reliability | None:
+    """Compare probabilities [N] of windows at equal labels with what is true of them.
+
+    Without any, those that raw scores are if they are taken at their word. None where one of the
+    labels has no window with a call.
+    """
     called: Bool = scored.called
-    virus, p = scored.virus[called], probability[called]
-    weights = balanced_weights(virus)
-    raw = 1 / (1 + np.exp(-scored.score[called].astype(np.float64)))
+    virus = scored.virus[called]
+    if virus.all() or not virus.any():
+        return None
+    p = expit(scored.score.astype(np.float64)) if probability is None else probability
+    p, weights = p[called], balanced_weights(virus)
     index = np.minimum((p * _BINS).astype(int), _BINS - 1)
     bins, error = [], 0.0
     for number in range(_BINS):
@@ -214,8 +256,8 @@ def reliability(scored: Scored, probability: NDArray[np.float64]) -> Reliability
             error += share * abs(predicted - observed)
             bins.append(Bin(predicted=predicted, observed=observed, windows=int(mine.sum())))
     return Reliability(
+        calibrated=probability is not None,
         brier=brier_score_loss(virus, p, sample_weight=weights),
-        brier_raw=brier_score_loss(virus, raw, sample_weight=weights),
         expected_calibration_error=error,
         bins=bins,
     )

@@ -16,7 +16,7 @@ from virnuc_rules.chunkfiles import (
 )
 from virnuc_rules.config import Config
 from virnuc_rules.contigs import Int
-from virnuc_rules.errors import VirnucError
+from virnuc_rules.errors import InputError, VirnucError
 from virnuc_rules.tasks import chunk_folder
 from virnuc_rules.training.annotation import CodingSequences, read_genbank
 from virnuc_rules.training.sheet import LabelledFile, read_sheet
@@ -51,14 +51,27 @@ class Labelled:
 def read_labelled(config: Config) -> Labelled:
     """Read the sheet `config.samples` and the chunk folders of its samples.
 
-    Raises VirnucError for a sheet or table that is wrong, a record without a group, and a group
-    that the sheet puts into two parts; ChunkError for a sample that is not chunked.
+    Raises VirnucError for a sheet or table that is wrong, a record without a group, a group that
+    the sheet puts into two parts, and a file that has both labels; ChunkError for a sample that is
+    not chunked.
     """
     sheet = read_sheet(config.samples)
     names: dict[str, int] = {}  # groups, by their number
     samples = [_read_sample(config, name, files, names) for name, files in sheet.items()]
+    _check_labels(samples, config.samples)
     _split(samples, list(names), config.seed, config.samples)
     return Labelled(samples, list(names))
+
+
+def _check_labels(samples: list[LabelledSample], sheet: Path) -> None:
+    """Raise VirnucError where the same file has both labels."""
+    labels: dict[str, int] = {}
+    for sample in samples:
+        for file, sha256 in zip(
+            sample.manifest.sources, sample.manifest.sources_sha256, strict=True
+        ):
+            if labels.setdefault(sha256, sample.label) != sample.label:
+                raise VirnucError(f"{sheet}: {file} has both labels; give it one")
 
 
 def _read_sample(
@@ -66,10 +79,10 @@ def _read_sample(
 ) -> LabelledSample:
     folder = chunk_folder(config.results, name)
     manifest = read_manifest(folder)
-    if missing := [source for source in manifest.sources if source not in sheet]:
+    if differing := sorted(set(manifest.sources) ^ set(sheet)):
         raise VirnucError(
-            f"{config.samples}: sample {name}: {missing[0]} was chunked, but is not in the sheet; "
-            "run `chunk` again"
+            f"{config.samples}: sample {name}: {differing[0]} is not both in the sheet and in what "
+            "was chunked; run `chunk` again"
         )
     files = [sheet[source] for source in manifest.sources]
     length, window_contig = contig_lengths(folder, manifest), contig_numbers(folder, manifest)
@@ -114,13 +127,19 @@ def _split(samples: list[LabelledSample], groups: list[str], seed: int, sheet: P
         sample.part[:] = parts[sample.group]
 
 
-def annotated(sample: LabelledSample) -> Iterator[tuple[int, CodingSequences | None]]:
-    """Yield each contig whose file has an annotation, with its coding sequences; None: it has none.
+def annotated(sample: LabelledSample) -> Iterator[tuple[int, CodingSequences]]:
+    """Yield each contig whose file has an annotation, with its coding sequences.
 
-    A file is read once. Raises InputError for an annotation that cannot be read.
+    Raises InputError for an annotation that cannot be read, or that lacks a record of the file.
     """
+    read = {file.genbank: read_genbank(file.genbank) for file in sample.files if file.genbank}
     for number, file in enumerate(sample.files):
         if file.genbank:
-            coding = read_genbank(file.genbank)
             for contig in np.flatnonzero(sample.source == number).tolist():
-                yield contig, coding.get(sample.ids[contig])
+                coding = read[file.genbank].get(sample.ids[contig])
+                if coding is None:
+                    raise InputError(
+                        f'{file.genbank}: no record "{sample.ids[contig]}", which '
+                        f"{sample.manifest.sources[number]} has; add it, or leave `genbank` empty"
+                    )
+                yield contig, coding

@@ -9,9 +9,10 @@ from markupsafe import Markup
 from matplotlib import pyplot as plt
 from pydantic import BaseModel
 
+from virnuc_rules.errors import VirnucError
 from virnuc_rules.figures import COLORS, STYLE
 from virnuc_rules.files import replacing
-from virnuc_rules.models.card import Calibration, Training
+from virnuc_rules.models.card import Calibration, Seen, Training
 from virnuc_rules.report import page_environment
 from virnuc_rules.training.evaluation import Measures, Reliability
 
@@ -30,25 +31,28 @@ class Evaluation(BaseModel):
     fingerprint: str
     classifier: str  # sha256
     data: str  # the sheet
-    files: dict[str, dict[str, str]]  # sha256 of each file, by sample
+    files: list[Seen]
     part: str
     seed: int
-    trained_on: list[str]  # files that the classifier was trained on and that are not held out
+    trained_on: list[str]  # files that the classifier has seen and that are not held out
+    calibrated_on: list[str]  # the same of the calibration
     embeddings: str  # in which precision, on which type of device
     versions: dict[str, str]
-    windows: Measures | None
-    contigs: Measures | None
-    reliability: Reliability | None
+    windows: Measures
+    contigs: Measures
+    reliability: Reliability | None  # None where one of the labels has no window with a call
     calibration: Calibration | None
     training: Training | None
 
 
 def write_evaluation(evaluation: Evaluation, page: Path) -> None:
-    """Write the page, and the same as JSON beside it."""
-    with replacing(page.with_suffix(".json")) as handle:
-        handle.write(evaluation.model_dump_json(indent=1) + "\n")
+    """Write the page, and the same as JSON beside it. Raises VirnucError for another ending."""
+    if page.suffix != ".html":
+        raise VirnucError(f"{page}: an evaluation is an HTML page; give a name that ends in .html")
     template = page_environment().get_template("evaluation.html")
     figure = Markup(_figure(evaluation))  # noqa: S704 - drawn here, of numbers
+    with replacing(page.with_suffix(".json")) as handle:
+        handle.write(evaluation.model_dump_json(indent=1) + "\n")
     with replacing(page) as handle:
         handle.write(template.render(it=evaluation, figure=figure, most_groups=_MOST_GROUPS))
 
@@ -68,12 +72,12 @@ def _figure(evaluation: Evaluation) -> str:
 def _roc(axes: Any, evaluation: Evaluation) -> None:
     levels = {"windows": evaluation.windows, "contigs": evaluation.contigs}
     for (name, measured), color in zip(levels.items(), COLORS.values(), strict=False):
-        if measured:
-            x, y = zip(*measured.roc, strict=True)
-            axes.plot(x, y, color=color, label=f"{name}, AUROC {measured.auroc:.3f}")
+        if ranking := measured.ranking:
+            x, y = zip(*ranking.roc, strict=True)
+            axes.plot(x, y, color=color, label=f"{name}, AUROC {ranking.auroc:.3f}")
     axes.plot([0, 1], [0, 1], color=COLORS["no_call"], linewidth=0.8)
     axes.set(xlabel="others called virus", ylabel="viral ones called virus", title="ROC")
-    if any(levels.values()):
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, loc="lower right")
 
 
@@ -84,7 +88,7 @@ def _reliability(axes: Any, found: Reliability | None) -> None:
         observed = [each.observed for each in found.bins]
         axes.plot(predicted, observed, "o-", color=COLORS["virus"], markersize=4)
     axes.set(
-        xlabel="calibrated probability of windows",
+        xlabel="probability of windows" if found and found.calibrated else "raw score of windows",
         ylabel="share that is viral",
         title="Reliability, labels weighing the same",
         xlim=(0, 1),

@@ -4,11 +4,13 @@ Result files are mapped into memory, never read into it as a whole. What is in m
 of each open frame (8 bytes), and the pool of rows that batches are drawn from.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,12 +20,14 @@ from virnuc_rules.config import Config
 from virnuc_rules.contigs import Bool, Int
 from virnuc_rules.controls import LABELS
 from virnuc_rules.errors import VirnucError
-from virnuc_rules.results import read_result
+from virnuc_rules.scoring import usable_results
 from virnuc_rules.store import Store
 from virnuc_rules.tasks import read_settings, sample_tasks
 from virnuc_rules.training.annotation import CodingSequences
-from virnuc_rules.training.labelled import Labelled, LabelledSample, annotated
+from virnuc_rules.training.labelled import Labelled, annotated
 from virnuc_rules.training.split import PARTS, Part
+
+logger = logging.getLogger(__name__)
 
 SEGMENT = 256  # rows that are read together: neighbours in a file, which disks like
 POOL = 1 << 15  # rows that a batch is drawn from, 436 MB at the width of the published models
@@ -132,24 +136,32 @@ def read_rows(config: Config, labelled: Labelled, *parts: Part) -> dict[Part, Ro
     """Map the embeddings of the labelled samples, and sort their open frames into parts.
 
     Where a file has an annotation, open frames outside of its coding sequences are left out.
-    Raises ResultError for embeddings that are missing or damaged, ChunkError for damaged chunks,
-    and VirnucError where a part has no open frame of one of the labels.
+    Raises what `usable_results` and `annotated` raise, and VirnucError where a part has no open
+    frame of one of the labels.
     """
     blocks: dict[Part, list[Block]] = {part: [] for part in parts}
     store, settings = Store(config.results), read_settings(config)
     for sample in labelled.samples:
         coding = dict(annotated(sample))
-        for task in sample_tasks(config.results, sample.name, *settings):
-            chunk = task.read()
-            result = read_result(store.result(task.key), task.key, chunk.ids)
+        failed = outside = 0
+        tasks = list(sample_tasks(config.results, sample.name, *settings))
+        for chunk, result in usable_results(tasks, store, config):
+            if result is None:
+                failed += len(chunk.ids)
+                continue
             contig = sample.window_contig[chunk.table["window_row"].to_numpy()]
-            kept = _coding(chunk, contig, sample, coding)
+            kept = _coding(chunk, contig, coding)
+            outside += int((~kept).sum())
             for part in parts:
                 mine = np.flatnonzero(kept & (sample.part[contig] == PARTS.index(part)))
                 blocks[part].append(Block(result.dnabert_s, result.esm2, mine, sample.label))
+        if failed:
+            logger.warning("sample %s: %d open frames have no embedding", sample.name, failed)
+        if coding:
+            logger.info("sample %s: %d open frames outside of CDS left out", sample.name, outside)
     found = {part: Rows(blocks[part]) for part in parts}
     for part, rows in found.items():
-        for label, count in zip(LABELS, rows.counts, strict=True):
+        for label, count in rows.by_label().items():
             if not count:
                 raise VirnucError(
                     f"{config.samples}: no open frame of label {label} in the {part} part; give "
@@ -158,21 +170,13 @@ def read_rows(config: Config, labelled: Labelled, *parts: Part) -> dict[Part, Ro
     return found
 
 
-def _coding(
-    chunk: Chunk, contig: Int, sample: LabelledSample, coding: dict[int, CodingSequences | None]
-) -> Bool:
+def _coding(chunk: Chunk, contig: Int, coding: dict[int, CodingSequences]) -> Bool:
     """Tell which open frames of a chunk may be trained on: inside coding sequences, if known."""
     kept: NDArray[np.bool_] = np.ones(len(contig), bool)
-    if not coding:
-        return kept
     start, end = chunk.table["start"].to_numpy(), chunk.table["end"].to_numpy()
-    frames = chunk.table["frame"].cast(pa.string()).to_pylist()
-    strand = np.array([1 if frame.startswith("F") else -1 for frame in frames])
-    for number in np.unique(contig).tolist():
-        if number not in coding:
-            continue
-        for side in (1, -1):
-            mine = np.flatnonzero((contig == number) & (strand == side))
-            known = coding[number]
-            kept[mine] = known is not None and known.contain(side, start[mine], end[mine])
+    forward = pc.starts_with(chunk.table["frame"].cast(pa.string()), "F").to_numpy()
+    for number in set(np.unique(contig).tolist()) & coding.keys():
+        for strand in (1, -1):
+            mine = np.flatnonzero((contig == number) & (forward == (strand > 0)))
+            kept[mine] = coding[number].contain(strand, start[mine], end[mine])
     return kept

@@ -38,6 +38,7 @@ class Scored:
     virus: Bool  # [N] label: True is virus
     score: Float  # [N] what they are ranked by; NaN: no call
     call: Bool  # [N] called virus; False also where there is no call
+    failed: Bool  # [N] no call since something of it could not be embedded
     sample: Int  # [N] index of the sample
     group: Int  # [N] index of the group
     length: Int  # [N] bases of the contig
@@ -106,11 +107,12 @@ def _score(
     calls = _contig_calls(config, sample, consensus)
     contig = sample.window_contig
 
-    def scored(score: Float, call: Bool, contig: Int) -> Scored:
+    def scored(score: Float, call: Bool, failed: Bool, contig: Int) -> Scored:
         everything = Scored(
             virus=np.full(len(contig), bool(sample.label)),
             score=score,
             call=call,
+            failed=failed,
             sample=np.full(len(contig), number),
             group=sample.group[contig],
             length=sample.length[contig],
@@ -121,8 +123,13 @@ def _score(
 
     mean = np.where(calls["call"] == "no_call", np.float32(np.nan), calls["score_mean"])
     return (
-        scored(consensus.margin, consensus.virus, contig),
-        scored(mean, calls["call"] == "virus", np.arange(len(sample.length))),
+        scored(consensus.margin, consensus.virus, consensus.failed, contig),
+        scored(
+            mean,
+            calls["call"] == "virus",
+            calls["reason"] == REASONS[FAILED],
+            np.arange(len(sample.length)),
+        ),
     )
 
 

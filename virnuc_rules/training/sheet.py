@@ -12,6 +12,7 @@ from virnuc_rules.errors import VirnucError
 from virnuc_rules.training.split import PARTS, Part
 
 _OPTIONAL = ("group", "groups", "genbank", "part")
+_COLUMNS = {"sample", "path", "label", "labels", *_OPTIONAL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class LabelledFile:
 
     label: int  # index into LABELS
     group: str  # of all its records; empty: see `groups`
+    groups_file: Path | None
     groups: dict[str, str] | None  # of each record by its id; None: each record is a group
     genbank: Path | None  # annotation of its records
     part: Part | None  # of all its records; None: by the hash of the group
@@ -45,6 +47,11 @@ def read_sheet(path: Path) -> Sheet:
         reader = csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
         if "label" not in (reader.fieldnames or ()):
             raise VirnucError(f"{path}: line 1: a column 'label' is needed: {' or '.join(LABELS)}")
+        if unknown := sorted(set(reader.fieldnames or ()) - _COLUMNS):
+            raise VirnucError(  # a misspelt `groups` would tear genomes apart
+                f"{path}: line 1: column {unknown[0]!r} is not known; known are "
+                f"{', '.join(sorted(_COLUMNS))}"
+            )
         sheet: Sheet = defaultdict(dict)
         for row in reader:
             where = f"{path}: line {reader.line_num}"
@@ -73,7 +80,15 @@ def _labelled(row: dict[str, str], where: str) -> LabelledFile:
     return LabelledFile(
         label=LABELS.index(row["label"]),
         group=group,
+        groups_file=Path(groups) if groups else None,
         groups=read_pairs(Path(groups), "id", "group") if groups else None,
         genbank=Path(genbank) if genbank else None,
         part=next((known for known in get_args(Part) if known == part), None),
     )
+
+
+def tables_beside(sheet: Sheet) -> list[Path]:
+    """Return the tables of groups and the annotations that a sheet names, each once."""
+    files = [file for sample in sheet.values() for file in sample.values()]
+    found = [path for file in files for path in (file.groups_file, file.genbank) if path]
+    return list(dict.fromkeys(found))

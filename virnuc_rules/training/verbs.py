@@ -15,10 +15,18 @@ from safetensors.torch import save_file
 from virnuc_rules import __version__
 from virnuc_rules.config import Config
 from virnuc_rules.errors import VirnucError
-from virnuc_rules.files import staged_folder, writing
+from virnuc_rules.files import (
+    file_sha256,
+    partial_path,
+    remove_dead_partials,
+    staged_folder,
+    sync_directory,
+    sync_files,
+    writing,
+)
 from virnuc_rules.models import card
 from virnuc_rules.models.bundle import Bundle, rewrite_card, write_card
-from virnuc_rules.models.calibration import probabilities
+from virnuc_rules.models.calibration import calibrated
 from virnuc_rules.models.device import choose_device
 from virnuc_rules.training.calibrate import fit_calibration
 from virnuc_rules.training.evaluation import measure, reliability
@@ -27,11 +35,14 @@ from virnuc_rules.training.labelled import Labelled, read_labelled
 from virnuc_rules.training.page import FILES, Evaluation, write_evaluation
 from virnuc_rules.training.rows import Rows, read_rows
 from virnuc_rules.training.scored import score_labelled
+from virnuc_rules.training.seen import files_of, not_held_out
+from virnuc_rules.training.sheet import read_sheet, tables_beside
 from virnuc_rules.training.split import PARTS, Part
 
 logger = logging.getLogger(__name__)
 
 _OURS = {"bundle.json", "verified.json", *card.FILES, *FILES}  # in the folder of a bundle
+_TRAINED = {"train", "validation"}  # parts that a classifier has seen
 _PACKAGES = ("torch", "scikit-learn", "numpy")
 
 
@@ -39,47 +50,71 @@ def train(config: Config) -> Evaluation:
     """Make the bundle `config.trained_bundle`: the networks of `config.bundle`, a new classifier.
 
     The classifier is fitted to the train part, stopped and calibrated by the validation part, and
-    evaluated on the test part, which nothing else has seen. An older bundle of that name is
+    evaluated on the test part, which nothing else has seen. An older bundle of `train` there is
     replaced when the new one is whole. Raises VirnucError for a folder that holds something else,
-    and what `read_labelled`, `read_rows`, `fit` and `fit_calibration` raise.
+    ModelError for a damaged bundle, and what `read_labelled`, `read_rows`, `fit` and
+    `fit_calibration` raise.
     """
     out, base = config.trained_bundle, Bundle(config.bundle)
-    if out.exists() and (others := {path.name for path in out.iterdir()} - _OURS):
-        raise VirnucError(f"{out}: holds {min(others)}, which no bundle has; give another folder")
-    if out.resolve() == config.bundle.resolve():
-        raise VirnucError(f"{out}: is the bundle to train with; give `trained_bundle` another name")
+    _check_place(out, config.bundle)
+    base.check(*card.EMBEDDING_FILES)  # the new card hashes them again: they must be sound
     torch.set_num_threads(config.threads)
     labelled = read_labelled(config)
     parts = read_rows(config, labelled, "train", "validation")
     parts["train"] = parts["train"].capped(config.max_per_label, config.seed)
+    training = _training(config, labelled, parts)
+    _say(training)
     recipe = Recipe(**{name: getattr(config, name) for name in Recipe.model_fields})
     fitted = fit(parts["train"], parts["validation"], recipe, choose_device(config.device))
-    with writing(out), staged_folder(out) as stage:
-        _write_bundle(stage, out.name, base, fitted, _training(labelled, parts, recipe, fitted))
+    training = training.model_copy(
+        update={"best_epoch": fitted.best_epoch, "losses": fitted.losses}
+    )
+    with staged_folder(out) as stage:
+        with writing(out):
+            _write_bundle(stage, out.name, base, fitted, training)
         if config.calibration != "none":
             _calibrate(config, stage, labelled, "validation")
         evaluation = _evaluate(config, stage, labelled, "test")
-        write_evaluation(evaluation, stage / "evaluation.html")
-        _put_in_place(stage, out)
+        with writing(out):
+            write_evaluation(evaluation, stage / "evaluation.html")
+            _put_in_place(stage, out)
     return evaluation
 
 
-def _training(
-    labelled: Labelled, parts: dict[Part, Rows], recipe: Recipe, fitted: Fitted
-) -> card.Training:
-    groups = [
-        len({*np.concatenate([s.group[s.part == part] for s in labelled.samples]).tolist()})
-        for part in range(len(PARTS))
-    ]
+def _check_place(out: Path, base: Path) -> None:
+    """Raise VirnucError where the new bundle would take the place of anything but one like it."""
+    if out.resolve() == base.resolve():
+        raise VirnucError(f"{out}: is the bundle to train with; give `trained_bundle` another name")
+    if out.exists() and (others := {path.name for path in out.iterdir()} - _OURS):
+        raise VirnucError(f"{out}: holds {min(others)}, which no bundle has; give another folder")
+    if (out / "bundle.json").exists() and card.read_card(out).training is None:
+        raise VirnucError(f"{out}: is a bundle that `train` did not make; give another folder")
+
+
+def _say(training: card.Training) -> None:
+    for part in PARTS:
+        frames = training.open_frames.get(part, {})
+        counts = ", ".join(f"{number} {label}" for label, number in frames.items())
+        logger.info("%s: %d groups; open frames: %s", part, training.groups[part], counts or "–")
+
+
+def _training(config: Config, labelled: Labelled, parts: dict[Part, Rows]) -> card.Training:
+    """Describe the data and the settings; what came of them is not known yet."""
+    groups: dict[str, int] = {
+        part: len({*np.concatenate([s.group[s.part == i] for s in labelled.samples]).tolist()})
+        for i, part in enumerate(PARTS)
+    }
+    settings = {name: getattr(config, name) for name in (*Recipe.model_fields, "max_per_label")}
     return card.Training(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        data=_files(labelled),
-        seed=recipe.seed,
-        groups=dict(zip(PARTS, groups, strict=True)),
+        data=files_of(labelled),
+        tables={str(path): file_sha256(path) for path in tables_beside(read_sheet(config.samples))},
+        seed=config.seed,
+        groups=groups,
         open_frames={part: rows.by_label() for part, rows in parts.items()},
-        recipe={name: float(value) for name, value in recipe},
-        best_epoch=fitted.best_epoch,
-        losses=fitted.losses,
+        recipe={name: float(value) for name, value in settings.items()},
+        best_epoch=1,
+        losses=[],
         versions=_versions(),
     )
 
@@ -116,11 +151,15 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def _put_in_place(stage: Path, out: Path) -> None:
-    """Move a whole bundle to `out`; an older one goes."""
-    old = stage.with_name(f"{stage.name}-old")
+    """Move a whole bundle to `out`, on disk before; an older one goes."""
+    sync_files(stage.iterdir())
+    before = out.with_name(f"{out.name}.before")
+    remove_dead_partials(before)
+    old = partial_path(before)
     if out.exists():
         out.rename(old)
     stage.rename(out)
+    sync_directory(out.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -140,18 +179,26 @@ def _calibrate(
     config: Config, folder: Path, labelled: Labelled, part: Part | Literal["all"]
 ) -> card.Calibration:
     bundle = Bundle(folder)
-    if trained_on := _trained_on(bundle.card, labelled, config.seed, part, "validation"):
+    training = bundle.card.training
+    # The validation part stopped the training, but its windows were not fitted to.
+    if training and (seen := not_held_out(training.data, {"train"}, labelled, part)):
         raise VirnucError(
-            f"{folder}: its classifier was trained on a part of {trained_on[0]}; calibrate with "
-            "the seed it was trained with and --part validation, or with other data"
+            f"{folder}: its classifier was trained on a part of {seen[0]}; calibrate with the "
+            "sheet and seed that it was trained with and --part validation, or with other data"
         )
     windows = score_labelled(config, bundle, labelled, part).windows
     windows = windows.where(windows.called)
-    groups = [labelled.groups[group] for group in windows.group.tolist()]
-    sha256 = bundle.card.sha256[card.CLASSIFIER]
-    found = fit_calibration(windows.score, windows.virus, groups, sha256, config.calibration)
+    found = fit_calibration(
+        windows.score,
+        windows.virus,
+        [labelled.groups[group] for group in windows.group.tolist()],
+        config.calibration,
+        classifier=bundle.card.sha256[card.CLASSIFIER],
+        data=files_of(labelled),
+        part=part,
+    )
     rewrite_card(folder, calibration=found)
-    logger.info("%s: calibrated by %s", folder, found.method)
+    logger.info("bundle %s: calibrated by %s", bundle.card.name, found.method)
     return found
 
 
@@ -160,6 +207,8 @@ def evaluate(config: Config, part: Part | Literal["all"], page: Path) -> Evaluat
     evaluation = _evaluate(config, config.bundle, read_labelled(config), part)
     if evaluation.trained_on:
         logger.warning("the classifier was trained on a part of %s", evaluation.trained_on[0])
+    if evaluation.calibrated_on:
+        logger.warning("the calibration was fitted to a part of %s", evaluation.calibrated_on[0])
     with writing(page):
         write_evaluation(evaluation, page)
     return evaluation
@@ -169,52 +218,35 @@ def _evaluate(
     config: Config, folder: Path, labelled: Labelled, part: Part | Literal["all"]
 ) -> Evaluation:
     bundle = Bundle(folder)
+    about, training, calibration = bundle.card, bundle.card.training, bundle.card.calibration
     scores = score_labelled(config, bundle, labelled, part)
     sources = [sample.name for sample in labelled.samples]
-    measured, found = measure(scores.windows, sources, labelled.groups), None
-    if measured and bundle.card.calibration:
-        probability = probabilities(bundle.card.calibration, scores.windows.score)
-        found = reliability(scores.windows, probability)
+    windows, probability = scores.windows, calibrated(about, 0.5)
+    fitted: set[str] = set(PARTS) if calibration and calibration.part == "all" else {"validation"}
     return Evaluation(
         made=datetime.now(UTC),
-        bundle=bundle.card.name,
-        description=bundle.card.description,
-        demo=bundle.card.demo,
-        window=bundle.card.window,
-        fingerprint=bundle.card.fingerprint,
-        classifier=bundle.card.sha256[card.CLASSIFIER],
+        bundle=about.name,
+        description=about.description,
+        demo=about.demo,
+        window=about.window,
+        fingerprint=about.fingerprint,
+        classifier=about.sha256[card.CLASSIFIER],
         data=str(config.samples),
-        files=_files(labelled),
+        files=files_of(labelled),
         part=part,
         seed=config.seed,
-        trained_on=_trained_on(bundle.card, labelled, config.seed, part, "test"),
+        trained_on=not_held_out(training.data, _TRAINED, labelled, part) if training else [],
+        calibrated_on=(
+            not_held_out(calibration.data, fitted, labelled, part) if calibration else []
+        ),
         embeddings=", ".join(sorted(scores.computed)),
         versions=_versions(),
-        windows=measured,
+        windows=measure(windows, sources, labelled.groups),
         contigs=measure(scores.contigs, sources, labelled.groups),
-        reliability=found,
-        calibration=bundle.card.calibration,
-        training=bundle.card.training,
+        reliability=reliability(windows, probability(windows.score) if probability else None),
+        calibration=calibration,
+        training=training,
     )
-
-
-def _trained_on(
-    of: card.BundleCard, labelled: Labelled, seed: int, part: str, held_out: Part
-) -> list[str]:
-    """Return the files that the classifier was trained on, unless it is their held-out part."""
-    if of.training is None or (part == held_out and seed == of.training.seed):
-        return []
-    seen = {sha256 for files in of.training.data.values() for sha256 in files.values()}
-    files = [item for files in _files(labelled).values() for item in files.items()]
-    return [name for name, sha256 in files if sha256 in seen]
-
-
-def _files(labelled: Labelled) -> dict[str, dict[str, str]]:
-    """Return the sha256 of each file, by sample."""
-    return {
-        sample.name: dict(zip(sample.manifest.sources, sample.manifest.sources_sha256, strict=True))
-        for sample in labelled.samples
-    }
 
 
 def _versions() -> dict[str, str]:

@@ -1,57 +1,72 @@
 # A classifier of your own, and what a bundle is worth. Targets: `snakemake train`, `evaluate`.
 # The samples are labelled ones; chunks and embeddings come from the same rules as for any sample.
+from virnuc_rules.training.sheet import read_sheet, tables_beside
 
 
-rule train:
-    input:
-        samples=CONFIG.samples,
-        manifests=expand(f"{RESULTS}/chunks/{{sample}}/manifest.json", sample=SAMPLES),
-        embedded=all_embedded,
-        bundle=ancient(CONFIG.bundle / "bundle.json"),
-    output:
-        card=CONFIG.trained_bundle / "bundle.json",
-        page=CONFIG.trained_bundle / "evaluation.html",
-        json=CONFIG.trained_bundle / "evaluation.json",
-    log:
-        f"{RESULTS}/logs/train.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/train.tsv"
-    conda:
-        "../../environment.yml"
-    threads: CONFIG.threads
-    params:
-        options=CONFIG.options(
-            "samples",
-            "results",
-            "bundle",
-            "precision",
-            "batch_tokens",
-            "min_score",
-            "min_viral_fraction",
-            "min_called_windows",
-            "threads",
-            "on_failed_chunks",
-            "seed",
-            "trained_bundle",
-            "device",
-            "hidden",
-            "dropout",
-            "learning_rate",
-            "batch",
-            "max_epochs",
-            "patience",
-            "max_per_label",
-            "calibration",
-        ),
-        fingerprint=from_card("fingerprint"),
-        version=__version__,
-    shell:
-        "virnuc-rules train {params.options} --log {log:q}"
+def sheet_and_tables(wildcards):
+    """The labelled sheet and what it names: what is wrong with it is said before anything runs."""
+    try:
+        return [CONFIG.samples, *tables_beside(read_sheet(CONFIG.samples))]
+    except VirnucError as error:
+        raise WorkflowError(str(error)) from None
+
+
+# A bundle cannot be trained with itself; without this, using one that was trained would be a cycle.
+if CONFIG.trained_bundle.resolve() != CONFIG.bundle.resolve():
+
+    rule train:
+        input:
+            samples=sheet_and_tables,
+            manifests=expand(
+                f"{RESULTS}/chunks/{{sample}}/manifest.json", sample=SAMPLES
+            ),
+            embedded=all_embedded,
+            bundle=ancient(CONFIG.bundle / "bundle.json"),
+        output:
+            # Updated, that is not deleted before: a bundle that is there must outlive what fails.
+            card=update(CONFIG.trained_bundle / "bundle.json"),
+            page=update(CONFIG.trained_bundle / "evaluation.html"),
+            json=update(CONFIG.trained_bundle / "evaluation.json"),
+        log:
+            f"{RESULTS}/logs/train.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/train.tsv"
+        conda:
+            "../../environment.yml"
+        threads: CONFIG.threads
+        params:
+            options=CONFIG.options(
+                "samples",
+                "results",
+                "bundle",
+                "precision",
+                "batch_tokens",
+                "min_score",
+                "min_viral_fraction",
+                "min_called_windows",
+                "threads",
+                "on_failed_chunks",
+                "seed",
+                "trained_bundle",
+                "device",
+                "hidden",
+                "dropout",
+                "learning_rate",
+                "batch",
+                "max_epochs",
+                "patience",
+                "max_per_label",
+                "calibration",
+            ),
+            fingerprint=from_card("fingerprint"),
+            version=__version__,
+        shell:
+            "virnuc-rules train {params.options} --log {log:q}"
 
 
 rule evaluate:
     input:
-        samples=CONFIG.samples,
+        samples=sheet_and_tables,
         manifests=expand(f"{RESULTS}/chunks/{{sample}}/manifest.json", sample=SAMPLES),
         embedded=all_embedded,
         bundle=ancient(CONFIG.bundle / "bundle.json"),
