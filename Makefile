@@ -17,7 +17,7 @@ demo: $(INSTALLED)
 	snakemake --profile profiles/local --configfile demo/config.yaml
 	@echo
 	@echo "Open demo/results/report.html; tables are in demo/results/lake and demo/results/gut."
-	@echo "The demo models' scores mean nothing: their weights are random. See README.md for your own data and the real models."
+	@echo "The demo models are small ones, and no substitute for the real ones: see README.md for these, and your own data."
 
 # Each of POS and NEG: one file, or a pattern in quotes.
 OUT ?= results/evaluation

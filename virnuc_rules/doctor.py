@@ -254,7 +254,7 @@ def _bundle(site: _Site) -> Iterator[Finding]:
             f"`window: {site.config.window}`: change one of them"
         )
     found = f"{card.name}, {len(card.sha256)} files with the right sha256"
-    note = "; a demo model, whose scores mean nothing" if card.demo else ""
+    note = "; a demo model, no substitute for the published ones" if card.demo else ""
     no_classifier = "embeddings can be computed, not classified: prepare it with --classifier"
     yield _finding("bundle", found + note, "" if card.classifier else no_classifier)
 

@@ -1,0 +1,161 @@
+"""Open frames of labelled sequences, cut and tokenised as the product does, as arrays."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from virnuc_rules.controls import LABELS, read_pairs
+from virnuc_rules.models import esm2
+from virnuc_rules.orfs import OpenFrames, open_frames
+from virnuc_rules.sequences import Sequences
+from virnuc_rules.training.split import Part, part_of
+from virnuc_rules.windows import count, cut
+
+SEED = 1  # of the split, as in data.py
+WINDOW = 500
+DNA_PAD = 3  # [PAD]
+
+Int = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Sequences of one part of the data, one after the other."""
+
+    bases: bytes
+    start: Int  # [N] first base of each sequence
+    length: Int  # [N]
+    label: Int  # [N] 1 virus, 0 others
+    source: Int  # [N] index into `sources`
+    sources: list[str]  # names of the samples in the sheet
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """R open frames of W windows."""
+
+    dna: NDArray[np.int16]  # [R, T] tokens with [CLS] and [SEP], then [PAD]
+    protein: NDArray[np.int8]  # [R, P] tokens with <cls> and <eos>, then <pad>
+    window: Int  # [R] row of the window
+    label: Int  # [W]
+    source: Int  # [W]
+
+    def __len__(self) -> int:
+        return len(self.window)
+
+
+def read_part(sheet: Path, part: Part) -> Labelled:
+    """Read all sequences of one part."""
+    bases, length, label, source, sources = [], [], [], [], []
+    with sheet.open(newline="") as handle:
+        for row in csv.DictReader(handle, delimiter="\t"):
+            groups = read_pairs(Path(row["groups"]), "id", "group")
+            if row["sample"] not in sources:
+                sources.append(row["sample"])
+            for contig in Sequences([Path(row["path"])], row["sample"]).contigs():
+                if (row["part"] or part_of(groups[contig.id], SEED)) == part:
+                    bases.append(contig.bases(0, contig.length).upper())
+                    length.append(contig.length)
+                    label.append(LABELS.index(row["label"]))
+                    source.append(len(sources) - 1)
+    lengths = np.array(length, np.int64)
+    return Labelled(
+        b"".join(bases),
+        np.cumsum(lengths) - lengths,
+        lengths,
+        np.array(label, np.int64),
+        np.array(source, np.int64),
+        sources,
+    )
+
+
+def cut_windows(
+    data: Labelled, rng: np.random.Generator | None = None
+) -> tuple[OpenFrames, Int, Int]:
+    """Cut windows as the product does; return their open frames, labels and sources.
+
+    With `rng`, each sequence first loses up to one window of bases at its start, as far as a
+    whole window is left: the windows of each call are others.
+    """
+    skip = np.zeros(len(data.length), np.int64)
+    if rng is not None:
+        skip = rng.integers(0, np.clip(data.length - WINDOW, 0, WINDOW - 1) + 1)
+    length = data.length - skip
+    number = np.array([count(int(n), WINDOW) for n in length])
+    windows = cut(length, np.zeros_like(length), number, WINDOW)
+    origin = (data.start + skip)[windows.contig]
+    found = open_frames(data.bases, origin + windows.start, origin + windows.end)
+    return found, data.label[windows.contig], data.source[windows.contig]
+
+
+def find_frames(
+    data: Labelled, tokenizer: Tokenizer, rng: np.random.Generator | None = None
+) -> Frames:
+    """Find and tokenise the open frames of windows; see `cut_windows`."""
+    found, label, source = cut_windows(data, rng)
+    encoded = tokenizer.encode_batch_fast([sequence.decode() for sequence in found.nucleotide])
+    proteins = [esm2.tokenize(sequence.decode()) for sequence in found.protein]
+    return Frames(
+        _padded([encoding.ids for encoding in encoded], DNA_PAD).astype(np.int16),
+        _padded(proteins, esm2.PAD).astype(np.int8),
+        found.window,
+        label,
+        source,
+    )
+
+
+def _padded(rows: list[list[int]], pad: int) -> Int:
+    """Return int64 [R, longest]."""
+    lengths = np.array([len(row) for row in rows])
+    padded = np.full((len(rows), lengths.max()), pad)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows)
+    return padded
+
+
+def scores_of_windows(
+    log_scores: NDArray[np.float32], window: Int, windows: int
+) -> NDArray[np.float64]:
+    """Return log(max virus score) - log(max others score) over the open frames of each window.
+
+    log_scores: [R, 2]; window: [R] row of the window; the result, [windows], is NaN for windows
+    without an open frame.
+    """
+    best = np.full((windows, 2), -np.inf)
+    np.maximum.at(best, window, log_scores)
+    best[np.isinf(best).all(axis=1)] = np.nan
+    return best[:, 1] - best[:, 0]
+
+
+def auroc(score: NDArray[np.float64], label: Int) -> float:
+    """Return the chance that a virus scores higher than another sequence; ties count half."""
+    _, inverse, count = np.unique(score, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[inverse]
+    positive = int(label.sum())
+    if not 0 < positive < len(label):
+        return float("nan")
+    above = rank[label == 1].sum() - positive * (positive + 1) / 2
+    return float(above / (positive * (len(label) - positive)))
+
+
+def summary(
+    score: NDArray[np.float64], label: Int, source: Int, sources: Sequence[str] = ()
+) -> dict[str, float]:
+    """Return the AUROC of viral windows against genes, genomes, and both; NaN scores are left out.
+
+    Sources 0 and 1 of the sheet are the viral and the cellular genes. With `sources`, also against
+    each source alone.
+    """
+    is_scored = np.isfinite(score)
+    chosen = {"genes": source <= 1, "genomes": source != 1, "both": source >= 0}
+    for number, name in enumerate(sources):
+        if number > 1:
+            chosen[name] = (source == 0) | (source == number)
+    return {
+        name: auroc(score[rows & is_scored], label[rows & is_scored])
+        for name, rows in chosen.items()
+    }
