@@ -195,12 +195,13 @@ def to_measures(task: Task, score: Floats, call: NDArray[np.bool_]) -> Measures:
         virus=label == LABELS.index("virus"),
         score=score.astype(np.float32),
         call=call & ~np.isnan(score),
+        failed=np.zeros(len(label), bool),
         sample=label,
         group=np.array([number[record.group] for record in task.records]),
         length=np.array([len(record.bases) for record in task.records]),
     )
     found = measure(scored, list(LABELS), groups)
-    if found is None:
+    if found.ranking is None:
         raise SystemExit(f"{task.name}: one of the labels has no sequence with a score")
     return found
 
@@ -255,7 +256,7 @@ def virnuc(task: Task, bundle: Path, threads: int) -> Outcome:
     start = min(run_virnuc(first, bundle, threads)[0] for _ in range(STARTS))
     seconds, evaluation = run_virnuc(task, bundle, threads)
     found = evaluation.windows if task.name == "windows" else evaluation.contigs
-    if found is None:
+    if found.ranking is None:
         raise SystemExit(f"VirNuc, {task.name}: one of the labels has no call")
     return Outcome("VirNuc", seconds, start, found)
 
@@ -401,15 +402,17 @@ def cells(task: Task, outcome: Outcome) -> list[str]:
     amounts, found, start = (len(task.records), task.kilobases), outcome.measures, outcome.start
     rest = outcome.seconds - start if start is not None else 0.0
     known = rest > 0.1 * outcome.seconds  # else it is the difference of two noisy times
-    interval = found.auroc_interval
+    ranking = found.ranking
+    assert ranking is not None  # checked where it was measured
+    interval = ranking.auroc_interval
     return [
         f"{outcome.seconds:.2f}" if outcome.seconds < 10 else f"{outcome.seconds:.1f}",
         "in process" if start is None else f"{start:.1f}",
         *(rate(amount / outcome.seconds) for amount in amounts),
         *(rate(amount / rest) if known else "" for amount in amounts),
-        f"{found.auroc:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""),
-        *(f"{x:.1%}" for x in (found.recall, found.false_positive_rate)),
-        f"{found.recall_at_1_percent_fpr:.1%}",
+        f"{ranking.auroc:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""),
+        *(f"{x:.1%}" for x in (found.recall or 0.0, found.false_positive_rate or 0.0)),
+        f"{ranking.recall_at_1_percent_fpr:.1%}",
     ]
 
 

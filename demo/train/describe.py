@@ -36,13 +36,7 @@ def evaluate(args: argparse.Namespace, kind: str) -> str:
         writer = csv.DictWriter(handle, list(rows[0]), delimiter="\t", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    subprocess.run(
-        [
-            "virnuc-rules", "evaluate", "--samples", str(sheet), "--results", str(args.results),
-            "--bundle", str(args.bundle), "--part", "test", "--out", str(page),
-        ],
-        check=True,
-    )  # fmt: skip
+    measure(args, sheet, page)
     found = json.loads(page.with_suffix(".json").read_text())["windows"]
     ranking, counts = found["ranking"], found["counts"]
     low, high = ranking["auroc_interval"]
@@ -51,6 +45,17 @@ def evaluate(args: argparse.Namespace, kind: str) -> str:
         f"{found['recall']:.0%} of {counts['virus']['called']:,} viral windows and "
         f"{found['false_positive_rate']:.0%} of {counts['others']['called']:,} others called virus"
     )
+
+
+def measure(args: argparse.Namespace, sheet: Path, page: Path) -> None:
+    """Run `virnuc-rules evaluate` on the test part of a sheet."""
+    subprocess.run(
+        [
+            "virnuc-rules", "evaluate", "--samples", str(sheet), "--results", str(args.results),
+            "--bundle", str(args.bundle), "--part", "test", "--out", str(page),
+        ],
+        check=True,
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -64,6 +69,7 @@ def main() -> None:
     card = rewrite_card(
         args.bundle, name="virnuc-demo", description=DESCRIPTION.format(reached=reached)
     )
+    measure(args, args.data, args.bundle / "evaluation.html")  # with this description
     print(card.description, file=sys.stderr)
 
 

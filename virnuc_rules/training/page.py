@@ -17,7 +17,7 @@ from virnuc_rules.report import page_environment
 from virnuc_rules.training.evaluation import Measures, Reliability
 
 FILES = ("evaluation.json", "evaluation.html")
-_MOST_GROUPS = 50  # that are listed
+_MOST_GROUPS = 20  # that are listed
 
 
 class Evaluation(BaseModel):
