@@ -12,6 +12,7 @@ from virnuc_rules.models.card import read_card
 from virnuc_rules.models.definition import find_definition
 from virnuc_rules.tables import FILES as TABLES
 from virnuc_rules.tasks import stamp_folder
+from virnuc_rules.training.sheet import read_sheet, tables_beside
 
 try:
     CONFIG = check_config(config)
@@ -72,3 +73,11 @@ def embedded(wildcards):
 def all_embedded(wildcards):
     """The stamps of all samples."""
     return stamps(SAMPLES)
+
+
+def sheet_and_tables(wildcards):
+    """The labelled sheet and what it names: what is wrong with it is said before anything runs."""
+    try:
+        return [CONFIG.samples, *tables_beside(read_sheet(CONFIG.samples))]
+    except VirnucError as error:
+        raise WorkflowError(str(error)) from None

@@ -1,14 +1,5 @@
 # A classifier of your own, and what a bundle is worth. Targets: `snakemake train`, `evaluate`.
 # The samples are labelled ones; chunks and embeddings come from the same rules as for any sample.
-from virnuc_rules.training.sheet import read_sheet, tables_beside
-
-
-def sheet_and_tables(wildcards):
-    """The labelled sheet and what it names: what is wrong with it is said before anything runs."""
-    try:
-        return [CONFIG.samples, *tables_beside(read_sheet(CONFIG.samples))]
-    except VirnucError as error:
-        raise WorkflowError(str(error)) from None
 
 
 # A bundle cannot be trained with itself; without this, using one that was trained would be a cycle.
