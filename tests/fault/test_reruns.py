@@ -79,7 +79,7 @@ def test_other_chunks(project: Project, first: Project) -> None:
 def table(project: Project, name: str) -> list[tuple[str, str]]:
     """Window and call of each row; the scores may differ in their last digits."""
     rows = (line.split("\t") for line in (project.results / name).read_text().splitlines())
-    return [(*row[:6], row[9]) for row in rows]  # type: ignore[misc]
+    return [(*row[:6], row[10]) for row in rows]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
