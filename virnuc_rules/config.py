@@ -135,7 +135,7 @@ class Config(BaseModel):
         description="how scores become probabilities; auto: what does better on held-out groups of "
         "the validation part",
     )
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         1, description="training: decides which group is in which part, and the first weights"
     )
 
@@ -191,9 +191,9 @@ def _values(schema: dict[str, Any]) -> str:
     if schema.get("format") == "path":
         return "path"
     if "maximum" in schema:
-        return f"{kind}, {schema['minimum']:g} to {schema['maximum']:g}"
+        return f"{kind}, {schema['minimum']} to {schema['maximum']}"
     bounds = {"minimum": "from", "exclusiveMinimum": "above", "exclusiveMaximum": "below"}
-    return ", ".join([kind, *(f"{bounds[k]} {schema[k]:g}" for k in bounds if k in schema)])
+    return ", ".join([kind, *(f"{bounds[k]} {schema[k]}" for k in bounds if k in schema)])
 
 
 def read_samples(sheet: Path) -> dict[str, list[Path]]:
