@@ -1,12 +1,12 @@
 """Open frames of labelled sequences, cut and tokenised as the product does, as arrays."""
 
 import csv
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 from tokenizers import Tokenizer
 
 from virnuc_rules.controls import LABELS, read_pairs
@@ -131,31 +131,14 @@ def scores_of_windows(
     return best[:, 1] - best[:, 0]
 
 
-def auroc(score: NDArray[np.float64], label: Int) -> float:
-    """Return the chance that a virus scores higher than another sequence; ties count half."""
-    _, inverse, count = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(count) - (count - 1) / 2)[inverse]
-    positive = int(label.sum())
-    if not 0 < positive < len(label):
-        return float("nan")
-    above = rank[label == 1].sum() - positive * (positive + 1) / 2
-    return float(above / (positive * (len(label) - positive)))
-
-
-def summary(
-    score: NDArray[np.float64], label: Int, source: Int, sources: Sequence[str] = ()
-) -> dict[str, float]:
+def summary(score: NDArray[np.float64], label: Int, source: Int) -> dict[str, float]:
     """Return the AUROC of viral windows against genes, genomes, and both; NaN scores are left out.
 
-    Sources 0 and 1 of the sheet are the viral and the cellular genes. With `sources`, also against
-    each source alone.
+    Sources 0 and 1 of the sheet are the viral and the cellular genes.
     """
     is_scored = np.isfinite(score)
     chosen = {"genes": source <= 1, "genomes": source != 1, "both": source >= 0}
-    for number, name in enumerate(sources):
-        if number > 1:
-            chosen[name] = (source == 0) | (source == number)
     return {
-        name: auroc(score[rows & is_scored], label[rows & is_scored])
+        name: float(roc_auc_score(label[rows & is_scored], score[rows & is_scored]))
         for name, rows in chosen.items()
     }
