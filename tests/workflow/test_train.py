@@ -173,6 +173,11 @@ def test_calibrating_again_changes_nothing_but_the_calibration(
     assert done.returncode == 1
     assert "its classifier was trained on a part of" in done.stderr
     assert read_card(bundle) == before
+    assert verb(trained, "calibrate", "--part", "test", bundle=bundle).returncode == 0
+    page = tmp_path / "page.html"
+    done = verb(trained, "evaluate", "--part", "test", "--out", page, bundle=bundle)
+    assert "the calibration was fitted to a part of" in done.stderr
+    assert len(evaluation(page.with_suffix(".json"))["calibrated_on"]) == 2
 
 
 def test_an_evaluation_of_what_it_was_trained_on_says_so(trained: Project, tmp_path: Path) -> None:

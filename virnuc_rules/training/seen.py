@@ -22,6 +22,11 @@ def files_of(labelled: Labelled) -> list[Seen]:
     return found
 
 
+def parts_of(part: str) -> set[str]:
+    """Return the parts that are meant by the name of one, or by `all`."""
+    return set(PARTS) if part == "all" else {part}
+
+
 def not_held_out(data: list[Seen], used: set[str], labelled: Labelled, part: str) -> list[str]:
     """Return the files that were seen, in `data`, and are not held out from it now.
 
@@ -29,7 +34,7 @@ def not_held_out(data: list[Seen], used: set[str], labelled: Labelled, part: str
     split as it was then. Files are known by their bytes: the same sequences, packed otherwise or
     under other names, are not found.
     """
-    wanted = set(PARTS) if part == "all" else {part}
+    wanted = parts_of(part)
     splits = {(each.sha256, each.split) for each in data}
     known = {each.sha256 for each in data}
     return [

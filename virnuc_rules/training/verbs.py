@@ -35,7 +35,7 @@ from virnuc_rules.training.labelled import Labelled, read_labelled
 from virnuc_rules.training.page import FILES, Evaluation, write_evaluation
 from virnuc_rules.training.rows import Rows, read_rows
 from virnuc_rules.training.scored import score_labelled
-from virnuc_rules.training.seen import files_of, not_held_out
+from virnuc_rules.training.seen import files_of, not_held_out, parts_of
 from virnuc_rules.training.sheet import read_sheet, tables_beside
 from virnuc_rules.training.split import PARTS, Part
 
@@ -222,7 +222,6 @@ def _evaluate(
     scores = score_labelled(config, bundle, labelled, part)
     sources = [sample.name for sample in labelled.samples]
     windows, probability = scores.windows, calibrated(about, 0.5)
-    fitted: set[str] = set(PARTS) if calibration and calibration.part == "all" else {"validation"}
     return Evaluation(
         made=datetime.now(UTC),
         bundle=about.name,
@@ -237,7 +236,9 @@ def _evaluate(
         seed=config.seed,
         trained_on=not_held_out(training.data, _TRAINED, labelled, part) if training else [],
         calibrated_on=(
-            not_held_out(calibration.data, fitted, labelled, part) if calibration else []
+            not_held_out(calibration.data, parts_of(calibration.part), labelled, part)
+            if calibration
+            else []
         ),
         embeddings=", ".join(sorted(scores.computed)),
         versions=_versions(),
