@@ -23,7 +23,7 @@ from virnuc_rules.chunkfiles import (
     Manifest,
     content_hash,
 )
-from virnuc_rules.files import replacing, staged_folder, sync_directory, writing
+from virnuc_rules.files.atomic import replacing, staged_folder, sync_directory, writing
 from virnuc_rules.orfs import FRAMES, REASONS, OpenFrames, open_frames
 from virnuc_rules.sequences import Contig, Sequences
 from virnuc_rules.upstream import UpstreamFasta

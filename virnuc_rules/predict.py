@@ -9,7 +9,7 @@ import torch
 from virnuc_rules.chunkfiles import contig_lengths, contig_numbers, read_manifest, read_windows
 from virnuc_rules.config import Config
 from virnuc_rules.contigs import Int, Rule, whole_contigs
-from virnuc_rules.files import staged_folder, writing
+from virnuc_rules.files.atomic import staged_folder, writing
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.calibration import calibrated, expected_fdr
 from virnuc_rules.models.verified import read_verified

@@ -21,7 +21,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Self
 
-from virnuc_rules.files import replacing, sync_directory
+from virnuc_rules.files.atomic import replacing, sync_directory
 from virnuc_rules.store import Failure, Store, by_shard
 
 _BEATS_PER_LEASE = 5

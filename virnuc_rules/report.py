@@ -16,7 +16,7 @@ from markupsafe import Markup
 from virnuc_rules.config import Config, read_samples
 from virnuc_rules.controls import read_controls
 from virnuc_rules.errors import ChunkError, ResultError
-from virnuc_rules.files import replacing
+from virnuc_rules.files.atomic import replacing
 from virnuc_rules.models.card import BundleCard, read_card
 from virnuc_rules.models.verified import Verified, read_verified
 from virnuc_rules.multiqc import FILES as MULTIQC_FILES

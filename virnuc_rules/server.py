@@ -25,7 +25,7 @@ import psutil
 from virnuc_rules import __version__
 from virnuc_rules.config import Config
 from virnuc_rules.errors import ModelError, VirnucError
-from virnuc_rules.files import remove_dead_partials, replacing
+from virnuc_rules.files.atomic import remove_dead_partials, replacing
 from virnuc_rules.lifetime import Lifetime
 from virnuc_rules.models.verified import read_verified
 from virnuc_rules.publisher import Publisher

@@ -30,9 +30,9 @@ from virnuc_rules.contigs import (
     viral_regions,
 )
 from virnuc_rules.errors import ChunkError
-from virnuc_rules.files import sync_directory, sync_files
+from virnuc_rules.files.atomic import sync_directory, sync_files
+from virnuc_rules.files.tsv import lines, text
 from virnuc_rules.orfs import FRAMES
-from virnuc_rules.text import lines, text
 
 if TYPE_CHECKING:
     from virnuc_rules.scoring import Consensus, ScoredChunk

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnuc_rules.contigs import Int, Regions, WindowCalls
-from virnuc_rules.text import lines, shortest
+from virnuc_rules.files.tsv import lines, shortest
 
 FILES = (
     "tracks/{sample}.scores.bedgraph.gz",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Self
 
-from virnuc_rules.files import replacing
+from virnuc_rules.files.atomic import replacing
 from virnuc_rules.orfs import FRAMES, OpenFrames
 from virnuc_rules.windows import Int
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from virnuc_rules import tables
 from virnuc_rules.chunkfiles import CHUNK_SCHEMA
 from virnuc_rules.contigs import REASONS, Rule
+from virnuc_rules.files.tsv import lines, shortest
 from virnuc_rules.orfs import FRAMES
 from virnuc_rules.scoring import Consensus, ScoredChunk
 from virnuc_rules.tables import SampleTables, write_highest_score
-from virnuc_rules.text import lines, shortest
 
 VANILLA = Path(__file__).parents[1] / "data/vanilla_real"
 

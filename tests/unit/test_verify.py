@@ -23,7 +23,7 @@ from virnuc_rules.chunkfiles import read_chunk, read_manifest
 from virnuc_rules.chunks import write_chunks
 from virnuc_rules.cli import main
 from virnuc_rules.embed import Networks, embed_chunk
-from virnuc_rules.files import partial_path
+from virnuc_rules.files.atomic import partial_path
 from virnuc_rules.models import verify as measuring
 from virnuc_rules.models.bundle import Bundle, rewrite_card
 from virnuc_rules.models.card import FILES

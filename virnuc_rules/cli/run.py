@@ -123,7 +123,7 @@ def predict(
 
 
 def _work(worker: "Worker", stamp: Path | None, log: Path | None, report: bool = True) -> None:
-    from virnuc_rules.files import replacing
+    from virnuc_rules.files.atomic import replacing
     from virnuc_rules.server import Exit
 
     code = worker.run(str(log or "standard error"), report)

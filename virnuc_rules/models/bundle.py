@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer
 
 from virnuc_rules.errors import ModelError
-from virnuc_rules.files import file_sha256, replacing
+from virnuc_rules.files.atomic import file_sha256, replacing
 from virnuc_rules.models import classifier, dnabert, esm2
 from virnuc_rules.models.card import (
     CLASSIFIER,

@@ -13,7 +13,7 @@ from typing import IO, NamedTuple
 from urllib.parse import urlsplit
 
 from virnuc_rules.errors import ModelError, UnreachableError
-from virnuc_rules.files import file_sha256
+from virnuc_rules.files.atomic import file_sha256
 from virnuc_rules.models.checkpoints import checkpoint_files
 from virnuc_rules.models.definition import HubSource, PathSource, UrlSource
 

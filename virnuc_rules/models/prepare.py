@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from virnuc_rules.errors import ModelError
-from virnuc_rules.files import staged_folder
+from virnuc_rules.files.atomic import staged_folder
 from virnuc_rules.models import card
 from virnuc_rules.models.bundle import write_card
 from virnuc_rules.models.checkpoints import read_classifier, read_dnabert_s, read_esm2

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from virnuc_rules.errors import ModelError
-from virnuc_rules.files import replacing
+from virnuc_rules.files.atomic import replacing
 
 EXACT = "fp32"  # what the other precisions are compared with
 

@@ -22,7 +22,7 @@ from virnuc_rules.chunkfiles import Chunk, read_chunk, read_manifest
 from virnuc_rules.chunks import write_chunks
 from virnuc_rules.embed import Networks, embed_chunk, self_check
 from virnuc_rules.errors import ModelError
-from virnuc_rules.files import file_sha256
+from virnuc_rules.files.atomic import file_sha256
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.device import choose_precision

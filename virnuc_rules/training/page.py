@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.figures import COLORS, STYLE
-from virnuc_rules.files import replacing
+from virnuc_rules.files.atomic import replacing
 from virnuc_rules.models.card import Calibration, Seen, Training
 from virnuc_rules.report import page_environment
 from virnuc_rules.training.evaluation import Measures, Reliability

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from virnuc_rules import __version__
 from virnuc_rules.config import Config
 from virnuc_rules.errors import VirnucError
-from virnuc_rules.files import (
+from virnuc_rules.files.atomic import (
     file_sha256,
     partial_path,
     remove_dead_partials,
