@@ -42,7 +42,7 @@ from sklearn.preprocessing import StandardScaler
 from virnuc_rules.controls import LABELS
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.orfs import open_frames
-from virnuc_rules.sequences import Sequences
+from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.training.evaluation import Measures, measure
 from virnuc_rules.training.page import Evaluation
 from virnuc_rules.training.scored import Scored

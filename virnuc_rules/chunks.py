@@ -25,7 +25,7 @@ from virnuc_rules.chunkfiles import (
 )
 from virnuc_rules.files.atomic import replacing, staged_folder, sync_directory, writing
 from virnuc_rules.orfs import FRAMES, REASONS, OpenFrames, open_frames
-from virnuc_rules.sequences import Contig, Sequences
+from virnuc_rules.reading.fastx import Contig, Sequences
 from virnuc_rules.upstream import UpstreamFasta
 from virnuc_rules.windows import Windows, count, cut, span
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from virnuc_rules.chunkfiles import Manifest
 from virnuc_rules.errors import InputError
-from virnuc_rules.sequences import Contig, Sequences
+from virnuc_rules.reading.fastx import Contig, Sequences
 from virnuc_rules.tracks import Gzip
 
 logger = logging.getLogger(__name__)

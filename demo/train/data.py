@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from virnuc_rules.sequences import Sequences
+from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.training.split import Part, part_of
 
 SEED = 1  # of the split; `virnuc-rules train` must be given the same

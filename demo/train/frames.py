@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from virnuc_rules.controls import LABELS, read_pairs
 from virnuc_rules.models import esm2
 from virnuc_rules.orfs import OpenFrames, open_frames
-from virnuc_rules.sequences import Sequences
+from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.training.split import Part, part_of
 from virnuc_rules.windows import count, cut
 

@@ -9,7 +9,7 @@ from harness import DEMO
 
 from virnuc_rules.chunks import write_chunks
 from virnuc_rules.config import Config
-from virnuc_rules.sequences import Sequences
+from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.server import Exit
 
 CONTIGS = ("NODE_1109_length_9622_cov_23.163061", "AE015924.1:1-15000", "NC_001422.1")

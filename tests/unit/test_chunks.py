@@ -95,8 +95,8 @@ def test_results_do_not_depend_on_blocks(
 ) -> None:
     monkeypatch.setattr(chunks, "_BLOCK", block)
     monkeypatch.setattr(chunks, "_WINDOW_BLOCKS", 3)
-    monkeypatch.setattr("virnuc_rules.sequences._BLOCK", read_block)
-    monkeypatch.setattr("virnuc_rules.sequences._SPILL", spill)
+    monkeypatch.setattr("virnuc_rules.reading.fastx._BLOCK", read_block)
+    monkeypatch.setattr("virnuc_rules.reading.fastx._SPILL", spill)
     out = tmp_path / "out"
     assert chunk_it(SOURCE, out) == read_manifest(usual)  # the hashes of the chunks among it
     assert frames_of(out).to_pylist() == frames_of(usual).to_pylist()

@@ -12,7 +12,7 @@ from chunking import SOURCE, chunk_it, contents, windows_of
 from virnuc_rules import chunks
 from virnuc_rules.chunkfiles import read_manifest
 from virnuc_rules.errors import InputError, VirnucError
-from virnuc_rules.sequences import Contig, Sequences
+from virnuc_rules.reading.fastx import Contig, Sequences
 
 FAILING = {
     "an illegal letter": b">bad\nAC!T\n",

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing import PACK
 
-from virnuc_rules import sequences
 from virnuc_rules.chunkfiles import read_manifest
 from virnuc_rules.errors import InputError
-from virnuc_rules.sequences import Contig, Sequences
+from virnuc_rules.reading import fastx as sequences
+from virnuc_rules.reading.fastx import Contig, Sequences
 
 READS = b"@r1 1:N:0\nACGT\n+\nII@>\n@r2\nacgtn\n+r2\n@+@+@\n"
 FOUR = "a record must have four lines"

@@ -10,9 +10,9 @@ from Bio import SeqIO
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from virnuc_rules import sequences
 from virnuc_rules.errors import InputError
-from virnuc_rules.sequences import Contig, Sequences
+from virnuc_rules.reading import fastx as sequences
+from virnuc_rules.reading.fastx import Contig, Sequences
 
 IUPAC = "ACGTURYSWKMBDHVNacgturyswkmbdhvn"
 Records = list[tuple[str, str]]

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from packing import PACK, PACKED, gz, zstd
 
-from virnuc_rules import streams
 from virnuc_rules.errors import InputError
-from virnuc_rules.sequences import Sequences
-from virnuc_rules.streams import Source, size_on_disk
+from virnuc_rules.reading import streams
+from virnuc_rules.reading.fastx import Sequences
+from virnuc_rules.reading.streams import Source, size_on_disk
 
 TEXT = b"".join(
     b">contig_%d\n%b\n" % (number, "".join(random.Random(number).choices("ACGT", k=500)).encode())
@@ -121,7 +121,7 @@ def test_a_flipped_bit_is_found_by_the_checksum(tmp_path: Path, kind: str) -> No
 def test_a_truncated_file_names_the_record_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("virnuc_rules.sequences._BLOCK", 100)
+    monkeypatch.setattr("virnuc_rules.reading.fastx._BLOCK", 100)
     whole = gz(TEXT)
     path = write(tmp_path, whole[: len(whole) // 2])
     with pytest.raises(InputError) as raised:
@@ -173,7 +173,7 @@ def test_standard_input_and_missing_files_have_no_size(tmp_path: Path) -> None:
 MEASURE = """
 import sys
 from pathlib import Path
-from virnuc_rules.streams import Source
+from virnuc_rules.reading.streams import Source
 size = sum(map(len, Source(Path(sys.argv[1]), lambda _: None).blocks(1 << 20)))
 status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
 print(size, int(status["VmHWM"].split()[0]) // 1024)

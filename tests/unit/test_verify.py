@@ -30,7 +30,7 @@ from virnuc_rules.models.card import FILES
 from virnuc_rules.models.definition import customized
 from virnuc_rules.models.prepare import prepare_bundle
 from virnuc_rules.models.verified import Verified, read_verified
-from virnuc_rules.sequences import Sequences
+from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.tasks import Settings
 
 BF16 = ("--precision", "bf16")

@@ -44,7 +44,7 @@ def chunk(
     """Cut contigs into windows and their open frames into chunks."""
     from virnuc_rules.chunks import write_chunks
     from virnuc_rules.progress import progress
-    from virnuc_rules.streams import STDIN, size_on_disk
+    from virnuc_rules.reading.streams import STDIN, size_on_disk
 
     name = "stdin" if files[0] == STDIN else files[0].name.split(".")[0]
     sample = sample or name

@@ -21,7 +21,7 @@ from virnuc_rules.models.card import ClassifierShape, DnabertConfig, Esm2Config
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.models.dnabert import Dnabert
 from virnuc_rules.models.esm2 import Esm2
-from virnuc_rules.sequences import Sequences
+from virnuc_rules.reading.fastx import Sequences
 
 _SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]  # ids as in the real tokenizer
 _DNABERT_S = DnabertConfig(

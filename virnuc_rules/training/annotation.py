@@ -16,7 +16,7 @@ from Bio.SeqRecord import SeqRecord
 from numpy.typing import NDArray
 
 from virnuc_rules.errors import InputError
-from virnuc_rules.streams import Source
+from virnuc_rules.reading.streams import Source
 from virnuc_rules.windows import Int
 
 _BLOCK = 1 << 20  # bytes

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from virnuc_rules.errors import InputError
-from virnuc_rules.streams import STDIN, Source
+from virnuc_rules.reading.streams import STDIN, Source
 
 IUPAC = b"ACGTURYSWKMBDHVNacgturyswkmbdhvn"
 _BLANKS = b"\r \t"
