@@ -39,7 +39,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from virnuc_rules.controls import LABELS
+from virnuc_rules.config.labels import LABELS
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.orfs import open_frames
 from virnuc_rules.reading.fastx import Sequences

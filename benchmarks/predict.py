@@ -21,7 +21,7 @@ import torch
 
 from virnuc_rules.chunkfiles import read_manifest, read_windows
 from virnuc_rules.chunks import write_chunks
-from virnuc_rules.config import Config
+from virnuc_rules.config.model import Config
 from virnuc_rules.predict import predict
 from virnuc_rules.results import Embeddings, read_result, write_result
 from virnuc_rules.store import Store

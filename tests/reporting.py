@@ -10,7 +10,7 @@ from harness import BUNDLE
 
 from virnuc_rules import __version__
 from virnuc_rules.chunkfiles import Manifest
-from virnuc_rules.config import Config
+from virnuc_rules.config.model import Config
 from virnuc_rules.tables import SCHEMAS
 from virnuc_rules.windows import cut
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from virnuc_rules import __version__
 from virnuc_rules.chunkfiles import Manifest
-from virnuc_rules.config import Config
+from virnuc_rules.config.model import Config
 from virnuc_rules.models.card import read_card
 from virnuc_rules.store import Store
 from virnuc_rules.worker_report import read_reports

@@ -13,8 +13,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from virnuc_rules.config import Config, read_samples
-from virnuc_rules.controls import read_controls
+from virnuc_rules.config.labels import read_controls
+from virnuc_rules.config.model import Config, read_samples
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.files.atomic import replacing
 from virnuc_rules.models.card import BundleCard, read_card

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from virnuc_rules.chunkfiles import Chunk
-from virnuc_rules.config import Config
+from virnuc_rules.config.model import Config
 from virnuc_rules.contigs import Float, Int
 from virnuc_rules.errors import ModelError, ResultError
 from virnuc_rules.models.classifier import MLPClassifier

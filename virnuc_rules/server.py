@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from virnuc_rules import __version__
-from virnuc_rules.config import Config
+from virnuc_rules.config.model import Config
 from virnuc_rules.errors import ModelError, VirnucError
 from virnuc_rules.files.atomic import remove_dead_partials, replacing
 from virnuc_rules.lifetime import Lifetime

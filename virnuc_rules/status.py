@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from virnuc_rules.config import Config, read_samples
+from virnuc_rules.config.model import Config, read_samples
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.store import Store, listing
 from virnuc_rules.tasks import Task, all_tasks, chunk_folder, read_settings

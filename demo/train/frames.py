@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from tokenizers import Tokenizer
 
-from virnuc_rules.controls import LABELS, read_pairs
+from virnuc_rules.config.labels import LABELS, read_pairs
 from virnuc_rules.models import esm2
 from virnuc_rules.orfs import OpenFrames, open_frames
 from virnuc_rules.reading.fastx import Sequences

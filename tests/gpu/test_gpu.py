@@ -10,7 +10,7 @@ from harness import BUNDLE, DEMO
 
 from virnuc_rules.chunkfiles import Chunk, read_chunk, read_manifest
 from virnuc_rules.chunks import write_chunks
-from virnuc_rules.config import Config
+from virnuc_rules.config.model import Config
 from virnuc_rules.embed import Networks, embed_chunk
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.device import choose_device, choose_precision, clear_caches

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import virnuc_rules
-from virnuc_rules.config import (
+from virnuc_rules.config.model import (
     Config,
     check_config,
     check_inputs,

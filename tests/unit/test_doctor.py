@@ -16,7 +16,7 @@ import yaml
 from harness import BIN, BUNDLE, DEMO, REPO, copy_bundle, environment, spoil
 
 from virnuc_rules import doctor
-from virnuc_rules.config import Config
+from virnuc_rules.config.model import Config
 from virnuc_rules.doctor import Finding, diagnose
 
 NO_GPU = {"slurm_partition": "cpu", "mem_mb": 4000, "runtime": 240}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_rules.controls import read_controls
+from virnuc_rules.config.labels import read_controls
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.training.sheet import read_sheet, tables_beside
 

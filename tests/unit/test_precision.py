@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from virnuc_rules.chunkfiles import Chunk, read_chunk, read_manifest
 from virnuc_rules.chunks import write_chunks
-from virnuc_rules.config import Config
+from virnuc_rules.config.model import Config
 from virnuc_rules.embed import Model, Networks, embed_chunk, micro_batches
 from virnuc_rules.errors import ChunkError, ModelError
 from virnuc_rules.models import esm2

@@ -12,7 +12,7 @@ from harness import TABLES, read_tsv
 
 from virnuc_rules.chunkfiles import read_manifest
 from virnuc_rules.chunks import write_chunks
-from virnuc_rules.config import Config
+from virnuc_rules.config.model import Config
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.predict import predict
 from virnuc_rules.results import read_result

@@ -12,7 +12,7 @@ import pytest
 from harness import BUNDLE, Project, rules
 from rich.console import Console
 
-from virnuc_rules.config import Config
+from virnuc_rules.config.model import Config
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.status import Heartbeats, Status, read_status, render, watch
 from virnuc_rules.store import Failure, Store

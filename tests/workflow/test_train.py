@@ -14,7 +14,7 @@ from Bio.SeqRecord import SeqRecord
 from harness import REPO, Project, environment, jobs, read_tsv, rules, sha256, spoil
 from labelled import write_fasta, write_sheet
 
-from virnuc_rules.config import Config
+from virnuc_rules.config.model import Config
 from virnuc_rules.models.bundle import rewrite_card
 from virnuc_rules.models.card import read_card
 from virnuc_rules.training.labelled import read_labelled

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from virnuc_rules.cli.settings import RESULT_KEYS, Log, with_settings
-from virnuc_rules.config import Config
+from virnuc_rules.config.model import Config
 from virnuc_rules.logs import logger
 
 app = typer.Typer()

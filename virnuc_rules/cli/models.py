@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from virnuc_rules.cli.settings import Log, with_settings
-from virnuc_rules.config import Config
+from virnuc_rules.config.model import Config
 from virnuc_rules.errors import UnreachableError, VirnucError
 from virnuc_rules.logs import logger, start_log
 

@@ -13,7 +13,7 @@ from virnuc_rules.cli.settings import (
     Stamp,
     with_settings,
 )
-from virnuc_rules.config import Config, read_samples
+from virnuc_rules.config.model import Config, read_samples
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.logs import logger
 

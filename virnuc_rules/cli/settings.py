@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from virnuc_rules.config import Config, check_config
+from virnuc_rules.config.model import Config, check_config
 from virnuc_rules.logs import start_log
 
 # What the keys of results depend on, and what a worker needs beside it.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from virnuc_rules.cli.settings import CALL_KEYS, RESULT_KEYS, Log, with_settings
-from virnuc_rules.config import Config
+from virnuc_rules.config.model import Config
 from virnuc_rules.logs import logger
 
 if TYPE_CHECKING:

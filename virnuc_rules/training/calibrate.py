@@ -9,8 +9,8 @@ from scipy.optimize import minimize_scalar
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import log_loss
 
+from virnuc_rules.config.labels import LABELS
 from virnuc_rules.contigs import Bool, Float, Int
-from virnuc_rules.controls import LABELS
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.calibration import probabilities
 from virnuc_rules.models.card import Calibration

@@ -22,8 +22,8 @@ from sklearn.metrics import (
     roc_curve,
 )
 
+from virnuc_rules.config.labels import LABELS
 from virnuc_rules.contigs import Bool, Int
-from virnuc_rules.controls import LABELS
 from virnuc_rules.rundata import LENGTHS
 from virnuc_rules.training.calibrate import balanced_weights
 from virnuc_rules.training.scored import Scored

@@ -14,7 +14,7 @@ from virnuc_rules.chunkfiles import (
     read_contig_table,
     read_manifest,
 )
-from virnuc_rules.config import Config
+from virnuc_rules.config.model import Config
 from virnuc_rules.contigs import Int
 from virnuc_rules.errors import InputError, VirnucError
 from virnuc_rules.tasks import chunk_folder

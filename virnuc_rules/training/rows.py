@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from virnuc_rules.chunkfiles import Chunk
-from virnuc_rules.config import Config
+from virnuc_rules.config.labels import LABELS
+from virnuc_rules.config.model import Config
 from virnuc_rules.contigs import Bool, Int
-from virnuc_rules.controls import LABELS
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.scoring import usable_results
 from virnuc_rules.store import Store

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from virnuc_rules.chunkfiles import read_windows
-from virnuc_rules.config import Config
+from virnuc_rules.config.model import Config
 from virnuc_rules.contigs import (
     CALLED,
     FAILED,

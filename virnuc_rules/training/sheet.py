@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from virnuc_rules.config import matches, read_samples
-from virnuc_rules.controls import LABELS, read_pairs
+from virnuc_rules.config.labels import LABELS, read_pairs
+from virnuc_rules.config.model import matches, read_samples
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.training.split import PARTS, Part
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from virnuc_rules import __version__
-from virnuc_rules.config import Config
+from virnuc_rules.config.model import Config
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.atomic import (
     file_sha256,

@@ -5,8 +5,8 @@ from snakemake.exceptions import WorkflowError
 
 from virnuc_rules import __version__
 from virnuc_rules.chunkfiles import read_manifest
-from virnuc_rules.config import check_config, check_inputs, read_samples
-from virnuc_rules.controls import read_controls
+from virnuc_rules.config.model import check_config, check_inputs, read_samples
+from virnuc_rules.config.labels import read_controls
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.card import read_card
 from virnuc_rules.models.definition import find_definition
