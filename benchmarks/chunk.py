@@ -20,7 +20,7 @@ import numpy as np
 from Bio import SeqIO
 from Bio.Seq import Seq
 
-from virnuc_rules.chunks import write_chunks
+from virnuc_rules.chunking.writer import write_chunks
 
 WINDOW = 500
 STOPS = (b"TAA", b"TAG", b"TGA")

@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from virnuc_rules.chunkfiles import Chunk, read_chunk, read_manifest
-from virnuc_rules.chunks import write_chunks
+from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
+from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.embed import Networks, embed_chunk
 from virnuc_rules.models import card, layers
 from virnuc_rules.models.bundle import Bundle, write_card

@@ -39,16 +39,16 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from virnuc_rules.chunking.open_frames import open_frames
+from virnuc_rules.chunking.windows import count, cut
 from virnuc_rules.config.labels import LABELS
 from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.orfs import open_frames
 from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.training.evaluation import Measures, measure
 from virnuc_rules.training.page import Evaluation
 from virnuc_rules.training.scored import Scored
 from virnuc_rules.training.sheet import read_sheet
 from virnuc_rules.training.split import Part, part_of
-from virnuc_rules.windows import count, cut
 
 SHORTEST = 2048  # bases of a contig: jaeger's model was made for pieces of 2 kb
 SEED = 1  # of the split (`seed` of the workflow), and of what is drawn

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from virnuc_rules.chunkfiles import read_manifest, read_windows
-from virnuc_rules.chunks import write_chunks
+from virnuc_rules.chunking.format import read_manifest, read_windows
+from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
 from virnuc_rules.predict import predict
 from virnuc_rules.results import Embeddings, read_result, write_result

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from Bio import SeqIO
 
-from virnuc_rules.chunkfiles import CHUNK_SCHEMA, Chunk, Manifest, read_chunk, read_manifest
-from virnuc_rules.chunks import write_chunks
+from virnuc_rules.chunking.format import CHUNK_SCHEMA, Chunk, Manifest, read_chunk, read_manifest
+from virnuc_rules.chunking.writer import write_chunks
 
 DATA = Path(__file__).parent / "data"
 UPSTREAM = DATA / "upstream"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from harness import BUNDLE
 
-from virnuc_rules.chunkfiles import Chunk, read_chunk, read_manifest
+from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
 from virnuc_rules.config.model import Config
 from virnuc_rules.server import Exit, Worker
 from virnuc_rules.tasks import Task, read_settings, sample_tasks

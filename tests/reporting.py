@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 from harness import BUNDLE
 
 from virnuc_rules import __version__
-from virnuc_rules.chunkfiles import Manifest
+from virnuc_rules.chunking.format import Manifest
+from virnuc_rules.chunking.windows import cut
 from virnuc_rules.config.model import Config
 from virnuc_rules.tables import SCHEMAS
-from virnuc_rules.windows import cut
 
 HOSTILE = (
     "</script><script>document.title='broken'</script>",

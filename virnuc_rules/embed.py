@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from virnuc_rules.chunkfiles import Chunk
+from virnuc_rules.chunking.format import Chunk
 from virnuc_rules.errors import ChunkError, ModelError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle

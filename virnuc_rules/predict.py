@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from virnuc_rules.chunkfiles import contig_lengths, contig_numbers, read_manifest, read_windows
+from virnuc_rules.chunking.format import contig_lengths, contig_numbers, read_manifest, read_windows
 from virnuc_rules.config.model import Config
 from virnuc_rules.contigs import Int, Rule, whole_contigs
 from virnuc_rules.files.atomic import staged_folder, writing

@@ -12,7 +12,7 @@ import psutil
 from pydantic import BaseModel
 
 from virnuc_rules import __version__
-from virnuc_rules.chunkfiles import Manifest
+from virnuc_rules.chunking.format import Manifest
 from virnuc_rules.config.model import Config
 from virnuc_rules.models.card import read_card
 from virnuc_rules.store import Store

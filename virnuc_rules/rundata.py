@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from virnuc_rules.chunkfiles import Manifest, read_manifest
+from virnuc_rules.chunking.format import Manifest, read_manifest
 from virnuc_rules.config.labels import Labels
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.tasks import chunk_folder

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from virnuc_rules.chunkfiles import Chunk
+from virnuc_rules.chunking.format import Chunk
+from virnuc_rules.chunking.open_frames import FRAMES
 from virnuc_rules.config.model import Config
 from virnuc_rules.contigs import Float, Int
 from virnuc_rules.errors import ModelError, ResultError
 from virnuc_rules.models.classifier import MLPClassifier
-from virnuc_rules.orfs import FRAMES
 from virnuc_rules.results import Embeddings, read_result
 from virnuc_rules.store import Store
 from virnuc_rules.tasks import Task

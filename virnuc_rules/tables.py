@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from virnuc_rules import tracks, viral
-from virnuc_rules.chunkfiles import frame_ids, window_ids
+from virnuc_rules.chunking.format import frame_ids, window_ids
+from virnuc_rules.chunking.open_frames import FRAMES
 from virnuc_rules.contigs import (
     CALLED,
     FAILED,
@@ -32,7 +33,6 @@ from virnuc_rules.contigs import (
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.files.atomic import sync_directory, sync_files
 from virnuc_rules.files.tsv import lines, text
-from virnuc_rules.orfs import FRAMES
 
 if TYPE_CHECKING:
     from virnuc_rules.scoring import Consensus, ScoredChunk

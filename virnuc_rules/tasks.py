@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-from virnuc_rules.chunkfiles import Chunk, ChunkEntry, read_chunk, read_manifest
+from virnuc_rules.chunking.format import Chunk, ChunkEntry, read_chunk, read_manifest
 from virnuc_rules.config.model import Config
 from virnuc_rules.errors import ModelError
 from virnuc_rules.models.card import BundleCard, read_card

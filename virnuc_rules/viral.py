@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from virnuc_rules.chunkfiles import Manifest
+from virnuc_rules.chunking.format import Manifest
 from virnuc_rules.errors import InputError
 from virnuc_rules.reading.fastx import Contig, Sequences
 from virnuc_rules.tracks import Gzip

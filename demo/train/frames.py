@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from tokenizers import Tokenizer
 
+from virnuc_rules.chunking.open_frames import OpenFrames, open_frames
+from virnuc_rules.chunking.windows import count, cut
 from virnuc_rules.config.labels import LABELS, read_pairs
 from virnuc_rules.models import esm2
-from virnuc_rules.orfs import OpenFrames, open_frames
 from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.training.split import Part, part_of
-from virnuc_rules.windows import count, cut
 
 SEED = 1  # of the split, as in data.py
 WINDOW = 500

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from harness import Project, assert_finished_like, embedded_chunks, jobs, spoil
 
-from virnuc_rules.chunkfiles import content_hash
+from virnuc_rules.chunking.format import content_hash
 
 
 @pytest.fixture

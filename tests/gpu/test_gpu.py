@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from harness import BUNDLE, DEMO
 
-from virnuc_rules.chunkfiles import Chunk, read_chunk, read_manifest
-from virnuc_rules.chunks import write_chunks
+from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
+from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
 from virnuc_rules.embed import Networks, embed_chunk
 from virnuc_rules.models.bundle import Bundle

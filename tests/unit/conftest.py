@@ -7,7 +7,7 @@ import pytest
 from embedded import configure, work
 from harness import DEMO
 
-from virnuc_rules.chunks import write_chunks
+from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
 from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.server import Exit

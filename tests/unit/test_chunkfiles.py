@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from chunking import SOURCE, chunk_it
 
-from virnuc_rules.chunkfiles import (
+from virnuc_rules.chunking.format import (
     ChunkEntry,
     read_chunk,
     read_contig_table,

@@ -20,8 +20,8 @@ from chunking import (
     write_fasta,
 )
 
-from virnuc_rules import chunks
-from virnuc_rules.chunkfiles import CONTIG_SCHEMA, WINDOW_SCHEMA, read_manifest, window_ids
+from virnuc_rules.chunking import writer as chunks
+from virnuc_rules.chunking.format import CONTIG_SCHEMA, WINDOW_SCHEMA, read_manifest, window_ids
 
 # --- parity with the original ------------------------------------------------------------------
 

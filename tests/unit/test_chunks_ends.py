@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from chunking import SOURCE, chunk_it, contents, windows_of
 
-from virnuc_rules import chunks
-from virnuc_rules.chunkfiles import read_manifest
+from virnuc_rules.chunking import writer as chunks
+from virnuc_rules.chunking.format import read_manifest
 from virnuc_rules.errors import InputError, VirnucError
 from virnuc_rules.reading.fastx import Contig, Sequences
 
@@ -75,7 +75,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     program = """
 import os, sys
 from pathlib import Path
-from virnuc_rules import chunks
+from virnuc_rules.chunking import writer as chunks
 chunks.replacing = lambda path: os._exit(9)
 chunks.write_chunks([Path(sys.argv[1])], Path(sys.argv[2]), sample="a", window=300, chunk_size=9)
 """

@@ -16,8 +16,8 @@ from chunking import (
 )
 from packing import PACK
 
+from virnuc_rules.chunking.open_frames import REASONS
 from virnuc_rules.errors import InputError
-from virnuc_rules.orfs import REASONS
 
 NONE = dict.fromkeys(REASONS[1:], 0)
 

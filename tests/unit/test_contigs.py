@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnuc_rules import orfs
+from virnuc_rules.chunking import open_frames as orfs
 from virnuc_rules.contigs import (
     CALLED,
     REASONS,

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from virnuc_rules import embed, tasks
-from virnuc_rules.chunkfiles import Chunk, read_chunk, read_manifest
-from virnuc_rules.chunks import write_chunks
+from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
+from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.embed import Networks, embed_chunk, micro_batches, self_check
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.models import esm2

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import EsmConfig, EsmModel
 
-from virnuc_rules.chunkfiles import CHUNK_SCHEMA, Chunk
+from virnuc_rules.chunking.format import CHUNK_SCHEMA, Chunk
 from virnuc_rules.embed import Networks, embed_chunk
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.models import esm2

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing import PACK
 
-from virnuc_rules.chunkfiles import read_manifest
+from virnuc_rules.chunking.format import read_manifest
 from virnuc_rules.errors import InputError
 from virnuc_rules.reading import fastx as sequences
 from virnuc_rules.reading.fastx import Contig, Sequences

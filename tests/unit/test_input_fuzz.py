@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from packing import PACK
 
-from virnuc_rules.chunks import write_chunks
+from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.errors import InputError
 
 FILES = 10_000

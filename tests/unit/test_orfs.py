@@ -10,7 +10,7 @@ from Bio.Seq import Seq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnuc_rules.orfs import FRAMES, REASONS, OpenFrames, open_frames
+from virnuc_rules.chunking.open_frames import FRAMES, REASONS, OpenFrames, open_frames
 
 IUPAC = "ACGTURYSWKMBDHVN"
 COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A"}

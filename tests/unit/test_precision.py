@@ -13,8 +13,8 @@ from harness import BUNDLE, DEMO, copy_bundle
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from virnuc_rules.chunkfiles import Chunk, read_chunk, read_manifest
-from virnuc_rules.chunks import write_chunks
+from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
+from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
 from virnuc_rules.embed import Model, Networks, embed_chunk, micro_batches
 from virnuc_rules.errors import ChunkError, ModelError

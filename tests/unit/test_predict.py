@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from virnuc_rules.chunkfiles import read_manifest
-from virnuc_rules.chunks import write_chunks
+from virnuc_rules.chunking.format import read_manifest
+from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
 from virnuc_rules.errors import ChunkError, InputError, ModelError, ResultError, VirnucError
 from virnuc_rules.models.bundle import rewrite_card

@@ -11,7 +11,7 @@ import torch
 from harness import BUNDLE, DEMO, wait_until
 
 from virnuc_rules import results
-from virnuc_rules.chunks import write_chunks
+from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
 from virnuc_rules.publisher import Publisher
 from virnuc_rules.queue import Claim, Queue

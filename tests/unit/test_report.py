@@ -13,7 +13,7 @@ from harness import rules
 from reporting import HOSTILE, make_results
 
 from virnuc_rules import rundata
-from virnuc_rules.chunkfiles import read_manifest
+from virnuc_rules.chunking.format import read_manifest
 from virnuc_rules.config.model import Config
 from virnuc_rules.errors import ResultError
 from virnuc_rules.models.verified import Verified

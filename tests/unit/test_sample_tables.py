@@ -10,8 +10,8 @@ import pytest
 from embedded import chunks_of, configure, contents, tasks_of, window_table, work
 from harness import TABLES, read_tsv
 
-from virnuc_rules.chunkfiles import read_manifest
-from virnuc_rules.chunks import write_chunks
+from virnuc_rules.chunking.format import read_manifest
+from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.predict import predict

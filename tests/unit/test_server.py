@@ -7,7 +7,7 @@ import torch
 from harness import BUNDLE, DEMO
 
 from virnuc_rules import embed
-from virnuc_rules.chunks import write_chunks
+from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
 from virnuc_rules.server import Exit, Worker
 from virnuc_rules.store import Store

@@ -19,8 +19,8 @@ from harness import BUNDLE, DEMO, copy_bundle, rules, sha256
 from published import published
 from safetensors.torch import load_file, save_file
 
-from virnuc_rules.chunkfiles import read_chunk, read_manifest
-from virnuc_rules.chunks import write_chunks
+from virnuc_rules.chunking.format import read_chunk, read_manifest
+from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.cli import main
 from virnuc_rules.embed import Networks, embed_chunk
 from virnuc_rules.files.atomic import partial_path

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from virnuc_rules.windows import Windows, count, cut, span
+from virnuc_rules.chunking.windows import Windows, count, cut, span
 
 LENGTHS = st.integers(0, 4000)
 WINDOW = st.integers(1, 600)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from harness import DEMO, REPO, Project, environment, rules, sha256
 
-from virnuc_rules.chunkfiles import read_manifest
+from virnuc_rules.chunking.format import read_manifest
 
 
 def jobs(project: Project, *arguments: str) -> dict[str, int]:

@@ -42,7 +42,7 @@ def chunk(
     log: Log = None,
 ) -> None:
     """Cut contigs into windows and their open frames into chunks."""
-    from virnuc_rules.chunks import write_chunks
+    from virnuc_rules.chunking.writer import write_chunks
     from virnuc_rules.progress import progress
     from virnuc_rules.reading.streams import STDIN, size_on_disk
 

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from virnuc_rules import __version__
-from virnuc_rules.chunkfiles import Chunk, read_chunk, read_manifest
-from virnuc_rules.chunks import write_chunks
+from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
+from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.embed import Networks, embed_chunk, self_check
 from virnuc_rules.errors import ModelError
 from virnuc_rules.files.atomic import file_sha256

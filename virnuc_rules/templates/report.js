@@ -31,7 +31,7 @@ for (let row = 0; row < WITH_TRACK; row++) FIRST[row + 1] = FIRST[row] + C.windo
 const SMALL = ID.map((id) => id.toLowerCase());
 const scoreText = (value) => value === NO_SCORE ? "–" : (value / 10000).toFixed(3);
 
-// Places of windows, as virnuc_rules.windows.cut has them.
+// Places of windows, as virnuc_rules.chunking.windows.cut has them.
 function windowsOf(row) {
   const wide = DATA.samples[C.sample[row]].window, length = C.length[row], total = C.windows[row];
   const surplus = total * wide - length, shorten = Math.floor(surplus / total);

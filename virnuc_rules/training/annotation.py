@@ -15,9 +15,9 @@ from Bio import SeqIO
 from Bio.SeqRecord import SeqRecord
 from numpy.typing import NDArray
 
+from virnuc_rules.chunking.windows import Int
 from virnuc_rules.errors import InputError
 from virnuc_rules.reading.streams import Source
-from virnuc_rules.windows import Int
 
 _BLOCK = 1 << 20  # bytes
 _Exons = tuple[Int, Int]  # sorted starts [E], and the furthest end up to each [E]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from virnuc_rules.chunkfiles import (
+from virnuc_rules.chunking.format import (
     Manifest,
     contig_lengths,
     contig_numbers,

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from virnuc_rules.chunkfiles import Chunk
+from virnuc_rules.chunking.format import Chunk
 from virnuc_rules.config.labels import LABELS
 from virnuc_rules.config.model import Config
 from virnuc_rules.contigs import Bool, Int

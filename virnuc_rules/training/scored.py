@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from virnuc_rules.chunkfiles import read_windows
+from virnuc_rules.chunking.format import read_windows
 from virnuc_rules.config.model import Config
 from virnuc_rules.contigs import (
     CALLED,

@@ -4,7 +4,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from virnuc_rules import __version__
-from virnuc_rules.chunkfiles import read_manifest
+from virnuc_rules.chunking.format import read_manifest
 from virnuc_rules.config.model import check_config, check_inputs, read_samples
 from virnuc_rules.config.labels import read_controls
 from virnuc_rules.errors import VirnucError

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Self
 
+from virnuc_rules.chunking.open_frames import FRAMES, OpenFrames
+from virnuc_rules.chunking.windows import Int
 from virnuc_rules.files.atomic import replacing
-from virnuc_rules.orfs import FRAMES, OpenFrames
-from virnuc_rules.windows import Int
 
 _WRAP = 60  # as Biopython's FASTA writer
 

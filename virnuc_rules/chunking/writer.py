@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from virnuc_rules import __version__
-from virnuc_rules.chunkfiles import (
+from virnuc_rules.chunking.format import (
     CHUNK_SCHEMA,
     CONTIG_SCHEMA,
     WINDOW_SCHEMA,
@@ -23,11 +23,11 @@ from virnuc_rules.chunkfiles import (
     Manifest,
     content_hash,
 )
+from virnuc_rules.chunking.open_frames import FRAMES, REASONS, OpenFrames, open_frames
+from virnuc_rules.chunking.virnucpro_fasta import UpstreamFasta
+from virnuc_rules.chunking.windows import Windows, count, cut, span
 from virnuc_rules.files.atomic import replacing, staged_folder, sync_directory, writing
-from virnuc_rules.orfs import FRAMES, REASONS, OpenFrames, open_frames
 from virnuc_rules.reading.fastx import Contig, Sequences
-from virnuc_rules.upstream import UpstreamFasta
-from virnuc_rules.windows import Windows, count, cut, span
 
 _BLOCK = 1 << 20  # bases that are translated at a time
 _WINDOW_BLOCKS = 100  # blocks whose windows are written together
