@@ -29,8 +29,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from virnuc_rules.queue import Queue
-from virnuc_rules.store import Store
+from virnuc_rules.queue.claims import Queue
+from virnuc_rules.queue.store import Store
 
 LEASE = 60.0
 PAYLOAD = b"0123456789abcdef" * 4

@@ -29,9 +29,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
 
-from virnuc_rules import queue as queue_module
-from virnuc_rules.queue import Claim, Queue
-from virnuc_rules.store import Failure, Store
+from virnuc_rules.queue import claims as queue_module
+from virnuc_rules.queue.claims import Claim, Queue
+from virnuc_rules.queue.store import Failure, Store
 
 LEASE, BEAT = 60.0, 12.0
 CALL = 0.001  # seconds

@@ -28,7 +28,7 @@ from virnuc_rules.errors import ModelError, VirnucError
 from virnuc_rules.files.atomic import replacing, sync_directory
 from virnuc_rules.models.card import read_card
 from virnuc_rules.models.verified import read_verified
-from virnuc_rules.queue import Queue
+from virnuc_rules.queue.claims import Queue
 
 Level = Literal["ok", "note", "warning", "FAILED"]
 COLOURS: dict[Level, str] = {"ok": "green", "note": "", "warning": "yellow", "FAILED": "red"}

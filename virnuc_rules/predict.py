@@ -14,8 +14,8 @@ from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.calibration import calibrated, expected_fdr
 from virnuc_rules.models.verified import read_verified
 from virnuc_rules.progress import progress
+from virnuc_rules.queue.store import Store
 from virnuc_rules.scoring import Consensus, ScoredChunk, scored_chunks
-from virnuc_rules.store import Store
 from virnuc_rules.tables import SampleTables, move_into_place
 from virnuc_rules.tasks import chunk_folder, read_settings, sample_tasks
 from virnuc_rules.viral import write_viral

@@ -15,7 +15,7 @@ from virnuc_rules import __version__
 from virnuc_rules.chunking.format import Manifest
 from virnuc_rules.config.model import Config
 from virnuc_rules.models.card import read_card
-from virnuc_rules.store import Store
+from virnuc_rules.queue.store import Store
 from virnuc_rules.worker_report import read_reports
 
 _PACKAGES = ("torch", "tokenizers", "safetensors", "pyarrow", "numpy", "biopython", "snakemake")

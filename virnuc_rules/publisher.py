@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
-from virnuc_rules.queue import Claim, Queue
+from virnuc_rules.queue.claims import Claim, Queue
 
 if TYPE_CHECKING:  # imports torch
     from virnuc_rules.results import Embeddings

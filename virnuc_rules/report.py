@@ -22,6 +22,7 @@ from virnuc_rules.models.verified import Verified, read_verified
 from virnuc_rules.multiqc import FILES as MULTIQC_FILES
 from virnuc_rules.multiqc import multiqc_content
 from virnuc_rules.provenance import Provenance, provenance
+from virnuc_rules.queue.store import Failure, Store
 from virnuc_rules.rundata import (
     CALLS,
     LENGTHS,
@@ -34,7 +35,6 @@ from virnuc_rules.rundata import (
     find_samples,
     read_contigs,
 )
-from virnuc_rules.store import Failure, Store
 from virnuc_rules.tasks import Task, all_tasks, read_settings
 from virnuc_rules.worker_report import WorkerReport, read_reports
 

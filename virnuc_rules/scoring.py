@@ -16,8 +16,8 @@ from virnuc_rules.config.model import Config
 from virnuc_rules.contigs import Float, Int
 from virnuc_rules.errors import ModelError, ResultError
 from virnuc_rules.models.classifier import MLPClassifier
+from virnuc_rules.queue.store import Store
 from virnuc_rules.results import Embeddings, read_result
-from virnuc_rules.store import Store
 from virnuc_rules.tasks import Task
 
 logger = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from virnuc_rules.files.atomic import remove_dead_partials, replacing
 from virnuc_rules.lifetime import Lifetime
 from virnuc_rules.models.verified import read_verified
 from virnuc_rules.publisher import Publisher
-from virnuc_rules.queue import Claim, Queue
+from virnuc_rules.queue.claims import Claim, Queue
 from virnuc_rules.tasks import Settings, Task
 from virnuc_rules.worker_report import Memory, WorkerReport
 

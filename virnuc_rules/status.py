@@ -11,7 +11,7 @@ from rich.text import Text
 
 from virnuc_rules.config.model import Config, read_samples
 from virnuc_rules.errors import ChunkError
-from virnuc_rules.store import Store, listing
+from virnuc_rules.queue.store import Store, listing
 from virnuc_rules.tasks import Task, all_tasks, chunk_folder, read_settings
 from virnuc_rules.worker_report import WorkerReport, read_reports
 

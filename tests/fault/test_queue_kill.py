@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from virnuc_rules.queue import Queue
-from virnuc_rules.store import Store, listing
+from virnuc_rules.queue.claims import Queue
+from virnuc_rules.queue.store import Store, listing
 
 TASKS, WORKERS, KILLS, FREEZES = 2000, 8, 48, 6
 LEASE = 1.0

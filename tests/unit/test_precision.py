@@ -24,10 +24,10 @@ from virnuc_rules.models.device import choose_device, choose_precision, is_out_o
 from virnuc_rules.models.verified import read_verified
 from virnuc_rules.models.verify import Data, verify, verify_precision
 from virnuc_rules.predict import predict
+from virnuc_rules.queue.store import Store
 from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.results import Embeddings
 from virnuc_rules.server import Exit, Worker
-from virnuc_rules.store import Store
 from virnuc_rules.tasks import Settings, all_tasks, read_settings
 from virnuc_rules.worker_report import WorkerReport
 

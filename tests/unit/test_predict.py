@@ -23,9 +23,9 @@ from virnuc_rules.models.bundle import rewrite_card
 from virnuc_rules.models.card import ClassifierShape
 from virnuc_rules.models.classifier import MLPClassifier, open_network
 from virnuc_rules.predict import predict
+from virnuc_rules.queue.store import Failure, Store
 from virnuc_rules.scoring import Consensus
 from virnuc_rules.server import Exit
-from virnuc_rules.store import Failure, Store
 from virnuc_rules.tasks import Task
 
 ROOT = Path(__file__).parents[2]

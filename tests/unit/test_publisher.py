@@ -14,7 +14,7 @@ from virnuc_rules import results
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
 from virnuc_rules.publisher import Publisher
-from virnuc_rules.queue import Claim, Queue
+from virnuc_rules.queue.claims import Claim, Queue
 from virnuc_rules.results import Embeddings, read_result
 from virnuc_rules.server import Exit, Worker
 from virnuc_rules.tasks import Settings, all_tasks, read_settings

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_rules import queue as queue_module
-from virnuc_rules.queue import Claim, Queue
-from virnuc_rules.store import Store, by_shard, listing
+from virnuc_rules.queue import claims as queue_module
+from virnuc_rules.queue.claims import Claim, Queue
+from virnuc_rules.queue.store import Store, by_shard, listing
 
 LEASE = 10.0  # seconds of the fake clock
 KEY = "ab" + "0" * 62

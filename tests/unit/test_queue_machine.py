@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from test_queue import LEASE, Clock, Waiting, payload, writer
 
-from virnuc_rules import queue as queue_module
-from virnuc_rules.queue import Claim, Queue
-from virnuc_rules.store import listing
+from virnuc_rules.queue import claims as queue_module
+from virnuc_rules.queue.claims import Claim, Queue
+from virnuc_rules.queue.store import listing
 
 BEATS = 5  # per lease, as the heartbeat's thread does
 KEYS = [f"{shard}{number:062x}" for number, shard in enumerate(("aa", "aa", "bb", "cc"))]

@@ -18,8 +18,8 @@ from virnuc_rules.config.model import Config
 from virnuc_rules.errors import ResultError
 from virnuc_rules.models.verified import Verified
 from virnuc_rules.provenance import Provenance
+from virnuc_rules.queue.store import Failure
 from virnuc_rules.report import FILES, LENGTHS, read_run, render, write_report
-from virnuc_rules.store import Failure
 
 CALLS = ("virus", "others", "no_call")
 

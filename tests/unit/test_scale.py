@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 from test_queue import LEASE, Clock, claimed, publish, work, worker
 
-from virnuc_rules import queue as queue_module
-from virnuc_rules.queue import Claim, Queue
+from virnuc_rules.queue import claims as queue_module
+from virnuc_rules.queue.claims import Claim, Queue
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"

@@ -9,8 +9,8 @@ from harness import BUNDLE, DEMO
 from virnuc_rules import embed
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
+from virnuc_rules.queue.store import Store
 from virnuc_rules.server import Exit, Worker
-from virnuc_rules.store import Store
 from virnuc_rules.tasks import all_tasks, read_settings
 from virnuc_rules.worker_report import Memory, WorkerReport
 

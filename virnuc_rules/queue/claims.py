@@ -22,7 +22,7 @@ from queue import Empty, SimpleQueue
 from typing import Self
 
 from virnuc_rules.files.atomic import replacing, sync_directory
-from virnuc_rules.store import Failure, Store, by_shard
+from virnuc_rules.queue.store import Failure, Store, by_shard
 
 _BEATS_PER_LEASE = 5
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
