@@ -23,11 +23,11 @@ import yaml
 from pydantic import BaseModel
 
 from virnuc_rules import __version__
+from virnuc_rules.bundles.verified import read_verified
 from virnuc_rules.config.model import Config, check_inputs, read_samples
 from virnuc_rules.errors import ModelError, VirnucError
 from virnuc_rules.files.atomic import replacing, sync_directory
 from virnuc_rules.models.card import read_card
-from virnuc_rules.models.verified import read_verified
 from virnuc_rules.queue.claims import Queue
 
 Level = Literal["ok", "note", "warning", "FAILED"]

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
+from virnuc_rules.bundles.verified import read_verified
 from virnuc_rules.chunking.format import contig_lengths, contig_numbers, read_manifest, read_windows
 from virnuc_rules.config.model import Config
 from virnuc_rules.contigs import Int, Rule, whole_contigs
 from virnuc_rules.files.atomic import staged_folder, writing
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.calibration import calibrated, expected_fdr
-from virnuc_rules.models.verified import read_verified
 from virnuc_rules.progress import progress
 from virnuc_rules.queue.store import Store
 from virnuc_rules.scoring import Consensus, ScoredChunk, scored_chunks

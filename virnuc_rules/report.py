@@ -13,12 +13,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from virnuc_rules.bundles.verified import Verified, read_verified
 from virnuc_rules.config.labels import read_controls
 from virnuc_rules.config.model import Config, read_samples
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.files.atomic import replacing
 from virnuc_rules.models.card import BundleCard, read_card
-from virnuc_rules.models.verified import Verified, read_verified
 from virnuc_rules.multiqc import FILES as MULTIQC_FILES
 from virnuc_rules.multiqc import multiqc_content
 from virnuc_rules.provenance import Provenance, provenance

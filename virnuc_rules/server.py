@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from virnuc_rules import __version__
+from virnuc_rules.bundles.verified import read_verified
 from virnuc_rules.config.model import Config
 from virnuc_rules.errors import ModelError, VirnucError
 from virnuc_rules.files.atomic import remove_dead_partials, replacing
 from virnuc_rules.lifetime import Lifetime
-from virnuc_rules.models.verified import read_verified
 from virnuc_rules.publisher import Publisher
 from virnuc_rules.queue.claims import Claim, Queue
 from virnuc_rules.tasks import Settings, Task

@@ -18,10 +18,10 @@ from esm.model.esm2 import ESM2
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from virnuc_rules.bundles.checkpoints import read_classifier, read_dnabert_s, read_esm2
 from virnuc_rules.errors import ModelError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.card import ClassifierShape, DnabertConfig, Esm2Config
-from virnuc_rules.models.checkpoints import read_classifier, read_dnabert_s, read_esm2
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.models.dnabert import Dnabert
 from virnuc_rules.models.dnabert import load as load_dnabert

@@ -11,10 +11,7 @@ import yaml
 from harness import BUNDLE, rules
 from published import REVISION, published, write_definition
 
-from virnuc_rules.errors import ModelError
-from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.models.card import DnabertConfig, Esm2Config, read_card
-from virnuc_rules.models.definition import (
+from virnuc_rules.bundles.definition import (
     HubSource,
     PathSource,
     UrlSource,
@@ -23,9 +20,12 @@ from virnuc_rules.models.definition import (
     read_definition,
     shipped_definitions,
 )
+from virnuc_rules.bundles.prepare import prepare_bundle
+from virnuc_rules.errors import ModelError
+from virnuc_rules.models.bundle import Bundle
+from virnuc_rules.models.card import DnabertConfig, Esm2Config, read_card
 from virnuc_rules.models.dnabert import Dnabert
 from virnuc_rules.models.esm2 import Esm2
-from virnuc_rules.models.prepare import prepare_bundle
 
 NAMES = ["esm2-150m", "esm2-35m", "esm2-650m", "esm2-8m", "virnucpro-300", "virnucpro-500"]
 SHAPES = {  # layers, width, heads (Lin et al., Science 2023, table S1)

@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import EsmConfig, EsmModel
 
+from virnuc_rules.bundles.checkpoints import read_esm2
 from virnuc_rules.chunking.format import CHUNK_SCHEMA, Chunk
 from virnuc_rules.embed import Networks, embed_chunk
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.card import Esm2Config
-from virnuc_rules.models.checkpoints import read_esm2
 from virnuc_rules.tasks import Settings
 
 CPU = torch.device("cpu")

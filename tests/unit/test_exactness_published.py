@@ -10,9 +10,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from virnuc_rules.bundles.checkpoints import read_classifier
 from virnuc_rules.embed import Networks
 from virnuc_rules.models.card import ClassifierShape
-from virnuc_rules.models.checkpoints import read_classifier
 from virnuc_rules.models.classifier import MLPClassifier, open_network
 from virnuc_rules.models.dnabert import open_tokenizer
 

@@ -21,12 +21,12 @@ from published import (
     write_definition,
 )
 
+from virnuc_rules.bundles.definition import PathSource, UrlSource, read_definition
+from virnuc_rules.bundles.fetch import fetch
+from virnuc_rules.bundles.prepare import prepare_bundle
 from virnuc_rules.errors import ModelError, UnreachableError
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.card import FILES, read_card
-from virnuc_rules.models.definition import PathSource, UrlSource, read_definition
-from virnuc_rules.models.fetch import fetch
-from virnuc_rules.models.prepare import prepare_bundle
 
 MIB = 2**20
 CONTENT = np.random.default_rng(1).bytes(24 * MIB)  # the library writes in steps of 10 MiB
@@ -105,7 +105,7 @@ def test_ctrl_c_leaves_what_can_be_resumed(server: Server, tmp_path: Path) -> No
     server.hold.clear()
     code = (  # a test run in the background ignores Ctrl-C, and hands that down
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from sys import argv; from pathlib import Path; from virnuc_rules.models import fetch as f"
+        "from sys import argv; from pathlib import Path; from virnuc_rules.bundles import fetch as f"
     )
     code += "; f.fetch(f.UrlSource(url=argv[1], sha256=argv[2]), Path(argv[3]))"
     url = source(server).url
@@ -174,9 +174,7 @@ def test_what_is_not_there(server: Server, tmp_path: Path) -> None:
 def test_a_full_disk_is_no_missing_network(server: Server, tmp_path: Path) -> None:
     """A limit on the size of files stands for it: the same error, on the same call."""
     code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
-    code += (
-        "from sys import argv; from pathlib import Path; from virnuc_rules.models import fetch as f"
-    )
+    code += "from sys import argv; from pathlib import Path; from virnuc_rules.bundles import fetch as f"
     code += "; f.fetch(f.UrlSource(url=argv[1], sha256=argv[2]), Path(argv[3]))"
     done = subprocess.run(
         [sys.executable, "-c", code, source(server).url, "0" * 64, str(tmp_path)],

@@ -13,6 +13,7 @@ from harness import BUNDLE, DEMO, copy_bundle
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from virnuc_rules.bundles.verified import read_verified
 from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
@@ -21,7 +22,6 @@ from virnuc_rules.errors import ChunkError, ModelError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.device import choose_device, choose_precision, is_out_of_memory
-from virnuc_rules.models.verified import read_verified
 from virnuc_rules.models.verify import Data, verify, verify_precision
 from virnuc_rules.predict import predict
 from virnuc_rules.queue.store import Store

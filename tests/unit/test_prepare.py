@@ -9,11 +9,11 @@ from harness import BUNDLE, rules
 from safetensors.torch import load_file, save_file
 from transformers import EsmConfig, EsmForMaskedLM
 
+from virnuc_rules.bundles.definition import Definition, customized
+from virnuc_rules.bundles.prepare import prepare_bundle
 from virnuc_rules.errors import ModelError
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.card import BundleCard
-from virnuc_rules.models.definition import Definition, customized
-from virnuc_rules.models.prepare import prepare_bundle
 
 
 @pytest.fixture

@@ -19,6 +19,9 @@ from harness import BUNDLE, DEMO, copy_bundle, rules, sha256
 from published import published
 from safetensors.torch import load_file, save_file
 
+from virnuc_rules.bundles.definition import customized
+from virnuc_rules.bundles.prepare import prepare_bundle
+from virnuc_rules.bundles.verified import Verified, read_verified
 from virnuc_rules.chunking.format import read_chunk, read_manifest
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.cli import main
@@ -27,9 +30,6 @@ from virnuc_rules.files.atomic import partial_path
 from virnuc_rules.models import verify as measuring
 from virnuc_rules.models.bundle import Bundle, rewrite_card
 from virnuc_rules.models.card import FILES
-from virnuc_rules.models.definition import customized
-from virnuc_rules.models.prepare import prepare_bundle
-from virnuc_rules.models.verified import Verified, read_verified
 from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.tasks import Settings
 

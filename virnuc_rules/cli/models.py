@@ -60,8 +60,8 @@ def prepare(
 ) -> None:
     """Make a bundle: download what is not here, compare hashes, convert; nothing in files runs."""
     start_log(log)
-    from virnuc_rules.models.definition import customized, find_definition
-    from virnuc_rules.models.prepare import prepare_bundle
+    from virnuc_rules.bundles.definition import customized, find_definition
+    from virnuc_rules.bundles.prepare import prepare_bundle
 
     base = find_definition(definition) if definition else None
     name = name or (base.name if base else out.name if out else "own")
@@ -84,7 +84,7 @@ def list_models() -> None:
     """List the shipped definitions, and the bundles in ./bundles and of the default config."""
     from rich.console import Console
 
-    from virnuc_rules.models.overview import overview
+    from virnuc_rules.bundles.overview import overview
 
     found = sorted(path.parent for path in Path("bundles").glob("*/bundle.json"))
     default = Config().bundle
@@ -99,7 +99,7 @@ def show(
     """Show what a bundle is, or what a definition would make, as YAML."""
     import yaml
 
-    from virnuc_rules.models.overview import find_model
+    from virnuc_rules.bundles.overview import find_model
 
     found = find_model(model)
     if json:

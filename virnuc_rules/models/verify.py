@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from virnuc_rules import __version__
+from virnuc_rules.bundles.verified import EXACT, Parity, Verification, read_verified, write_verified
 from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.embed import Networks, embed_chunk, self_check
@@ -26,7 +27,6 @@ from virnuc_rules.files.atomic import file_sha256
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.device import choose_precision
-from virnuc_rules.models.verified import EXACT, Parity, Verification, read_verified, write_verified
 from virnuc_rules.results import Embeddings
 from virnuc_rules.scoring import Consensus, ScoredChunk
 from virnuc_rules.tasks import Settings

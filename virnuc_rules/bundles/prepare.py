@@ -11,14 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from virnuc_rules.bundles.checkpoints import read_classifier, read_dnabert_s, read_esm2
+from virnuc_rules.bundles.definition import Definition, HubSource
+from virnuc_rules.bundles.fetch import Fetched, fetch
 from virnuc_rules.errors import ModelError
 from virnuc_rules.files.atomic import staged_folder
 from virnuc_rules.models import card
 from virnuc_rules.models.bundle import write_card
-from virnuc_rules.models.checkpoints import read_classifier, read_dnabert_s, read_esm2
-from virnuc_rules.models.definition import Definition, HubSource
 from virnuc_rules.models.dnabert import open_tokenizer
-from virnuc_rules.models.fetch import Fetched, fetch
 
 logger = logging.getLogger("virnuc_rules")
 # What is stored beside the parameters.

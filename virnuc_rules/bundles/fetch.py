@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import IO, NamedTuple
 from urllib.parse import urlsplit
 
+from virnuc_rules.bundles.checkpoints import checkpoint_files
+from virnuc_rules.bundles.definition import HubSource, PathSource, UrlSource
 from virnuc_rules.errors import ModelError, UnreachableError
 from virnuc_rules.files.atomic import file_sha256
-from virnuc_rules.models.checkpoints import checkpoint_files
-from virnuc_rules.models.definition import HubSource, PathSource, UrlSource
 
 logger = logging.getLogger("virnuc_rules")
 _FIXES = {

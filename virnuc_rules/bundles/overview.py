@@ -6,9 +6,9 @@ from pathlib import Path
 from rich.console import Group
 from rich.table import Table
 
+from virnuc_rules.bundles.definition import Definition, find_definition, shipped_definitions
 from virnuc_rules.errors import ModelError
 from virnuc_rules.models.card import BundleCard, read_card
-from virnuc_rules.models.definition import Definition, find_definition, shipped_definitions
 
 
 def find_model(text: str) -> BundleCard | Definition:
