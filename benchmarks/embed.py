@@ -29,12 +29,12 @@ from safetensors.torch import save_file
 from virnuc_rules.bundles.checkpoints import read_esm2
 from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
 from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.embed import Networks, embed_chunk
+from virnuc_rules.embedding.embed import Networks, embed_chunk
+from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.models import card, layers
 from virnuc_rules.models.bundle import Bundle, write_card
 from virnuc_rules.models.device import DTYPES, choose_device, choose_precision
 from virnuc_rules.models.dnabert import Dnabert
-from virnuc_rules.tasks import Settings
 
 Device = torch.device
 Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -20,12 +20,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from virnuc_rules.embed import Networks, self_check
+from virnuc_rules.embedding.embed import Networks, self_check
+from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.models import card
 from virnuc_rules.models.bundle import Bundle, write_card
 from virnuc_rules.models.dnabert import Dnabert
 from virnuc_rules.models.esm2 import Esm2
-from virnuc_rules.tasks import Settings
 
 BUNDLE = Path(__file__).parents[1] / "tests" / "data" / "bundle"
 ESM2 = {  # layers, width, heads

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from virnuc_rules.results import Embeddings, read_result, write_result
-from virnuc_rules.tasks import Settings
+from virnuc_rules.embedding.embedding_file import Embeddings, read_result, write_result
+from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.training.fit import Recipe, fit
 from virnuc_rules.training.rows import Block, Rows
 

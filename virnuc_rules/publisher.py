@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Self
 from virnuc_rules.queue.claims import Claim, Queue
 
 if TYPE_CHECKING:  # imports torch
-    from virnuc_rules.results import Embeddings
-    from virnuc_rules.tasks import Settings
+    from virnuc_rules.embedding.embedding_file import Embeddings
+    from virnuc_rules.embedding.tasks import Settings
 
 
 class Publisher:
@@ -52,7 +52,7 @@ class Publisher:
             self.published(claim, result)
 
     def _write(self, claim: Claim, result: "Embeddings") -> None:
-        from virnuc_rules.results import write_result
+        from virnuc_rules.embedding.embedding_file import write_result
 
         try:
             self.queue.publish(

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from virnuc_rules.bundles.verified import Verified, read_verified
 from virnuc_rules.config.labels import read_controls
 from virnuc_rules.config.model import Config, read_samples
+from virnuc_rules.embedding.tasks import Task, all_tasks, read_settings
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.files.atomic import replacing
 from virnuc_rules.models.card import BundleCard, read_card
@@ -35,7 +36,6 @@ from virnuc_rules.rundata import (
     find_samples,
     read_contigs,
 )
-from virnuc_rules.tasks import Task, all_tasks, read_settings
 from virnuc_rules.worker_report import WorkerReport, read_reports
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from virnuc_rules.chunking.format import Manifest, read_manifest
 from virnuc_rules.config.labels import Labels
+from virnuc_rules.embedding.tasks import chunk_folder
 from virnuc_rules.errors import ChunkError, ResultError
-from virnuc_rules.tasks import chunk_folder
 
 Int = NDArray[np.int64]
 

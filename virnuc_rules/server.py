@@ -25,20 +25,20 @@ import psutil
 from virnuc_rules import __version__
 from virnuc_rules.bundles.verified import read_verified
 from virnuc_rules.config.model import Config
+from virnuc_rules.embedding.tasks import Settings, Task
 from virnuc_rules.errors import ModelError, VirnucError
 from virnuc_rules.files.atomic import remove_dead_partials, replacing
 from virnuc_rules.lifetime import Lifetime
 from virnuc_rules.publisher import Publisher
 from virnuc_rules.queue.claims import Claim, Queue
-from virnuc_rules.tasks import Settings, Task
 from virnuc_rules.worker_report import Memory, WorkerReport
 
 if TYPE_CHECKING:  # torch takes seconds to import: a worker without work never does
     import torch
 
-    from virnuc_rules.embed import Networks
+    from virnuc_rules.embedding.embed import Networks
+    from virnuc_rules.embedding.embedding_file import Embeddings
     from virnuc_rules.models.bundle import Bundle
-    from virnuc_rules.results import Embeddings
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ class Worker:
     def _load(self) -> "Networks":
         import torch
 
-        from virnuc_rules.embed import Networks, self_check
+        from virnuc_rules.embedding.embed import Networks, self_check
         from virnuc_rules.models.bundle import Bundle
         from virnuc_rules.models.device import choose_device, choose_precision
 
@@ -255,7 +255,7 @@ class Worker:
 
     def _work_on(self, claim: Claim, networks: "Networks", publisher: Publisher) -> None:
         """Embed one chunk and hand it over; a failure of the chunk is recorded, and we go on."""
-        from virnuc_rules.embed import embed_chunk
+        from virnuc_rules.embedding.embed import embed_chunk
 
         task, start = self.tasks[claim.key], time.monotonic()
         try:
@@ -302,7 +302,7 @@ class Worker:
         """Tell a bad chunk from a bad device: a device that is broken must not fail the queue."""
         import torch
 
-        from virnuc_rules.embed import self_check
+        from virnuc_rules.embedding.embed import self_check
 
         try:
             found = self_check(networks, self.settings)

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from virnuc_rules.config.model import Config, read_samples
+from virnuc_rules.embedding.tasks import Task, all_tasks, chunk_folder, read_settings
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.queue.store import Store, listing
-from virnuc_rules.tasks import Task, all_tasks, chunk_folder, read_settings
 from virnuc_rules.worker_report import WorkerReport, read_reports
 
 

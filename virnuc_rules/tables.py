@@ -35,7 +35,7 @@ from virnuc_rules.files.atomic import sync_directory, sync_files
 from virnuc_rules.files.tsv import lines, text
 
 if TYPE_CHECKING:
-    from virnuc_rules.scoring import Consensus, ScoredChunk
+    from virnuc_rules.embedding.scoring import Consensus, ScoredChunk
 
 _CONTIG = [("contig_number", pa.int64()), ("contig", pa.string())]
 _PLACE = [("start", pa.int64()), ("end", pa.int64())]

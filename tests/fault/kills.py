@@ -23,12 +23,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from virnuc_rules import embed, results  # noqa: F401 - before the fork: they import torch
 from virnuc_rules.config.model import Config, read_samples
+from virnuc_rules.embedding import embedding_file as results  # noqa: F401 - before the fork: they import torch
+from virnuc_rules.embedding.tasks import Task, all_tasks, read_settings
 from virnuc_rules.models import bundle, device  # noqa: F401
 from virnuc_rules.queue.store import Store
 from virnuc_rules.server import Exit, Worker
-from virnuc_rules.tasks import Task, all_tasks, read_settings
 
 SEED = 20240229
 WORKERS, KILLS_A_RUN = 2, 10

@@ -179,7 +179,7 @@ def test_too_little_memory(chunked: Project) -> None:
     rewrite_card(bundle, esm2=shape, classifier=None)
     size = (bundle / ESM2).stat().st_size
     script = (
-        "import os, resource, torch; from virnuc_rules import cli, embed;"
+        "import os, resource, torch; from virnuc_rules import cli; from virnuc_rules.embedding import embed;"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
         f"resource.setrlimit(resource.RLIMIT_AS, 2 * [used + {size // 2}]); cli.main()"
     )

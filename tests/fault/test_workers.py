@@ -75,7 +75,7 @@ def test_a_slow_one_is_late(many: Project, reference: Project, event: str, where
 
 GOES_BAD = """
 import itertools
-from virnuc_rules import embed
+from virnuc_rules.embedding import embed
 open_networks, calls = embed.Networks.open, itertools.count()
 def open_bad(*arguments):
     networks = open_networks(*arguments)

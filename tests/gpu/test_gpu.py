@@ -11,12 +11,12 @@ from harness import BUNDLE, DEMO
 from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
-from virnuc_rules.embed import Networks, embed_chunk
+from virnuc_rules.embedding.embed import Networks, embed_chunk
+from virnuc_rules.embedding.embedding_file import Embeddings
+from virnuc_rules.embedding.tasks import Settings, all_tasks, read_settings
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.device import choose_device, choose_precision, clear_caches
-from virnuc_rules.results import Embeddings
 from virnuc_rules.server import Exit, Worker
-from virnuc_rules.tasks import Settings, all_tasks, read_settings
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU", allow_module_level=True)

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from virnuc_rules import embed, tasks
 from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
 from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.embed import Networks, embed_chunk, micro_batches, self_check
+from virnuc_rules.embedding import embed, tasks
+from virnuc_rules.embedding.embed import Networks, embed_chunk, micro_batches, self_check
+from virnuc_rules.embedding.embedding_file import Embeddings, read_result, write_result
+from virnuc_rules.embedding.tasks import Settings, all_tasks, result_key, sample_tasks
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.results import Embeddings, read_result, write_result
-from virnuc_rules.tasks import Settings, all_tasks, result_key, sample_tasks
 
 SETTINGS = Settings(precision="fp32", batch_tokens=2048)
 KEY = "0123456789abcdef" * 4

@@ -18,12 +18,12 @@ from transformers import EsmConfig, EsmModel
 
 from virnuc_rules.bundles.checkpoints import read_esm2
 from virnuc_rules.chunking.format import CHUNK_SCHEMA, Chunk
-from virnuc_rules.embed import Networks, embed_chunk
+from virnuc_rules.embedding.embed import Networks, embed_chunk
+from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.card import Esm2Config
-from virnuc_rules.tasks import Settings
 
 CPU = torch.device("cpu")
 HEADS = 20

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from virnuc_rules.bundles.checkpoints import read_classifier
-from virnuc_rules.embed import Networks
+from virnuc_rules.embedding.embed import Networks
 from virnuc_rules.models.card import ClassifierShape
 from virnuc_rules.models.classifier import MLPClassifier, open_network
 from virnuc_rules.models.dnabert import open_tokenizer

@@ -17,7 +17,9 @@ from virnuc_rules.bundles.verified import read_verified
 from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
-from virnuc_rules.embed import Model, Networks, embed_chunk, micro_batches
+from virnuc_rules.embedding.embed import Model, Networks, embed_chunk, micro_batches
+from virnuc_rules.embedding.embedding_file import Embeddings
+from virnuc_rules.embedding.tasks import Settings, all_tasks, read_settings
 from virnuc_rules.errors import ChunkError, ModelError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
@@ -26,9 +28,7 @@ from virnuc_rules.models.verify import Data, verify, verify_precision
 from virnuc_rules.predict import predict
 from virnuc_rules.queue.store import Store
 from virnuc_rules.reading.fastx import Sequences
-from virnuc_rules.results import Embeddings
 from virnuc_rules.server import Exit, Worker
-from virnuc_rules.tasks import Settings, all_tasks, read_settings
 from virnuc_rules.worker_report import WorkerReport
 
 CPU = torch.device("cpu")

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnuc_rules.results import Embeddings, write_result
-from virnuc_rules.tasks import Settings
+from virnuc_rules.embedding.embedding_file import Embeddings, write_result
+from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.training import rows as module
 from virnuc_rules.training.rows import Block, Rows
 
@@ -104,7 +104,7 @@ MEASURE = """
 import sys
 import numpy as np, torch
 from pathlib import Path
-from virnuc_rules.results import read_result
+from virnuc_rules.embedding.embedding_file import read_result
 from virnuc_rules.training.fit import Recipe, fit
 from virnuc_rules.training.rows import Block, Rows
 

@@ -13,9 +13,9 @@ from harness import TABLES, read_tsv
 from virnuc_rules.chunking.format import read_manifest
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
+from virnuc_rules.embedding.embedding_file import read_result
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.predict import predict
-from virnuc_rules.results import read_result
 from virnuc_rules.server import Exit
 from virnuc_rules.tables import FILES, SCHEMAS
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from harness import BUNDLE, DEMO
 
-from virnuc_rules import embed
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
+from virnuc_rules.embedding import embed
+from virnuc_rules.embedding.tasks import all_tasks, read_settings
 from virnuc_rules.queue.store import Store
 from virnuc_rules.server import Exit, Worker
-from virnuc_rules.tasks import all_tasks, read_settings
 from virnuc_rules.worker_report import Memory, WorkerReport
 
 
@@ -107,7 +107,7 @@ def test_a_full_disk_is_no_fault_of_the_chunk(
         raise OSError(28, "No space left on device")
 
     one = worker(config)
-    monkeypatch.setattr("virnuc_rules.results.write_result", full)
+    monkeypatch.setattr("virnuc_rules.embedding.embedding_file.write_result", full)
     assert one.run() == Exit.FAILED_CHUNKS
     store = Store(config.results)
     assert store.failed(one.tasks) == {} and store.done(one.tasks) == set()

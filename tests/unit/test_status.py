@@ -13,10 +13,10 @@ from harness import BUNDLE, Project, rules
 from rich.console import Console
 
 from virnuc_rules.config.model import Config
+from virnuc_rules.embedding.tasks import all_tasks, read_settings
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.queue.store import Failure, Store
 from virnuc_rules.status import Heartbeats, Status, read_status, render, watch
-from virnuc_rules.tasks import all_tasks, read_settings
 from virnuc_rules.worker_report import WorkerReport
 
 

@@ -14,8 +14,8 @@ from virnuc_rules import tables
 from virnuc_rules.chunking.format import CHUNK_SCHEMA
 from virnuc_rules.chunking.open_frames import FRAMES
 from virnuc_rules.contigs import REASONS, Rule
+from virnuc_rules.embedding.scoring import Consensus, ScoredChunk
 from virnuc_rules.files.tsv import lines, shortest
-from virnuc_rules.scoring import Consensus, ScoredChunk
 from virnuc_rules.tables import SampleTables, write_highest_score
 
 VANILLA = Path(__file__).parents[1] / "data/vanilla_real"

@@ -25,13 +25,13 @@ from virnuc_rules.bundles.verified import Verified, read_verified
 from virnuc_rules.chunking.format import read_chunk, read_manifest
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.cli import main
-from virnuc_rules.embed import Networks, embed_chunk
+from virnuc_rules.embedding.embed import Networks, embed_chunk
+from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.files.atomic import partial_path
 from virnuc_rules.models import verify as measuring
 from virnuc_rules.models.bundle import Bundle, rewrite_card
 from virnuc_rules.models.card import FILES
 from virnuc_rules.reading.fastx import Sequences
-from virnuc_rules.tasks import Settings
 
 BF16 = ("--precision", "bf16")
 Verify = Callable[..., Any]

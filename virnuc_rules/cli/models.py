@@ -130,10 +130,10 @@ def verify(
         raise VirnucError("--reference needs --data: a FASTA file to compare on")
     import torch
 
+    from virnuc_rules.embedding.tasks import Settings
     from virnuc_rules.models.bundle import Bundle
     from virnuc_rules.models.device import choose_device, choose_precision
     from virnuc_rules.models.verify import verify as measure
-    from virnuc_rules.tasks import Settings
 
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)

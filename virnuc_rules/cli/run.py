@@ -80,8 +80,8 @@ def serve(
     log: Log = None,
 ) -> None:
     """Be a model server: load both models once, embed chunks until none is left."""
+    from virnuc_rules.embedding.tasks import all_tasks, read_settings
     from virnuc_rules.server import Worker
-    from virnuc_rules.tasks import all_tasks, read_settings
 
     samples = read_samples(config.samples)
     tasks = all_tasks(config.results, samples, *read_settings(config))
@@ -98,8 +98,8 @@ def embed(
     log: Log = None,
 ) -> None:
     """Embed one chunk in a process of its own: the reference, and the way to debug a chunk."""
+    from virnuc_rules.embedding.tasks import read_settings, sample_tasks
     from virnuc_rules.server import Worker
-    from virnuc_rules.tasks import read_settings, sample_tasks
 
     tasks = sample_tasks(config.results, sample, *read_settings(config))
     wanted = {task.key: task for task in tasks if task.path.name == chunk}

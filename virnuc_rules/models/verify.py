@@ -21,15 +21,15 @@ from virnuc_rules import __version__
 from virnuc_rules.bundles.verified import EXACT, Parity, Verification, read_verified, write_verified
 from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
 from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.embed import Networks, embed_chunk, self_check
+from virnuc_rules.embedding.embed import Networks, embed_chunk, self_check
+from virnuc_rules.embedding.embedding_file import Embeddings
+from virnuc_rules.embedding.scoring import Consensus, ScoredChunk
+from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.errors import ModelError
 from virnuc_rules.files.atomic import file_sha256
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.device import choose_precision
-from virnuc_rules.results import Embeddings
-from virnuc_rules.scoring import Consensus, ScoredChunk
-from virnuc_rules.tasks import Settings
 
 _CHUNK = 2000  # open frames: progress, not memory, sets it
 

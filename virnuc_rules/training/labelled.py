@@ -16,8 +16,8 @@ from virnuc_rules.chunking.format import (
 )
 from virnuc_rules.config.model import Config
 from virnuc_rules.contigs import Int
+from virnuc_rules.embedding.tasks import chunk_folder
 from virnuc_rules.errors import InputError, VirnucError
-from virnuc_rules.tasks import chunk_folder
 from virnuc_rules.training.annotation import CodingSequences, read_genbank
 from virnuc_rules.training.sheet import LabelledFile, read_sheet
 from virnuc_rules.training.split import PARTS, Part, part_of

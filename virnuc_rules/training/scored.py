@@ -22,11 +22,11 @@ from virnuc_rules.contigs import (
     contig_calls,
     viral_regions,
 )
+from virnuc_rules.embedding.scoring import Consensus, scored_chunks
+from virnuc_rules.embedding.tasks import read_settings, sample_tasks
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.progress import progress
 from virnuc_rules.queue.store import Store
-from virnuc_rules.scoring import Consensus, scored_chunks
-from virnuc_rules.tasks import read_settings, sample_tasks
 from virnuc_rules.training.labelled import Labelled, LabelledSample
 from virnuc_rules.training.split import PARTS, Part
 

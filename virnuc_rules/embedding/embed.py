@@ -18,12 +18,12 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from virnuc_rules.chunking.format import Chunk
+from virnuc_rules.embedding.embedding_file import Embeddings
+from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.errors import ChunkError, ModelError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.device import DTYPES, clear_caches, is_out_of_memory, reuse_memory
-from virnuc_rules.results import Embeddings
-from virnuc_rules.tasks import Settings
 
 Model = Literal["dnabert_s", "esm2"]
 Ids = NDArray[np.int64]  # token ids of one sequence

@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from virnuc_rules.embedding.tasks import SCHEMA, Settings
 from virnuc_rules.errors import ResultError
-from virnuc_rules.tasks import SCHEMA, Settings
 
 _METADATA = "virnuc"  # one JSON text: safetensors writes several keys in random order
 
