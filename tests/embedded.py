@@ -9,7 +9,7 @@ from harness import BUNDLE
 from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
 from virnuc_rules.config.model import Config
 from virnuc_rules.embedding.tasks import Task, read_settings, sample_tasks
-from virnuc_rules.server import Exit, Worker
+from virnuc_rules.serving.worker import Exit, Worker
 
 
 def configure(results: Path, **more: object) -> Config:

@@ -16,7 +16,7 @@ from virnuc_rules.chunking.format import Manifest
 from virnuc_rules.config.model import Config
 from virnuc_rules.models.card import read_card
 from virnuc_rules.queue.store import Store
-from virnuc_rules.worker_report import read_reports
+from virnuc_rules.serving.worker_report import read_reports
 
 _PACKAGES = ("torch", "tokenizers", "safetensors", "pyarrow", "numpy", "biopython", "snakemake")
 _CHUNKING = {"version", "window", "chunk_size", "min_length", "max_ambiguous", "duplicate_ids"}

@@ -36,7 +36,7 @@ from virnuc_rules.rundata import (
     find_samples,
     read_contigs,
 )
-from virnuc_rules.worker_report import WorkerReport, read_reports
+from virnuc_rules.serving.worker_report import WorkerReport, read_reports
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from virnuc_rules.config.model import Config, read_samples
 from virnuc_rules.embedding.tasks import Task, all_tasks, chunk_folder, read_settings
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.queue.store import Store, listing
-from virnuc_rules.worker_report import WorkerReport, read_reports
+from virnuc_rules.serving.worker_report import WorkerReport, read_reports
 
 
 class WorkerStatus(BaseModel):

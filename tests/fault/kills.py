@@ -28,7 +28,7 @@ from virnuc_rules.embedding import embedding_file as results  # noqa: F401 - bef
 from virnuc_rules.embedding.tasks import Task, all_tasks, read_settings
 from virnuc_rules.models import bundle, device  # noqa: F401
 from virnuc_rules.queue.store import Store
-from virnuc_rules.server import Exit, Worker
+from virnuc_rules.serving.worker import Exit, Worker
 
 SEED = 20240229
 WORKERS, KILLS_A_RUN = 2, 10

@@ -149,7 +149,7 @@ def test_a_file_that_hangs(chunked: Project, name: str) -> None:
 def test_a_hang_with_the_interpreter_lock(chunked: Project) -> None:
     """A driver may do this: no thread of ours can run then, not even the watchdog."""
     script = (
-        "import ctypes, sys; from virnuc_rules import cli, server;"
+        "import ctypes, sys; from virnuc_rules import cli; from virnuc_rules.serving import worker as server;"
         "server.Worker._load = lambda self: ctypes.PyDLL(None).sleep(600); cli.main()"
     )
     command = [sys.executable, "-c", script, *chunked.serve_command(0, load_timeout=2)[1:]]

@@ -16,7 +16,7 @@ from virnuc_rules.embedding.embedding_file import Embeddings
 from virnuc_rules.embedding.tasks import Settings, all_tasks, read_settings
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.device import choose_device, choose_precision, clear_caches
-from virnuc_rules.server import Exit, Worker
+from virnuc_rules.serving.worker import Exit, Worker
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU", allow_module_level=True)

@@ -10,7 +10,7 @@ from harness import DEMO
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
 from virnuc_rules.reading.fastx import Sequences
-from virnuc_rules.server import Exit
+from virnuc_rules.serving.worker import Exit
 
 CONTIGS = ("NODE_1109_length_9622_cov_23.163061", "AE015924.1:1-15000", "NC_001422.1")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from harness import wait_until
 
-from virnuc_rules.lifetime import Lifetime
+from virnuc_rules.serving.lifetime import Lifetime
 
 NO_ROOM = "no other chunk fits into the job's time"
 
@@ -57,7 +57,7 @@ def test_the_time_is_over(reasons: list[str]) -> None:
 
 CHILD = """
 import sys, threading, psutil
-from virnuc_rules.lifetime import Lifetime
+from virnuc_rules.serving.lifetime import Lifetime
 over = threading.Event()
 with Lifetime(0, lambda reason: (print(reason, flush=True), over.set())):
     print("begun", flush=True)

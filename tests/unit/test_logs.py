@@ -59,7 +59,7 @@ def test_details_go_to_the_file_only(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_without_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert start_log(None) is None
-    assert logging.getLogger("virnuc_rules.server").isEnabledFor(logging.INFO)
+    assert logging.getLogger("virnuc_rules.serving.worker").isEnabledFor(logging.INFO)
     logger.warning("a line")
     assert capsys.readouterr().err == "a line\n"
 

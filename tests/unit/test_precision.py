@@ -28,8 +28,8 @@ from virnuc_rules.models.verify import Data, verify, verify_precision
 from virnuc_rules.predict import predict
 from virnuc_rules.queue.store import Store
 from virnuc_rules.reading.fastx import Sequences
-from virnuc_rules.server import Exit, Worker
-from virnuc_rules.worker_report import WorkerReport
+from virnuc_rules.serving.worker import Exit, Worker
+from virnuc_rules.serving.worker_report import WorkerReport
 
 CPU = torch.device("cpu")
 SETTINGS = Settings(precision="bf16", batch_tokens=2048)

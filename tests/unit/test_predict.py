@@ -26,7 +26,7 @@ from virnuc_rules.models.card import ClassifierShape
 from virnuc_rules.models.classifier import MLPClassifier, open_network
 from virnuc_rules.predict import predict
 from virnuc_rules.queue.store import Failure, Store
-from virnuc_rules.server import Exit
+from virnuc_rules.serving.worker import Exit
 
 ROOT = Path(__file__).parents[2]
 CONTIGS = ("NODE_1109_length_9622_cov_23.163061", "AE015924.1:1-15000", "NC_001422.1")

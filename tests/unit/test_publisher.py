@@ -15,9 +15,9 @@ from virnuc_rules.config.model import Config
 from virnuc_rules.embedding import embedding_file as results
 from virnuc_rules.embedding.embedding_file import Embeddings, read_result
 from virnuc_rules.embedding.tasks import Settings, all_tasks, read_settings
-from virnuc_rules.publisher import Publisher
 from virnuc_rules.queue.claims import Claim, Queue
-from virnuc_rules.server import Exit, Worker
+from virnuc_rules.serving.publisher import Publisher
+from virnuc_rules.serving.worker import Exit, Worker
 
 SETTINGS = Settings(precision="fp32", batch_tokens=8192)
 KEYS = [letter * 64 for letter in "abc"]

@@ -16,7 +16,7 @@ from virnuc_rules.config.model import Config
 from virnuc_rules.embedding.embedding_file import read_result
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.predict import predict
-from virnuc_rules.server import Exit
+from virnuc_rules.serving.worker import Exit
 from virnuc_rules.tables import FILES, SCHEMAS
 
 

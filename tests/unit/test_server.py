@@ -11,8 +11,8 @@ from virnuc_rules.config.model import Config
 from virnuc_rules.embedding import embed
 from virnuc_rules.embedding.tasks import all_tasks, read_settings
 from virnuc_rules.queue.store import Store
-from virnuc_rules.server import Exit, Worker
-from virnuc_rules.worker_report import Memory, WorkerReport
+from virnuc_rules.serving.worker import Exit, Worker
+from virnuc_rules.serving.worker_report import Memory, WorkerReport
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from virnuc_rules.errors import VirnucError
 from virnuc_rules.logs import logger
 
 if TYPE_CHECKING:
-    from virnuc_rules.server import Worker
+    from virnuc_rules.serving.worker import Worker
 
 app = typer.Typer()
 
@@ -81,7 +81,7 @@ def serve(
 ) -> None:
     """Be a model server: load both models once, embed chunks until none is left."""
     from virnuc_rules.embedding.tasks import all_tasks, read_settings
-    from virnuc_rules.server import Worker
+    from virnuc_rules.serving.worker import Worker
 
     samples = read_samples(config.samples)
     tasks = all_tasks(config.results, samples, *read_settings(config))
@@ -99,7 +99,7 @@ def embed(
 ) -> None:
     """Embed one chunk in a process of its own: the reference, and the way to debug a chunk."""
     from virnuc_rules.embedding.tasks import read_settings, sample_tasks
-    from virnuc_rules.server import Worker
+    from virnuc_rules.serving.worker import Worker
 
     tasks = sample_tasks(config.results, sample, *read_settings(config))
     wanted = {task.key: task for task in tasks if task.path.name == chunk}
@@ -124,7 +124,7 @@ def predict(
 
 def _work(worker: "Worker", stamp: Path | None, log: Path | None, report: bool = True) -> None:
     from virnuc_rules.files.atomic import replacing
-    from virnuc_rules.server import Exit
+    from virnuc_rules.serving.worker import Exit
 
     code = worker.run(str(log or "standard error"), report)
     if code == Exit.DRAINED and stamp:

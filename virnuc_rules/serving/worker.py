@@ -28,10 +28,10 @@ from virnuc_rules.config.model import Config
 from virnuc_rules.embedding.tasks import Settings, Task
 from virnuc_rules.errors import ModelError, VirnucError
 from virnuc_rules.files.atomic import remove_dead_partials, replacing
-from virnuc_rules.lifetime import Lifetime
-from virnuc_rules.publisher import Publisher
 from virnuc_rules.queue.claims import Claim, Queue
-from virnuc_rules.worker_report import Memory, WorkerReport
+from virnuc_rules.serving.lifetime import Lifetime
+from virnuc_rules.serving.publisher import Publisher
+from virnuc_rules.serving.worker_report import Memory, WorkerReport
 
 if TYPE_CHECKING:  # torch takes seconds to import: a worker without work never does
     import torch
