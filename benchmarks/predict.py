@@ -24,7 +24,7 @@ from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
 from virnuc_rules.embedding.embedding_file import Embeddings, read_result, write_result
 from virnuc_rules.embedding.tasks import Settings, read_settings, sample_tasks
-from virnuc_rules.predict import predict
+from virnuc_rules.prediction.predict import predict
 from virnuc_rules.queue.store import Store
 
 BUNDLE = Path(__file__).parents[1] / "tests" / "data" / "bundle"

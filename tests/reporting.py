@@ -12,7 +12,7 @@ from virnuc_rules import __version__
 from virnuc_rules.chunking.format import Manifest
 from virnuc_rules.chunking.windows import cut
 from virnuc_rules.config.model import Config
-from virnuc_rules.tables import SCHEMAS
+from virnuc_rules.prediction.tables import SCHEMAS
 
 HOSTILE = (
     "</script><script>document.title='broken'</script>",

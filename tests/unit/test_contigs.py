@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virnuc_rules.chunking import open_frames as orfs
-from virnuc_rules.contigs import (
+from virnuc_rules.prediction.contig_calls import (
     CALLED,
     REASONS,
     Rule,

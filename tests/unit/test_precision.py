@@ -25,7 +25,7 @@ from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.device import choose_device, choose_precision, is_out_of_memory
 from virnuc_rules.models.verify import Data, verify, verify_precision
-from virnuc_rules.predict import predict
+from virnuc_rules.prediction.predict import predict
 from virnuc_rules.queue.store import Store
 from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.serving.worker import Exit, Worker

@@ -24,7 +24,7 @@ from virnuc_rules.errors import ChunkError, InputError, ModelError, ResultError,
 from virnuc_rules.models.bundle import rewrite_card
 from virnuc_rules.models.card import ClassifierShape
 from virnuc_rules.models.classifier import MLPClassifier, open_network
-from virnuc_rules.predict import predict
+from virnuc_rules.prediction.predict import predict
 from virnuc_rules.queue.store import Failure, Store
 from virnuc_rules.serving.worker import Exit
 

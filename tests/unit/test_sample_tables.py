@@ -15,9 +15,9 @@ from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
 from virnuc_rules.embedding.embedding_file import read_result
 from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.predict import predict
+from virnuc_rules.prediction.predict import predict
+from virnuc_rules.prediction.tables import FILES, SCHEMAS
 from virnuc_rules.serving.worker import Exit
-from virnuc_rules.tables import FILES, SCHEMAS
 
 
 def test_every_open_frame_is_there_once_and_in_order(config: Config, tmp_path: Path) -> None:

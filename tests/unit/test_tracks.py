@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from virnuc_rules.chunking.format import Manifest, read_manifest
 from virnuc_rules.chunking.windows import count, cut
 from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.contigs import CALLED, WindowCalls, viral_regions
 from virnuc_rules.errors import InputError
-from virnuc_rules.tables import SCHEMAS
-from virnuc_rules.tracks import Gzip, Tracks, exclusive, seqids
-from virnuc_rules.viral import write_viral
+from virnuc_rules.prediction.contig_calls import CALLED, WindowCalls, viral_regions
+from virnuc_rules.prediction.tables import SCHEMAS
+from virnuc_rules.prediction.tracks import Gzip, Tracks, exclusive, seqids
+from virnuc_rules.prediction.viral_fasta import write_viral
 
 ODD = ["a|b,\"x'", "ß_chunk_1", "<script>", "50%;=&~", ".:^*$@!+_?-|", "chr1"]
 

@@ -117,7 +117,7 @@ def predict(
     log: Log = None,
 ) -> None:
     """Classify the embeddings of a sample and write its tables."""
-    from virnuc_rules.predict import predict as write_predictions
+    from virnuc_rules.prediction.predict import predict as write_predictions
 
     write_predictions(config, sample, out)
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from virnuc_rules.chunking.format import Chunk
 from virnuc_rules.chunking.open_frames import FRAMES
 from virnuc_rules.config.model import Config
-from virnuc_rules.contigs import Float, Int
 from virnuc_rules.embedding.embedding_file import Embeddings, read_result
 from virnuc_rules.embedding.tasks import Task
 from virnuc_rules.errors import ModelError, ResultError
 from virnuc_rules.models.classifier import MLPClassifier
+from virnuc_rules.prediction.contig_calls import Float, Int
 from virnuc_rules.queue.store import Store
 
 logger = logging.getLogger(__name__)

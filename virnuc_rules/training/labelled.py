@@ -15,9 +15,9 @@ from virnuc_rules.chunking.format import (
     read_manifest,
 )
 from virnuc_rules.config.model import Config
-from virnuc_rules.contigs import Int
 from virnuc_rules.embedding.tasks import chunk_folder
 from virnuc_rules.errors import InputError, VirnucError
+from virnuc_rules.prediction.contig_calls import Int
 from virnuc_rules.training.annotation import CodingSequences, read_genbank
 from virnuc_rules.training.sheet import LabelledFile, read_sheet
 from virnuc_rules.training.split import PARTS, Part, part_of

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from virnuc_rules.chunking.format import read_windows
 from virnuc_rules.config.model import Config
-from virnuc_rules.contigs import (
+from virnuc_rules.embedding.scoring import Consensus, scored_chunks
+from virnuc_rules.embedding.tasks import read_settings, sample_tasks
+from virnuc_rules.models.bundle import Bundle
+from virnuc_rules.prediction.contig_calls import (
     CALLED,
     FAILED,
     REASONS,
@@ -22,9 +25,6 @@ from virnuc_rules.contigs import (
     contig_calls,
     viral_regions,
 )
-from virnuc_rules.embedding.scoring import Consensus, scored_chunks
-from virnuc_rules.embedding.tasks import read_settings, sample_tasks
-from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.progress import progress
 from virnuc_rules.queue.store import Store
 from virnuc_rules.training.labelled import Labelled, LabelledSample

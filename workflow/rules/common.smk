@@ -10,7 +10,7 @@ from virnuc_rules.config.labels import read_controls
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.card import read_card
 from virnuc_rules.bundles.definition import find_definition
-from virnuc_rules.tables import FILES as TABLES
+from virnuc_rules.prediction.tables import FILES as TABLES
 from virnuc_rules.embedding.tasks import stamp_folder
 from virnuc_rules.training.sheet import read_sheet, tables_beside
 

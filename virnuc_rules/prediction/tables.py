@@ -15,10 +15,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from virnuc_rules import tracks, viral
 from virnuc_rules.chunking.format import frame_ids, window_ids
 from virnuc_rules.chunking.open_frames import FRAMES
-from virnuc_rules.contigs import (
+from virnuc_rules.errors import ChunkError
+from virnuc_rules.files.atomic import sync_directory, sync_files
+from virnuc_rules.files.tsv import lines, text
+from virnuc_rules.prediction import tracks
+from virnuc_rules.prediction import viral_fasta as viral
+from virnuc_rules.prediction.contig_calls import (
     CALLED,
     FAILED,
     REASONS,
@@ -30,9 +34,6 @@ from virnuc_rules.contigs import (
     contig_calls,
     viral_regions,
 )
-from virnuc_rules.errors import ChunkError
-from virnuc_rules.files.atomic import sync_directory, sync_files
-from virnuc_rules.files.tsv import lines, text
 
 if TYPE_CHECKING:
     from virnuc_rules.embedding.scoring import Consensus, ScoredChunk

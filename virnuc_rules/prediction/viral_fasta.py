@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from virnuc_rules.chunking.format import Manifest
 from virnuc_rules.errors import InputError
+from virnuc_rules.prediction.tracks import Gzip
 from virnuc_rules.reading.fastx import Contig, Sequences
-from virnuc_rules.tracks import Gzip
 
 logger = logging.getLogger(__name__)
 
