@@ -12,14 +12,14 @@ import pytest
 from harness import rules
 from reporting import HOSTILE, make_results
 
-from virnuc_rules import rundata
 from virnuc_rules.bundles.verified import Verified
 from virnuc_rules.chunking.format import read_manifest
 from virnuc_rules.config.model import Config
 from virnuc_rules.errors import ResultError
-from virnuc_rules.provenance import Provenance
 from virnuc_rules.queue.store import Failure
-from virnuc_rules.report import FILES, LENGTHS, read_run, render, write_report
+from virnuc_rules.report import data as rundata
+from virnuc_rules.report.page import FILES, LENGTHS, read_run, render, write_report
+from virnuc_rules.report.provenance import Provenance
 
 CALLS = ("virus", "others", "no_call")
 

@@ -25,7 +25,7 @@ def report(
 
     All keys of the config are options; most are only written down as the settings of the run.
     """
-    from virnuc_rules.report import write_report
+    from virnuc_rules.report.page import write_report
 
     out = out or config.results / "report.html"
     run = write_report(config, out)

@@ -24,7 +24,7 @@ from sklearn.metrics import (
 
 from virnuc_rules.config.labels import LABELS
 from virnuc_rules.prediction.contig_calls import Bool, Int
-from virnuc_rules.rundata import LENGTHS
+from virnuc_rules.report.data import LENGTHS
 from virnuc_rules.training.calibrate import balanced_weights
 from virnuc_rules.training.scored import Scored
 

@@ -10,10 +10,10 @@ from matplotlib import pyplot as plt
 from pydantic import BaseModel
 
 from virnuc_rules.errors import VirnucError
-from virnuc_rules.figures import COLORS, STYLE
 from virnuc_rules.files.atomic import replacing
 from virnuc_rules.models.card import Calibration, Seen, Training
-from virnuc_rules.report import page_environment
+from virnuc_rules.report.figures import COLORS, STYLE
+from virnuc_rules.report.page import page_environment
 from virnuc_rules.training.evaluation import Measures, Reliability
 
 FILES = ("evaluation.json", "evaluation.html")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from virnuc_rules.rundata import CALLS, SampleSummary
+from virnuc_rules.report.data import CALLS, SampleSummary
 
 _PARENT = {
     "parent_id": "virnuc",

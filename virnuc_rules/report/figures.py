@@ -11,7 +11,7 @@ import numpy as np
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-from virnuc_rules.rundata import LENGTHS, SampleSummary
+from virnuc_rules.report.data import LENGTHS, SampleSummary
 
 COLORS = {"virus": "#c8553d", "others": "#2d6a8e", "no_call": "#a9afb8"}
 STYLE: Any = {

@@ -20,11 +20,8 @@ from virnuc_rules.embedding.tasks import Task, all_tasks, read_settings
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.files.atomic import replacing
 from virnuc_rules.models.card import BundleCard, read_card
-from virnuc_rules.multiqc import FILES as MULTIQC_FILES
-from virnuc_rules.multiqc import multiqc_content
-from virnuc_rules.provenance import Provenance, provenance
 from virnuc_rules.queue.store import Failure, Store
-from virnuc_rules.rundata import (
+from virnuc_rules.report.data import (
     CALLS,
     LENGTHS,
     NO_CALL,
@@ -36,6 +33,9 @@ from virnuc_rules.rundata import (
     find_samples,
     read_contigs,
 )
+from virnuc_rules.report.multiqc import FILES as MULTIQC_FILES
+from virnuc_rules.report.multiqc import multiqc_content
+from virnuc_rules.report.provenance import Provenance, provenance
 from virnuc_rules.serving.worker_report import WorkerReport, read_reports
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def write_report(config: Config, out: Path) -> Run:
     Samples without tables are left out, and named on the page and in the log. Raises ResultError
     where no sample has tables, or one's are damaged.
     """
-    from virnuc_rules.figures import write_figures
+    from virnuc_rules.report.figures import write_figures
 
     run = read_run(config)
     folder = out.parent
@@ -130,7 +130,7 @@ def _tasks(config: Config, names: list[str]) -> dict[str, Task]:
 def page_environment() -> jinja2.Environment:
     """Return what fills in the templates of pages, escaping what comes from files."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("virnuc_rules", "templates"),
+        loader=jinja2.PackageLoader("virnuc_rules.report", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
