@@ -20,8 +20,8 @@ import torch
 
 from virnuc_rules.embedding.embedding_file import Embeddings, read_result, write_result
 from virnuc_rules.embedding.tasks import Settings
+from virnuc_rules.training.dataset import Block, Rows
 from virnuc_rules.training.fit import Recipe, fit
-from virnuc_rules.training.rows import Block, Rows
 
 ROWS_OF_A_FILE = 10_000
 WIDTHS = 768, 2560

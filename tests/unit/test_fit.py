@@ -6,8 +6,8 @@ import torch
 
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.training import fit as module
+from virnuc_rules.training.dataset import Block, Rows
 from virnuc_rules.training.fit import Fitted, Recipe, fit, mean_loss
-from virnuc_rules.training.rows import Block, Rows
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from virnuc_rules.embedding.embedding_file import Embeddings, write_result
 from virnuc_rules.embedding.tasks import Settings
-from virnuc_rules.training import rows as module
-from virnuc_rules.training.rows import Block, Rows
+from virnuc_rules.training import dataset as module
+from virnuc_rules.training.dataset import Block, Rows
 
 
 def blocks(sizes: list[int], kept: float = 1.0) -> list[Block]:
@@ -106,7 +106,7 @@ import numpy as np, torch
 from pathlib import Path
 from virnuc_rules.embedding.embedding_file import read_result
 from virnuc_rules.training.fit import Recipe, fit
-from virnuc_rules.training.rows import Block, Rows
+from virnuc_rules.training.dataset import Block, Rows
 
 folder, files, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 blocks = []

@@ -17,8 +17,8 @@ from labelled import write_fasta, write_sheet
 from virnuc_rules.config.model import Config
 from virnuc_rules.models.bundle import rewrite_card
 from virnuc_rules.models.card import read_card
+from virnuc_rules.training.dataset import read_rows
 from virnuc_rules.training.labelled import read_labelled
-from virnuc_rules.training.rows import read_rows
 from virnuc_rules.training.split import PARTS, part_of
 
 SETTINGS: dict[str, Any] = {

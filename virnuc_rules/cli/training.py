@@ -31,7 +31,7 @@ _PART = "part of the groups: train, validation, test, or all"
 def train(config: Config, log: Log = None) -> None:
     """Train a classifier on embedded, labelled samples; makes a bundle with its evaluation."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the same bytes again on CUDA
-    from virnuc_rules.training.verbs import train as train_bundle
+    from virnuc_rules.training.commands import train as train_bundle
 
     _say(train_bundle(config), config.trained_bundle / "evaluation.html")
 
@@ -44,7 +44,7 @@ def calibrate(
     log: Log = None,
 ) -> None:
     """Fit a calibration to embedded, labelled samples, and write it into the bundle's card."""
-    from virnuc_rules.training.verbs import calibrate as calibrate_bundle
+    from virnuc_rules.training.commands import calibrate as calibrate_bundle
 
     calibrate_bundle(config, part)
 
@@ -60,7 +60,7 @@ def evaluate(
     log: Log = None,
 ) -> None:
     """Measure a bundle on embedded, labelled samples; writes a page, and JSON beside it."""
-    from virnuc_rules.training.verbs import evaluate as evaluate_bundle
+    from virnuc_rules.training.commands import evaluate as evaluate_bundle
 
     out = out or config.results / "evaluation.html"
     _say(evaluate_bundle(config, part, out), out)

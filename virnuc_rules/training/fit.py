@@ -14,7 +14,7 @@ from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.card import ClassifierShape
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.progress import progress
-from virnuc_rules.training.rows import Rows
+from virnuc_rules.training.dataset import Rows
 
 logger = logging.getLogger(__name__)
 

@@ -29,13 +29,13 @@ from virnuc_rules.models.bundle import Bundle, rewrite_card, write_card
 from virnuc_rules.models.calibration import calibrated
 from virnuc_rules.models.device import choose_device
 from virnuc_rules.training.calibrate import fit_calibration
+from virnuc_rules.training.dataset import Rows, read_rows
 from virnuc_rules.training.evaluation import measure, reliability
 from virnuc_rules.training.fit import Fitted, Recipe, fit
+from virnuc_rules.training.holdout import files_of, not_held_out, parts_of
 from virnuc_rules.training.labelled import Labelled, read_labelled
 from virnuc_rules.training.page import FILES, Evaluation, write_evaluation
-from virnuc_rules.training.rows import Rows, read_rows
 from virnuc_rules.training.scored import score_labelled
-from virnuc_rules.training.seen import files_of, not_held_out, parts_of
 from virnuc_rules.training.sheet import read_sheet, tables_beside
 from virnuc_rules.training.split import PARTS, Part
 
