@@ -15,9 +15,9 @@ import torch
 import yaml
 from harness import BIN, BUNDLE, DEMO, REPO, copy_bundle, environment, spoil
 
-from virnuc_rules import doctor
 from virnuc_rules.config.model import Config
-from virnuc_rules.doctor import Finding, diagnose
+from virnuc_rules.inspection import doctor
+from virnuc_rules.inspection.doctor import Finding, diagnose
 
 NO_GPU = {"slurm_partition": "cpu", "mem_mb": 4000, "runtime": 240}
 GPU = {"slurm_partition": "gpu", "gpu": 1, "mem_mb": 24000, "runtime": 720}
@@ -164,7 +164,7 @@ def test_a_heartbeat_that_is_seen_too_late(site: Config) -> None:
     assert found.level == "FAILED" and "a heartbeat of another process was not seen" in found.found
     assert list(site.results.iterdir()) == []
     children = psutil.Process().children()
-    assert not [child for child in children if "virnuc_rules.doctor" in child.cmdline()]
+    assert not [child for child in children if "virnuc_rules.inspection.doctor" in child.cmdline()]
 
 
 def test_another_process_that_cannot_start(site: Config, monkeypatch: pytest.MonkeyPatch) -> None:

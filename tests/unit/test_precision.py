@@ -21,10 +21,10 @@ from virnuc_rules.embedding.embed import Model, Networks, embed_chunk, micro_bat
 from virnuc_rules.embedding.embedding_file import Embeddings
 from virnuc_rules.embedding.tasks import Settings, all_tasks, read_settings
 from virnuc_rules.errors import ChunkError, ModelError
+from virnuc_rules.inspection.verify import Data, verify, verify_precision
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.device import choose_device, choose_precision, is_out_of_memory
-from virnuc_rules.models.verify import Data, verify, verify_precision
 from virnuc_rules.prediction.predict import predict
 from virnuc_rules.queue.store import Store
 from virnuc_rules.reading.fastx import Sequences

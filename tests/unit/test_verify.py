@@ -28,7 +28,7 @@ from virnuc_rules.cli import main
 from virnuc_rules.embedding.embed import Networks, embed_chunk
 from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.files.atomic import partial_path
-from virnuc_rules.models import verify as measuring
+from virnuc_rules.inspection import verify as measuring
 from virnuc_rules.models.bundle import Bundle, rewrite_card
 from virnuc_rules.models.card import FILES
 from virnuc_rules.reading.fastx import Sequences

@@ -42,8 +42,8 @@ def status(
     """Show how far a run is: chunks by state, workers, time left."""
     from rich.console import Console
 
-    from virnuc_rules.status import read_status, render
-    from virnuc_rules.status import watch as watch_status
+    from virnuc_rules.inspection.status import read_status, render
+    from virnuc_rules.inspection.status import watch as watch_status
 
     if json:
         print(read_status(config).model_dump_json(indent=1))
@@ -68,7 +68,7 @@ def doctor(
     """Check what a run needs: filesystem, clock, device, bundle, input, what Slurm would accept."""
     from rich.console import Console
 
-    from virnuc_rules.doctor import COLOURS, diagnose
+    from virnuc_rules.inspection.doctor import COLOURS, diagnose
 
     failed = 0
     plain = Console(markup=False, highlight=False, soft_wrap=True)

@@ -131,9 +131,9 @@ def verify(
     import torch
 
     from virnuc_rules.embedding.tasks import Settings
+    from virnuc_rules.inspection.verify import verify as measure
     from virnuc_rules.models.bundle import Bundle
     from virnuc_rules.models.device import choose_device, choose_precision
-    from virnuc_rules.models.verify import verify as measure
 
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)

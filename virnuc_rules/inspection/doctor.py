@@ -1,6 +1,6 @@
 """What a site gets wrong, found before a run: filesystem, clock, device, bundle, input, Slurm.
 
-`python -m virnuc_rules.doctor FOLDER` is the second process of the filesystem's check.
+`python -m virnuc_rules.inspection.doctor FOLDER` is the second process of the filesystem's check.
 """
 
 import itertools
@@ -166,7 +166,7 @@ def _links(site: _Site) -> Iterator[Finding]:
 def _two_processes(site: _Site) -> Iterator[Finding]:
     """Let two processes drain one queue: each task must be claimed by exactly one."""
     with _scratch(site.config) as folder:
-        command = [sys.executable, "-m", "virnuc_rules.doctor", str(folder)]
+        command = [sys.executable, "-m", "virnuc_rules.inspection.doctor", str(folder)]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as other:
             try:
