@@ -1,1 +1,0 @@
-"""The networks and the bundle that holds their weights."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from test_queue import LEASE, Clock, claimed, publish, work, worker
+from test_claims import LEASE, Clock, claimed, publish, work, worker
 
 from virnuc_rules.queue import claims as queue_module
 from virnuc_rules.queue.claims import Claim, Queue

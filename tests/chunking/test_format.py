@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from chunking import SOURCE, chunk_it
+from chunk_folders import SOURCE, chunk_it
 
 from virnuc_rules.chunking.format import (
     ChunkEntry,

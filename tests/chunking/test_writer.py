@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from Bio.Seq import Seq
-from chunking import (
+from chunk_folders import (
     SOURCE,
     UPSTREAM,
     VANILLA,

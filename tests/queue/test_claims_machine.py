@@ -15,7 +15,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from test_queue import LEASE, Clock, Waiting, payload, writer
+from test_claims import LEASE, Clock, Waiting, payload, writer
 
 from virnuc_rules.queue import claims as queue_module
 from virnuc_rules.queue.claims import Claim, Queue

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from chunking import (
+from chunk_folders import (
     SOURCE,
     chunk_it,
     contigs_of,

@@ -105,7 +105,8 @@ def test_ctrl_c_leaves_what_can_be_resumed(server: Server, tmp_path: Path) -> No
     server.hold.clear()
     code = (  # a test run in the background ignores Ctrl-C, and hands that down
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from sys import argv; from pathlib import Path; from virnuc_rules.bundles import fetch as f"
+        "from sys import argv; from pathlib import Path;"
+        "from virnuc_rules.bundles import fetch as f"
     )
     code += "; f.fetch(f.UrlSource(url=argv[1], sha256=argv[2]), Path(argv[3]))"
     url = source(server).url
@@ -174,7 +175,8 @@ def test_what_is_not_there(server: Server, tmp_path: Path) -> None:
 def test_a_full_disk_is_no_missing_network(server: Server, tmp_path: Path) -> None:
     """A limit on the size of files stands for it: the same error, on the same call."""
     code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
-    code += "from sys import argv; from pathlib import Path; from virnuc_rules.bundles import fetch as f"
+    code += "from sys import argv; from pathlib import Path;"
+    code += "from virnuc_rules.bundles import fetch as f"
     code += "; f.fetch(f.UrlSource(url=argv[1], sha256=argv[2]), Path(argv[3]))"
     done = subprocess.run(
         [sys.executable, "-c", code, source(server).url, "0" * 64, str(tmp_path)],

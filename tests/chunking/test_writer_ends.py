@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chunking import SOURCE, chunk_it, contents, windows_of
+from chunk_folders import SOURCE, chunk_it, contents, windows_of
 
 from virnuc_rules.chunking import writer as chunks
 from virnuc_rules.chunking.format import read_manifest
