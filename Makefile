@@ -41,6 +41,7 @@ check: $(INSTALLED)
 	ruff check .
 	ruff format --check .
 	mypy virnuc_rules
+	lint-imports
 	snakefmt --check workflow
 	snakemake --lint --configfile demo/config.yaml
 	hadolint Dockerfile

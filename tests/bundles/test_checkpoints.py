@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+from dnabert_folder import load as load_dnabert
+from dnabert_folder import read_config
 from esm.model.esm2 import ESM2
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -21,10 +23,9 @@ from torch import Tensor, nn
 from virnuc_rules.bundles.checkpoints import read_classifier, read_dnabert_s, read_esm2
 from virnuc_rules.errors import ModelError
 from virnuc_rules.models import esm2
-from virnuc_rules.models.card import ClassifierShape, DnabertConfig, Esm2Config
+from virnuc_rules.models.card import ClassifierShape, Esm2Config
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.models.dnabert import Dnabert
-from virnuc_rules.models.dnabert import load as load_dnabert
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests/data/dnabert_s_tiny"
@@ -627,4 +628,4 @@ def test_a_folder_without_weights(tmp_path: Path) -> None:
 def test_dnabert_config_is_the_folders(tmp_path: Path) -> None:
     folder = dnabert_folder(tmp_path, load_file(TINY / "model.safetensors"))
     config, _ = read_dnabert_s(folder)
-    assert config == DnabertConfig.from_json(json.loads((TINY / "config.json").read_text()))
+    assert config == read_config(TINY)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from harness import BUNDLE, DEMO, REPO, copy_bundle
 from pydantic import ValidationError
+from untrained import make_untrained_bundle
 
 from virnuc_rules.errors import ModelError
 from virnuc_rules.models.bundle import Bundle, rewrite_card
@@ -22,7 +23,6 @@ from virnuc_rules.models.card import (
     BundleCard,
     read_card,
 )
-from virnuc_rules.models.untrained import make_untrained_bundle
 
 SHIPPED = REPO / "demo" / "bundle"
 CPU = torch.device("cpu")

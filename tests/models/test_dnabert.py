@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from dnabert_folder import load
 from harness import BUNDLE, REPO
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from virnuc_rules.errors import ModelError
-from virnuc_rules.models.dnabert import Dnabert, alibi_slopes, load, open_tokenizer
+from virnuc_rules.models.dnabert import Dnabert, alibi_slopes, open_tokenizer
 
 TINY = REPO / "tests/data/dnabert_s_tiny"
 ROWS: list[list[int]] = json.loads((TINY / "input_ids.json").read_text())

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from virnuc_rules.chunking.format import read_manifest
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
-from virnuc_rules.embedding.scoring import Consensus
 from virnuc_rules.embedding.tasks import Task
 from virnuc_rules.errors import ChunkError, InputError, ModelError, ResultError, VirnucError
 from virnuc_rules.models.bundle import rewrite_card
 from virnuc_rules.models.card import ClassifierShape
 from virnuc_rules.models.classifier import MLPClassifier, open_network
 from virnuc_rules.prediction.predict import predict
+from virnuc_rules.prediction.window_calls import Consensus
 from virnuc_rules.queue.store import Failure, Store
 from virnuc_rules.serving.worker import Exit
 

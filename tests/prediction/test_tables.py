@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from virnuc_rules.chunking.format import CHUNK_SCHEMA
 from virnuc_rules.chunking.open_frames import FRAMES
-from virnuc_rules.embedding.scoring import Consensus, ScoredChunk
 from virnuc_rules.files.tsv import lines, shortest
 from virnuc_rules.prediction import tables
 from virnuc_rules.prediction.contig_calls import REASONS, Rule
+from virnuc_rules.prediction.scored_chunks import ScoredChunk
 from virnuc_rules.prediction.tables import SampleTables, write_highest_score
+from virnuc_rules.prediction.window_calls import Consensus
 
 VANILLA = Path(__file__).parents[1] / "data/vanilla_real"
 

@@ -15,20 +15,6 @@ from virnuc_rules.logs import logger, start_log
 app = typer.Typer(no_args_is_help=True, help="Model bundles.")
 
 
-@app.command("make-untrained")
-def make_untrained(
-    fasta: Annotated[list[Path], typer.Argument(help="sequences to train the tokenizer on")],
-    out: Annotated[Path, typer.Option(help="folder for the bundle")],
-    seed: Annotated[int, typer.Option(help="seed of the random weights")] = 1,
-) -> None:
-    """Make a bundle of tiny networks with random weights, whose scores mean nothing."""
-    start_log(None)
-    from virnuc_rules.models.untrained import make_untrained_bundle
-
-    card = make_untrained_bundle(fasta, out, seed)
-    logger.info("%s: %s", out, card.description)
-
-
 @app.command()
 def prepare(
     definition: Annotated[

@@ -23,13 +23,14 @@ from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.embedding.embed import Networks, embed_chunk, self_check
 from virnuc_rules.embedding.embedding_file import Embeddings
-from virnuc_rules.embedding.scoring import Consensus, ScoredChunk
 from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.errors import ModelError
 from virnuc_rules.files.atomic import file_sha256
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.device import choose_precision
+from virnuc_rules.prediction.scored_chunks import ScoredChunk
+from virnuc_rules.prediction.window_calls import Consensus
 
 _CHUNK = 2000  # open frames: progress, not memory, sets it
 

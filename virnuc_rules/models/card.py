@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -45,11 +45,6 @@ class DnabertConfig(_Transformer):
     vocab_size: PositiveInt
     type_vocab_size: PositiveInt = 2
     layer_norm_eps: PositiveFloat = 1e-12
-
-    @classmethod
-    def from_json(cls, settings: dict[str, Any]) -> Self:
-        """Pick the fields out of a `config.json`, which has many more."""
-        return cls(**{key: settings[key] for key in cls.model_fields if key in settings})
 
 
 class Esm2Config(_Transformer):

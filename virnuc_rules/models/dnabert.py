@@ -4,7 +4,6 @@ The architecture is MosaicBERT's as published with DNABERT-2 and DNABERT-S
 (Zhou et al., arXiv 2402.08777); the names of the parameters are those of its checkpoint.
 """
 
-import json
 import math
 from pathlib import Path
 
@@ -156,21 +155,6 @@ def open_network(
     network = skeleton(lambda: Dnabert(config))
     load_weights(network, weights, device, dtype, ignore=("pooler.",))
     return network
-
-
-def load(folder: Path | str, device: torch.device | str, dtype: torch.dtype) -> Dnabert:
-    """Load `config.json` and `model.safetensors` of a folder onto a device.
-
-    The module's `forward(input_ids [B, T] int64, attention_mask [B, T] bool)` gives the hidden
-    states [B, T, width]. Raises ModelError for missing, damaged or unfitting files.
-    """
-    folder = Path(folder)
-    try:
-        config = DnabertConfig.from_json(json.loads((folder / "config.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:  # pydantic's error is a ValueError
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{folder / 'config.json'}: cannot be used ({reason})") from None
-    return open_network(config, folder / "model.safetensors", device, dtype)
 
 
 def open_tokenizer(path: Path) -> Tokenizer:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-untyped-call]
     torch.ops.mkldnn, "_linear_pointwise"
 )
+_ONEDNN_DTYPES = {torch.float32}  # bfloat16 only where the processor has instructions for it
+if _ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    _ONEDNN_DTYPES.add(torch.bfloat16)
 
 
 class Linear(nn.Linear):
@@ -34,7 +37,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool
     In the dtype of the weight. oneDNN's operation has no gradient: training takes the other way.
     """
     x = x.to(weight.dtype)
-    if _ONEDNN and x.device.type == "cpu" and not torch.is_grad_enabled():
+    on_cpu = x.device.type == "cpu" and not torch.is_grad_enabled()
+    if _ONEDNN and on_cpu and weight.dtype in _ONEDNN_DTYPES:
         operation, kind = ("gelu", "none") if gelu else ("none", "")
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, operation, [], kind)  # type: ignore[no-any-return]
     x = F.linear(x, weight, bias)

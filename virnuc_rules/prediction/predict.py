@@ -9,14 +9,15 @@ import torch
 from virnuc_rules.bundles.verified import read_verified
 from virnuc_rules.chunking.format import contig_lengths, contig_numbers, read_manifest, read_windows
 from virnuc_rules.config.model import Config
-from virnuc_rules.embedding.scoring import Consensus, ScoredChunk, scored_chunks
 from virnuc_rules.embedding.tasks import chunk_folder, read_settings, sample_tasks
 from virnuc_rules.files.atomic import staged_folder, writing
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.calibration import calibrated, expected_fdr
 from virnuc_rules.prediction.contig_calls import Int, Rule, whole_contigs
+from virnuc_rules.prediction.scored_chunks import ScoredChunk, scored_chunks
 from virnuc_rules.prediction.tables import SampleTables, move_into_place
 from virnuc_rules.prediction.viral_fasta import write_viral
+from virnuc_rules.prediction.window_calls import Consensus
 from virnuc_rules.progress import progress
 from virnuc_rules.queue.store import Store
 

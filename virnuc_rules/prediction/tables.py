@@ -36,7 +36,8 @@ from virnuc_rules.prediction.contig_calls import (
 )
 
 if TYPE_CHECKING:
-    from virnuc_rules.embedding.scoring import Consensus, ScoredChunk
+    from virnuc_rules.prediction.scored_chunks import ScoredChunk
+    from virnuc_rules.prediction.window_calls import Consensus
 
 _CONTIG = [("contig_number", pa.int64()), ("contig", pa.string())]
 _PLACE = [("start", pa.int64()), ("end", pa.int64())]

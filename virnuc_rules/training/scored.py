@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from virnuc_rules.chunking.format import read_windows
 from virnuc_rules.config.model import Config
-from virnuc_rules.embedding.scoring import Consensus, scored_chunks
 from virnuc_rules.embedding.tasks import read_settings, sample_tasks
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.prediction.contig_calls import (
@@ -25,6 +24,8 @@ from virnuc_rules.prediction.contig_calls import (
     contig_calls,
     viral_regions,
 )
+from virnuc_rules.prediction.scored_chunks import scored_chunks
+from virnuc_rules.prediction.window_calls import Consensus
 from virnuc_rules.progress import progress
 from virnuc_rules.queue.store import Store
 from virnuc_rules.training.labelled import Labelled, LabelledSample

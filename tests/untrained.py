@@ -1,8 +1,10 @@
 """An untrained bundle: tiny networks of the real architectures with seeded random weights.
 
-It proves the plumbing. Its scores mean nothing, and its card says so.
+It proves the plumbing. Its scores mean nothing, and its card says so. The bundle in `tests/data`
+was made by it: `PYTHONPATH=tests python -m untrained demo/data/lake.fa.gz demo/data/gut.fa.gz`.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -67,7 +69,7 @@ def make_untrained_bundle(fasta: Iterable[Path], out: Path, seed: int) -> card.B
 
 
 def _train_tokenizer(fasta: Iterable[Path]) -> Tokenizer:
-    tokenizer = Tokenizer(BPE(unk_token="[UNK]"))  # noqa: S106 - a token of a tokenizer
+    tokenizer = Tokenizer(BPE(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     trainer = BpeTrainer(
         vocab_size=_DNABERT_S.vocab_size, special_tokens=_SPECIAL, show_progress=False
@@ -98,3 +100,7 @@ def _drawn(network: nn.Module, generator: torch.Generator) -> dict[str, torch.Te
             is_bias = name.endswith("bias")
             tensors[name] = torch.zeros_like(tensor) if is_bias else tensor.clone()
     return tensors
+
+
+if __name__ == "__main__":
+    make_untrained_bundle(map(Path, sys.argv[1:]), Path("tests/data/bundle"), seed=1)

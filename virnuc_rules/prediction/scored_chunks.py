@@ -1,0 +1,87 @@
+"""The chunks of a sample with their results from the queue's store, and with scores of them."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from virnuc_rules.chunking.format import Chunk
+from virnuc_rules.chunking.open_frames import FRAMES
+from virnuc_rules.config.model import Config
+from virnuc_rules.embedding.embedding_file import Embeddings, read_result
+from virnuc_rules.embedding.scoring import frame_scores
+from virnuc_rules.embedding.tasks import Task
+from virnuc_rules.errors import ResultError
+from virnuc_rules.models.classifier import MLPClassifier
+from virnuc_rules.prediction.contig_calls import Float, Int
+from virnuc_rules.queue.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredChunk:
+    """The R open frames of a chunk with their scores, float32 [R, 2]; None if embedding failed."""
+
+    table: pa.Table
+    scores: NDArray[np.float32] | None
+
+    @property
+    def window_row(self) -> Int:
+        """Rows of the windows in the window table, [R]."""
+        return self.table["window_row"].to_numpy()  # type: ignore[no-any-return]
+
+    @property
+    def frame(self) -> NDArray[np.int8]:
+        """Indices into FRAMES, [R]."""
+        frames = self.table["frame"].cast(pa.string())
+        index = pc.index_in(frames, value_set=pa.array(FRAMES))
+        return index.to_numpy().astype(np.int8)  # type: ignore[no-any-return]
+
+
+def usable_results(
+    tasks: list[Task], store: Store, config: Config
+) -> Iterator[tuple[Chunk, Embeddings | None]]:
+    """Yield the chunks of a sample in order with their embeddings.
+
+    None: the chunk failed, and `on_failed_chunks` is `report`. Looks at every chunk before it
+    raises ResultError, and forgets results that are damaged, so that one more run mends them all.
+    """
+    unusable: list[ResultError] = []
+    for task in tasks:
+        chunk, result = task.read(), None
+        try:
+            result = read_result(store.result(task.key), task.key, chunk.ids)
+        except ResultError as error:
+            failed = store.failure(task.key) is not None and not store.is_done(task.key)
+            if not (failed and config.on_failed_chunks == "report"):
+                store.forget(task.key)
+                unusable.append(error)
+        yield chunk, result
+    for other in unusable[1:]:
+        logger.error("%s", other)
+    if unusable:
+        raise ResultError(
+            f"{unusable[0]}; {len(unusable)} of {len(tasks)} chunks are without a usable result: "
+            "run the same command again to embed them"
+        )
+
+
+def scored_chunks(
+    tasks: list[Task], store: Store, classifier: MLPClassifier, config: Config, computed: set[str]
+) -> Iterator[ScoredChunk]:
+    """Yield the chunks of a sample in order, with scores where there are embeddings.
+
+    Adds to `computed` how these were. Raises what `usable_results` does, and ModelError for a
+    classifier whose scores are not finite.
+    """
+    for chunk, result in usable_results(tasks, store, config):
+        scores: Float | None = None
+        if result is not None:
+            computed.add(result.computed)
+            scores = frame_scores(classifier, result, config.bundle)
+        yield ScoredChunk(chunk.table, scores)
