@@ -15,7 +15,7 @@ import numpy as np
 from Bio.Data import CodonTable
 from numpy.typing import NDArray
 
-from virnuc_rules.chunking.windows import Int
+from virnuc_rules.arrays import Int
 
 FRAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 # Why a window has no open frame; "" where it has one. Indices into this are stored, not texts.

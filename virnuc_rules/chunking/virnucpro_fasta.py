@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Self
 
+from virnuc_rules.arrays import Int
 from virnuc_rules.chunking.open_frames import FRAMES, OpenFrames
-from virnuc_rules.chunking.windows import Int
 from virnuc_rules.files.atomic import replacing
 
 _WRAP = 60  # as Biopython's FASTA writer

@@ -97,7 +97,7 @@ class _Comparison:
     def __init__(self, bundle: Bundle, windows: int) -> None:
         self.classifier = bundle.open_classifier() if bundle.card.classifier else None
         self.windows = windows
-        self.consensus = Consensus(windows), Consensus(windows)
+        self.consensus = Consensus.empty(windows), Consensus.empty(windows)
         self.cosine = {"dnabert_s": 1.0, "esm2": 1.0}
         self.recomputed = self.flips = 0
         self.differences: list[np.ndarray[Any, Any]] = []
@@ -112,9 +112,8 @@ class _Comparison:
         one, two = (self.classifier.scores(e.dnabert_s, e.esm2).numpy() for e in (exact, other))
         self.flips += int(((one[:, 1] >= one[:, 0]) != (two[:, 1] >= two[:, 0])).sum())
         self.differences.append(np.abs(one[:, 1] - two[:, 1]))
-        frames = ScoredChunk(chunk.table, one)
         for consensus, scores in zip(self.consensus, (one, two), strict=True):
-            consensus.add(frames.window_row, frames.frame, scores)
+            consensus.add_chunk(ScoredChunk(chunk.table, scores))
 
     def result(self) -> dict[str, Any]:
         found: dict[str, Any] = dict.fromkeys(

@@ -8,9 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-Int = NDArray[np.int64]
-Float = NDArray[np.float32]
-Bool = NDArray[np.bool_]
+from virnuc_rules.arrays import Bool, Float, Int
 
 # Why a contig has no call: the first of these that is true of one of its windows. What can be
 # mended comes first, then what was asked for, then what the sequence is like.

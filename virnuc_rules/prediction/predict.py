@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from virnuc_rules.arrays import Int
 from virnuc_rules.bundles.verified import read_verified
 from virnuc_rules.chunking.format import contig_lengths, contig_numbers, read_manifest, read_windows
 from virnuc_rules.config.model import Config
@@ -13,7 +14,7 @@ from virnuc_rules.embedding.tasks import chunk_folder, read_settings, sample_tas
 from virnuc_rules.files.atomic import staged_folder, writing
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.calibration import calibrated, expected_fdr
-from virnuc_rules.prediction.contig_calls import Int, Rule, whole_contigs
+from virnuc_rules.prediction.contig_calls import Rule, whole_contigs
 from virnuc_rules.prediction.scored_chunks import ScoredChunk, scored_chunks
 from virnuc_rules.prediction.tables import SampleTables, move_into_place
 from virnuc_rules.prediction.viral_fasta import write_viral
@@ -42,7 +43,7 @@ def predict(config: Config, sample: str, out: Path) -> None:
     probability = calibrated(bundle.card, config.prevalence)
     torch.set_num_threads(1)  # the classifier is small; samples run beside each other
     numbers, lengths = contig_numbers(folder, manifest), contig_lengths(folder, manifest)
-    consensus = Consensus(manifest.windows)
+    consensus = Consensus.empty(manifest.windows)
     computed: set[str] = set()  # in which precision, on which type of device
     work = manifest.open_frames + manifest.windows
     with writing(out), staged_folder(out) as stage, progress(f"sample {sample}", work) as advance:
@@ -83,10 +84,7 @@ def _add_frames(
     advance: Callable[[int], None],
 ) -> None:
     for chunk in chunks:
+        consensus.add_chunk(chunk)
         rows = chunk.window_row
-        if chunk.scores is None:
-            consensus.fail(rows)
-        else:
-            consensus.add(rows, chunk.frame, chunk.scores)
         tables.add_frames(chunk, numbers[rows])
         advance(len(rows))

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from virnuc_rules.arrays import Float, Int
 from virnuc_rules.chunking.format import Chunk
 from virnuc_rules.chunking.open_frames import FRAMES
 from virnuc_rules.config.model import Config
@@ -17,7 +18,6 @@ from virnuc_rules.embedding.scoring import frame_scores
 from virnuc_rules.embedding.tasks import Task
 from virnuc_rules.errors import ResultError
 from virnuc_rules.models.classifier import MLPClassifier
-from virnuc_rules.prediction.contig_calls import Float, Int
 from virnuc_rules.queue.store import Store
 
 logger = logging.getLogger(__name__)

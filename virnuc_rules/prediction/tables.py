@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from virnuc_rules.arrays import Float, Int
 from virnuc_rules.chunking.format import frame_ids, window_ids
 from virnuc_rules.chunking.open_frames import FRAMES
 from virnuc_rules.errors import ChunkError
@@ -26,8 +27,6 @@ from virnuc_rules.prediction.contig_calls import (
     CALLED,
     FAILED,
     REASONS,
-    Float,
-    Int,
     Regions,
     Rule,
     WindowCalls,

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from virnuc_rules.arrays import Int
 from virnuc_rules.files.tsv import lines, shortest
-from virnuc_rules.prediction.contig_calls import Int, Regions, WindowCalls
+from virnuc_rules.prediction.contig_calls import Regions, WindowCalls
 
 FILES = (
     "tracks/{sample}.scores.bedgraph.gz",

@@ -16,12 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from virnuc_rules.arrays import Int
 from virnuc_rules.chunking.format import Manifest, read_manifest
 from virnuc_rules.config.labels import Labels
 from virnuc_rules.embedding.tasks import chunk_folder
 from virnuc_rules.errors import ChunkError, ResultError
-
-Int = NDArray[np.int64]
 
 CALLS = ("virus", "others", "no_call")
 VIRUS = CALLS.index("virus")

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from virnuc_rules.arrays import Bool, Int
 from virnuc_rules.chunking.format import Chunk
 from virnuc_rules.config.labels import LABELS
 from virnuc_rules.config.model import Config
 from virnuc_rules.embedding.tasks import read_settings, sample_tasks
 from virnuc_rules.errors import VirnucError
-from virnuc_rules.prediction.contig_calls import Bool, Int
 from virnuc_rules.prediction.scored_chunks import usable_results
 from virnuc_rules.queue.store import Store
 from virnuc_rules.training.annotation import CodingSequences

@@ -8,6 +8,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from virnuc_rules.arrays import Bool, Float, Int
 from virnuc_rules.chunking.format import read_windows
 from virnuc_rules.config.model import Config
 from virnuc_rules.embedding.tasks import read_settings, sample_tasks
@@ -16,9 +17,6 @@ from virnuc_rules.prediction.contig_calls import (
     CALLED,
     FAILED,
     REASONS,
-    Bool,
-    Float,
-    Int,
     Rule,
     WindowCalls,
     contig_calls,
@@ -95,15 +93,12 @@ def _score(
     part: Part | Literal["all"],
     computed: set[str],
 ) -> tuple[Scored, Scored]:
-    consensus = Consensus(sample.manifest.windows)
+    consensus = Consensus.empty(sample.manifest.windows)
     tasks = list(sample_tasks(config.results, sample.name, *read_settings(config)))
     classifier = bundle.open_classifier()
     with progress(f"sample {sample.name}", sample.manifest.open_frames) as advance:
         for chunk in scored_chunks(tasks, Store(config.results), classifier, config, computed):
-            if chunk.scores is None:
-                consensus.fail(chunk.window_row)
-            else:
-                consensus.add(chunk.window_row, chunk.frame, chunk.scores)
+            consensus.add_chunk(chunk)
             advance(len(chunk.window_row))
     calls = _contig_calls(config, sample, consensus)
     contig = sample.window_contig
