@@ -103,9 +103,13 @@ class _Comparison:
         self.differences: list[np.ndarray[Any, Any]] = []
 
     def add(self, chunk: Chunk, exact: Embeddings, other: Embeddings) -> None:
-        for name in self.cosine:
-            cosine = F.cosine_similarity(getattr(exact, name), getattr(other, name)).min()
-            self.cosine[name] = min(self.cosine[name], float(cosine))
+        pairs = {
+            "dnabert_s": (exact.dnabert_s, other.dnabert_s),
+            "esm2": (exact.esm2, other.esm2),
+        }
+        for name, (ours, theirs) in pairs.items():
+            cosine = float(F.cosine_similarity(ours, theirs).min())
+            self.cosine[name] = min(self.cosine[name], cosine)
         self.recomputed += other.notes.get("recomputed_in_fp32", 0)
         if self.classifier is None:
             return

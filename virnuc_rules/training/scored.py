@@ -1,7 +1,8 @@
 """Labelled windows and contigs with their scores and calls: what is calibrated and evaluated."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -49,7 +50,18 @@ class Scored:
 
     def where(self, rows: Bool | Int) -> "Scored":
         """Return those of a mask [N], or of row numbers."""
-        return Scored(**{name: getattr(self, name)[rows] for name in self.__slots__})
+        return Scored(*(column[rows] for column in self._columns()))
+
+    @classmethod
+    def joined(cls, parts: Iterable[Self]) -> Self:
+        """Return all of several parts, in their order."""
+        return cls(*map(np.concatenate, zip(*(part._columns() for part in parts), strict=True)))
+
+    def _columns(self) -> tuple[Any, ...]:
+        """Return what the constructor takes."""
+        return (
+            self.virus, self.score, self.call, self.failed, self.sample, self.group, self.length
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +88,7 @@ def score_labelled(
         for number, sample in enumerate(labelled.samples)
     ]
     windows, contigs = zip(*found, strict=True)
-    return Scores(_joined(windows), _joined(contigs), computed)
-
-
-def _joined(parts: tuple[Scored, ...]) -> Scored:
-    return Scored(
-        **{name: np.concatenate([getattr(p, name) for p in parts]) for name in Scored.__slots__}
-    )
+    return Scores(Scored.joined(windows), Scored.joined(contigs), computed)
 
 
 def _score(
