@@ -17,14 +17,20 @@ from virnuc_rules.bundles.verified import read_verified
 from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
-from virnuc_rules.embedding.embed import Model, Networks, embed_chunk, micro_batches
+from virnuc_rules.embedding import embed
+from virnuc_rules.embedding.embed import Model, Networks, embed_chunk, micro_batches, self_check
 from virnuc_rules.embedding.embedding_file import Embeddings
 from virnuc_rules.embedding.tasks import Settings, all_tasks, read_settings
 from virnuc_rules.errors import ChunkError, ModelError
 from virnuc_rules.inspection.verify import Data, verify, verify_precision
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.models.device import choose_device, choose_precision, is_out_of_memory
+from virnuc_rules.models.device import (
+    choose_device,
+    choose_precision,
+    is_out_of_memory,
+    matmul_precision,
+)
 from virnuc_rules.prediction.predict import predict
 from virnuc_rules.queue.store import Store
 from virnuc_rules.reading.fastx import Sequences
@@ -113,18 +119,43 @@ def test_the_device_of_a_machine_without_gpu() -> None:
 )
 def test_the_precision(wanted: str, device: str, expected: str | None) -> None:
     if expected:
-        for before in ("high", "highest"):
-            torch.set_float32_matmul_precision(before)
-            assert choose_precision(wanted, torch.device(device)) == expected
-            after = torch.get_float32_matmul_precision()
-            assert after == ("high" if expected == "tf32" else "highest")
+        assert choose_precision(wanted, torch.device(device)) == expected
     else:
-        torch.set_float32_matmul_precision("medium")
         with pytest.raises(ModelError) as raised:
             choose_precision(wanted, torch.device(device))
         told = f"precision {wanted} needs a CUDA device; take fp32 or bf16 on cpu"
         assert str(raised.value) == told
-        assert torch.get_float32_matmul_precision() == "medium"
+
+
+@pytest.mark.parametrize(
+    ("precision", "within"),
+    [("fp32", "highest"), ("tf32", "high"), ("bf16", "highest"), ("fp16", "highest")],
+)
+@pytest.mark.parametrize("before", ["medium", "high", "highest"])
+def test_a_precision_ends_with_its_block(precision: str, within: str, before: str) -> None:
+    torch.set_float32_matmul_precision(before)
+    with pytest.raises(ValueError, match="oh"), matmul_precision(precision):
+        assert torch.get_float32_matmul_precision() == within
+        raise ValueError("oh")
+    assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize(("precision", "within"), [("fp32", "highest"), ("tf32", "high")])
+def test_networks_multiply_in_their_precision(
+    monkeypatch: pytest.MonkeyPatch, precision: str, within: str
+) -> None:
+    seen = []
+    means = embed._means
+
+    def noting(*args: Any) -> torch.Tensor:
+        seen.append(torch.get_float32_matmul_precision())
+        return means(*args)
+
+    monkeypatch.setattr(embed, "_means", noting)
+    torch.set_float32_matmul_precision("medium")
+    self_check(Networks.open(Bundle(BUNDLE), CPU, precision), SETTINGS)
+    assert seen == [within] * 2
+    assert torch.get_float32_matmul_precision() == "medium"
 
 
 # --- what a run says ---------------------------------------------------------------------------

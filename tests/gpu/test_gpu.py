@@ -36,7 +36,6 @@ def chunk(tmp_path_factory: pytest.TempPathFactory) -> Chunk:
 def as_before() -> Iterator[None]:
     yield
     torch.cuda.set_per_process_memory_fraction(1.0)
-    torch.set_float32_matmul_precision("highest")
     clear_caches(torch.device("cuda"))
 
 
@@ -106,11 +105,3 @@ def test_a_worker_for_all_chunks_and_one_for_a_single_chunk(tmp_path: Path) -> N
     for number in (0, 12):
         _, alone = work(tmp_path / str(number), slice(number, number + 1))
         assert alone.items() < files.items()
-
-
-def test_tf32_is_switched_by_the_precision() -> None:
-    device = choose_device("cuda")
-    choose_precision("tf32", device)
-    assert torch.get_float32_matmul_precision() == "high"
-    choose_precision("fp32", device)
-    assert torch.get_float32_matmul_precision() == "highest"

@@ -23,7 +23,13 @@ from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.errors import ChunkError, ModelError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.models.device import DTYPES, clear_caches, is_out_of_memory, reuse_memory
+from virnuc_rules.models.device import (
+    DTYPES,
+    clear_caches,
+    is_out_of_memory,
+    matmul_precision,
+    reuse_memory,
+)
 
 Model = Literal["dnabert_s", "esm2"]
 Ids = NDArray[np.int64]  # token ids of one sequence
@@ -192,7 +198,8 @@ class _Run:
     def _means(self, tokens: list[Ids], network: nn.Module, pad: int, skip: int) -> Tensor:
         """Run one micro-batch; where memory does not suffice, its halves."""
         try:
-            return _means(tokens, network, pad, skip, self.networks.device)
+            with matmul_precision(self.networks.precision):
+                return _means(tokens, network, pad, skip, self.networks.device)
         except RuntimeError as error:
             if len(tokens) == 1 or not is_out_of_memory(error):
                 raise

@@ -28,7 +28,7 @@ from virnuc_rules.errors import ModelError
 from virnuc_rules.files.atomic import file_sha256
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.models.device import choose_precision
+from virnuc_rules.models.device import matmul_precision
 from virnuc_rules.prediction.scored_chunks import ScoredChunk
 from virnuc_rules.prediction.window_calls import Consensus
 
@@ -81,10 +81,7 @@ def verify_precision(
     networks = {name: Networks.open(bundle, device, name) for name in (EXACT, precision)}
     comparison = _Comparison(bundle, data.manifest.windows)
     for chunk in data.chunks():
-        embedded = {}
-        for name, used in networks.items():
-            choose_precision(name, device)  # it sets how torch multiplies
-            embedded[name] = embed_chunk(chunk, used, settings)
+        embedded = {name: embed_chunk(chunk, used, settings) for name, used in networks.items()}
         comparison.add(chunk, embedded[EXACT], embedded[precision])
     return Verification(
         precision=precision, **comparison.result(), **data.described(bundle, device)
@@ -149,13 +146,13 @@ def verify_parity(
     Raises ModelError where fair-esm is not installed or the checkpoint is none of its own.
     """
     theirs = _open_fair_esm(checkpoint).to(device)
-    choose_precision(EXACT, device)
     networks = Networks.open(bundle, device, EXACT)
     largest = scale = 0.0
     cosine = 1.0
     for chunk in data.chunks():
         ours = embed_chunk(chunk, networks, settings).esm2
-        expected = torch.stack([_fair_esm_mean(theirs, p, device) for p in chunk.protein])
+        with matmul_precision(EXACT):
+            expected = torch.stack([_fair_esm_mean(theirs, p, device) for p in chunk.protein])
         if ours.shape != expected.shape:
             raise ModelError(
                 f"{checkpoint}: its width is {expected.shape[1]}, not that of the bundle"
