@@ -199,7 +199,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return found
 
 
-def computed(config: Config) -> list[str]:
+def computed(config: Config) -> list[dict[str, str]]:
     """What the metadata of the results say."""
     found = []
     for path in Store(config.results).embeddings.glob("*/*.safetensors"):
@@ -221,7 +221,7 @@ def test_a_worker_says_whether_its_precision_was_verified(
     (warning,) = warnings_of(caplog)
     assert "precision bf16 has not been verified on cpu" in warning
     assert f"virnuc-rules models verify {config.bundle} --precision bf16 --data FASTA" in warning
-    assert computed(config) == ["bf16 on cpu"] * 3
+    assert computed(config) == [{"precision": "bf16", "device": "cpu"}] * 3
     list(verify(Bundle(config.bundle), CPU, "bf16", SETTINGS, data, None))
     remove_results(config)
     report = work(config)
@@ -250,7 +250,7 @@ def test_auto_is_fp32_on_a_cpu_and_needs_no_verification(
     report = work(config.model_copy(update={"precision": "auto"}))
     assert (report.precision, report.verified) == ("fp32", True)
     assert warnings_of(caplog) == []
-    assert computed(config) == ["fp32 on cpu"] * 3
+    assert computed(config) == [{"precision": "fp32", "device": "cpu"}] * 3
 
 
 def test_a_precision_that_the_device_has_not(
@@ -350,7 +350,7 @@ def test_rows_that_are_not_finite_are_computed_in_fp32(
     networks = broken(model, gut[0], bad, value)
     found = embed_chunk(gut[0], networks, SETTINGS)
     assert found.notes == {"recomputed_in_fp32": 3}
-    assert found.computed == "bf16 on cpu"
+    assert str(found.computed) == "bf16 on cpu"
     rows, lower, exact = (getattr(e, model) for e in (found, clean["bf16"], clean["fp32"]))
     torch.testing.assert_close(rows[bad], exact[bad], rtol=0, atol=1e-5)
     assert ((rows - lower)[bad].abs().amax(dim=1) > 1e-3).all()

@@ -54,7 +54,7 @@ def test_fp32_is_that_of_the_cpu(chunk: Chunk) -> None:
 def test_auto_is_fp16_near_fp32_and_repeatable(chunk: Chunk) -> None:
     exact = embed(chunk, "cuda", "fp32")
     first, second = embed(chunk, "auto", "auto"), embed(chunk, "auto", "auto")
-    assert first.computed == "fp16 on cuda"
+    assert str(first.computed) == "fp16 on cuda"
     for name in ("dnabert_s", "esm2"):
         assert torch.equal(getattr(first, name), getattr(second, name))
         assert F.cosine_similarity(getattr(first, name), getattr(exact, name)).min() > 0.999

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from virnuc_rules.chunking.format import Chunk
-from virnuc_rules.embedding.embedding_file import Embeddings
+from virnuc_rules.embedding.embedding_file import Computation, Embeddings
 from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.errors import ChunkError, ModelError
 from virnuc_rules.models import esm2
@@ -136,10 +136,10 @@ def embed_chunk(
         chunk.ids,
         dnabert_s,
         proteins,
+        Computation(precision=networks.precision, device=networks.device.type),
         run.tokens,
         run.padding,
         dict(run.notes),
-        f"{networks.precision} on {networks.device.type}",
     )
 
 

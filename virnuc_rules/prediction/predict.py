@@ -10,6 +10,7 @@ from virnuc_rules.arrays import Int
 from virnuc_rules.bundles.verified import read_verified
 from virnuc_rules.chunking.format import contig_lengths, contig_numbers, read_manifest, read_windows
 from virnuc_rules.config.model import Config
+from virnuc_rules.embedding.embedding_file import Computation
 from virnuc_rules.embedding.tasks import chunk_folder, read_settings, sample_tasks
 from virnuc_rules.files.atomic import staged_folder, writing
 from virnuc_rules.models.bundle import Bundle
@@ -44,7 +45,7 @@ def predict(config: Config, sample: str, out: Path) -> None:
     torch.set_num_threads(1)  # the classifier is small; samples run beside each other
     numbers, lengths = contig_numbers(folder, manifest), contig_lengths(folder, manifest)
     consensus = Consensus.empty(manifest.windows)
-    computed: set[str] = set()  # in which precision, on which type of device
+    computed: set[Computation] = set()
     work = manifest.open_frames + manifest.windows
     with writing(out), staged_folder(out) as stage, progress(f"sample {sample}", work) as advance:
         with SampleTables(stage, sample, rule, lengths, folder, probability) as tables:
@@ -70,10 +71,10 @@ def predict(config: Config, sample: str, out: Path) -> None:
             "sample %s: %.1f %% of the windows called virus are expected not to be, if %g of the "
             "windows are viral (`prevalence`)", sample, 100 * share, config.prevalence,
         )  # fmt: skip
-    for name in sorted(computed):
-        precision, _, device = name.partition(" on ")
-        known = "" if verified.covers(precision, device) else " (not verified with this bundle)"
-        logger.info("sample %s: embeddings computed in %s%s", sample, name, known)
+    for how in sorted(computed, key=str):
+        known = verified.covers(how.precision, how.device)
+        note = "" if known else " (not verified with this bundle)"
+        logger.info("sample %s: embeddings computed in %s%s", sample, how, note)
 
 
 def _add_frames(

@@ -13,7 +13,7 @@ from virnuc_rules.arrays import Float, Int
 from virnuc_rules.chunking.format import Chunk
 from virnuc_rules.chunking.open_frames import FRAMES
 from virnuc_rules.config.model import Config
-from virnuc_rules.embedding.embedding_file import Embeddings, read_result
+from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result
 from virnuc_rules.embedding.scoring import frame_scores
 from virnuc_rules.embedding.tasks import Task
 from virnuc_rules.errors import ResultError
@@ -72,7 +72,11 @@ def usable_results(
 
 
 def scored_chunks(
-    tasks: list[Task], store: Store, classifier: MLPClassifier, config: Config, computed: set[str]
+    tasks: list[Task],
+    store: Store,
+    classifier: MLPClassifier,
+    config: Config,
+    computed: set[Computation],
 ) -> Iterator[ScoredChunk]:
     """Yield the chunks of a sample in order, with scores where there are embeddings.
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from virnuc_rules.arrays import Bool, Float, Int
 from virnuc_rules.chunking.format import read_windows
 from virnuc_rules.config.model import Config
+from virnuc_rules.embedding.embedding_file import Computation
 from virnuc_rules.embedding.tasks import read_settings, sample_tasks
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.prediction.contig_calls import (
@@ -70,7 +71,7 @@ class Scores:
 
     windows: Scored
     contigs: Scored
-    computed: set[str]  # in which precision, on which type of device
+    computed: set[Computation]
 
 
 def score_labelled(
@@ -82,7 +83,7 @@ def score_labelled(
     their windows; calls are those of `predict`. Raises what `scored_chunks` raises.
     """
     torch.set_num_threads(config.threads)
-    computed: set[str] = set()
+    computed: set[Computation] = set()
     found = [
         _score(config, bundle, number, sample, part, computed)
         for number, sample in enumerate(labelled.samples)
@@ -97,7 +98,7 @@ def _score(
     number: int,
     sample: LabelledSample,
     part: Part | Literal["all"],
-    computed: set[str],
+    computed: set[Computation],
 ) -> tuple[Scored, Scored]:
     consensus = Consensus.empty(sample.manifest.windows)
     tasks = list(sample_tasks(config.results, sample.name, *read_settings(config)))
