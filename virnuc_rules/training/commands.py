@@ -62,13 +62,11 @@ def train(config: Config) -> Evaluation:
     labelled = read_labelled(config)
     parts = read_rows(config, labelled, "train", "validation")
     parts["train"] = parts["train"].capped(config.max_per_label, config.seed)
-    training = _training(config, labelled, parts)
-    _say(training)
+    _say(labelled, parts)
+    tables = {str(path): file_sha256(path) for path in tables_beside(read_sheet(config.samples))}
     recipe = Recipe(**{name: getattr(config, name) for name in Recipe.model_fields})
     fitted = fit(parts["train"], parts["validation"], recipe, choose_device(config.device))
-    training = training.model_copy(
-        update={"best_epoch": fitted.best_epoch, "losses": fitted.losses}
-    )
+    training = _training(config, labelled, parts, tables, fitted)
     with staged_folder(out) as stage:
         with writing(out):
             _write_bundle(stage, out.name, base, fitted, training)
@@ -91,30 +89,41 @@ def _check_place(out: Path, base: Path) -> None:
         raise VirnucError(f"{out}: is a bundle that `train` did not make; give another folder")
 
 
-def _say(training: card.Training) -> None:
+def _say(labelled: Labelled, parts: dict[Part, Rows]) -> None:
+    groups = _groups(labelled)
     for part in PARTS:
-        frames = training.open_frames.get(part, {})
+        frames = parts[part].by_label() if part in parts else {}
         counts = ", ".join(f"{number} {label}" for label, number in frames.items())
-        logger.info("%s: %d groups; open frames: %s", part, training.groups[part], counts or "–")
+        logger.info("%s: %d groups; open frames: %s", part, groups[part], counts or "–")
 
 
-def _training(config: Config, labelled: Labelled, parts: dict[Part, Rows]) -> card.Training:
-    """Describe the data and the settings; what came of them is not known yet."""
-    groups: dict[str, int] = {
+def _groups(labelled: Labelled) -> dict[str, int]:
+    """Count the groups of each part."""
+    return {
         part: len({*np.concatenate([s.group[s.part == i] for s in labelled.samples]).tolist()})
         for i, part in enumerate(PARTS)
     }
+
+
+def _training(
+    config: Config,
+    labelled: Labelled,
+    parts: dict[Part, Rows],
+    tables: dict[str, str],
+    fitted: Fitted,
+) -> card.Training:
+    """Describe the data, the settings, and what came of them; `tables` as they were before."""
     settings = {name: getattr(config, name) for name in (*Recipe.model_fields, "max_per_label")}
     return card.Training(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         data=files_of(labelled),
-        tables={str(path): file_sha256(path) for path in tables_beside(read_sheet(config.samples))},
+        tables=tables,
         seed=config.seed,
-        groups=groups,
+        groups=_groups(labelled),
         open_frames={part: rows.by_label() for part, rows in parts.items()},
         recipe={name: float(value) for name, value in settings.items()},
-        best_epoch=1,
-        losses=[],
+        best_epoch=fitted.best_epoch,
+        losses=fitted.losses,
         versions=_versions(),
     )
 
