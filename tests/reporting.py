@@ -11,7 +11,8 @@ from harness import BUNDLE
 from virnuc_rules import __version__
 from virnuc_rules.chunking.format import Manifest
 from virnuc_rules.chunking.windows import cut
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Chunking, Config
+from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.prediction.tables import SCHEMAS
 
 HOSTILE = (
@@ -26,10 +27,10 @@ def make_results(folder: Path, samples: dict[str, int], called: float = 0.6) -> 
     """Write chunk manifests, tables and a worker's report of samples with so many contigs."""
     sheet = folder / "samples.tsv"
     sheet.write_text("sample\tpath\n" + "".join(f"{s}\t/data/{s}.fa\n" for s in samples))
-    config = Config(samples=sheet, results=folder / "results", bundle=BUNDLE)
+    config = Config.of(samples=sheet, results=folder / "results", bundle=BUNDLE)
     for number, (name, contigs) in enumerate(samples.items()):
-        _make_sample(config.results, name, contigs, called, np.random.default_rng(number))
-    workers = config.results / "queue" / "workers"
+        _make_sample(config.run.results, name, contigs, called, np.random.default_rng(number))
+    workers = RunFolder(config.run.results).worker_reports
     workers.mkdir(parents=True)
     report = {
         "worker": "0", "owner": "0-node-1-a", "pid": 1, "host": "node<1>", "device": "cpu",
@@ -81,15 +82,15 @@ def _make_sample(
         "reason": pa.array(np.where(call == "no_call", "no_open_frame", None)),
     }  # fmt: skip
     _write(results / name, "contigs", columns)
-    chunks = results / "chunks" / name
-    chunks.mkdir(parents=True)
+    chunks = RunFolder(results).chunks(name)
+    chunks.path.mkdir(parents=True)
     manifest = Manifest(
-        version=__version__, sources=[f"/data/{name}.fa"], sources_sha256=["0" * 64], window=500,
-        chunk_size=10_000, min_length=0, max_ambiguous=1.0, duplicate_ids="error", contigs=contigs,
+        version=__version__, sources=[f"/data/{name}.fa"], sources_sha256=["0" * 64],
+        chunking=Chunking(window=500), contigs=contigs,
         bases=int(length.sum()), windows=len(contig), open_frames=int(has_call.sum()),
         reasons={"no_open_frame": int((~has_call).sum())}, chunks=[],
     )  # fmt: skip
-    (chunks / "manifest.json").write_text(manifest.model_dump_json())
+    chunks.manifest.write_text(manifest.model_dump_json())
 
 
 def _write(folder: Path, name: str, columns: dict[str, object]) -> None:

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virnuc_rules.chunking import open_frames as orfs
+from virnuc_rules.config.model import Calling
 from virnuc_rules.prediction.contig_calls import (
     CALLED,
     REASONS,
-    Rule,
     WindowCalls,
     contig_calls,
     viral_regions,
@@ -46,7 +46,7 @@ def windows_of(*contigs: list[Window], first: int = 0) -> WindowCalls:
 
 def called(*contigs: list[Window], **rule: Any) -> list[dict[str, Any]]:
     windows = windows_of(*contigs, first=5)
-    columns = contig_calls(windows, viral_regions(windows), Rule(**rule))
+    columns = contig_calls(windows, viral_regions(windows), Calling(**rule))
     rows = zip(*(list(values) for values in columns.values()), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
 

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from virnuc_rules.chunking.format import CHUNK_SCHEMA
 from virnuc_rules.chunking.open_frames import FRAMES
+from virnuc_rules.config.model import Calling
+from virnuc_rules.config.run_folder import ChunkFolder, SampleFolder
 from virnuc_rules.files.tsv import lines, shortest
 from virnuc_rules.prediction import tables
-from virnuc_rules.prediction.contig_calls import REASONS, Rule
+from virnuc_rules.prediction.contig_calls import REASONS
 from virnuc_rules.prediction.scored_chunks import ScoredChunk
 from virnuc_rules.prediction.tables import SampleTables, write_highest_score
 from virnuc_rules.prediction.window_calls import Consensus
@@ -33,10 +35,11 @@ def scored(ids: list[str], scores: np.ndarray) -> ScoredChunk:
     return ScoredChunk(table, scores)
 
 
-def write_frames(folder: Path, *chunks: ScoredChunk) -> Path:
+def write_frames(folder: Path, *frames: ScoredChunk) -> Path:
     folder.mkdir(exist_ok=True)
-    with SampleTables(folder, "s", Rule(), np.zeros(0, np.int64), folder) as written:
-        for chunk in chunks:
+    sample, chunks = SampleFolder(folder, "s"), ChunkFolder(folder)
+    with SampleTables(sample, Calling(), np.zeros(0, np.int64), chunks) as written:
+        for chunk in frames:
             written.add_frames(chunk, np.zeros(chunk.table.num_rows, np.int64))
     return folder
 
@@ -157,8 +160,8 @@ def test_every_column_is_documented(table: str) -> None:
 
 def test_every_file_and_reason_is_documented() -> None:
     text = (Path(__file__).parents[2] / "docs/outputs.md").read_text()
-    for name in tables.FILES:
-        assert f"`{name.format(sample='<sample>')}`" in text
+    for path in SampleFolder(Path(), "<sample>").files():
+        assert f"`{path}`" in text
     for reason in REASONS:
         assert f"\n| `{reason}` | " in text
     places = [text.index(f"\n| `{reason}` | ") for reason in REASONS]

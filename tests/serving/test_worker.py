@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from embedded import worker_of
 from harness import BUNDLE, DEMO
 
 from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Chunking, Config
 from virnuc_rules.embedding import embed
-from virnuc_rules.embedding.tasks import all_tasks, read_settings
+from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.queue.store import Store
 from virnuc_rules.serving.worker import Exit, Worker
 from virnuc_rules.serving.worker_report import Memory, WorkerReport
@@ -19,25 +20,25 @@ from virnuc_rules.serving.worker_report import Memory, WorkerReport
 def config(tmp_path: Path) -> Config:
     """A chunked sample: thirteen chunks."""
     out = tmp_path / "chunks" / "lake"
-    write_chunks([DEMO["lake"]], out, sample="lake", window=500, chunk_size=40)
-    return Config(results=tmp_path, bundle=BUNDLE, threads=1, lease_seconds=2)
+    write_chunks([DEMO["lake"]], out, sample="lake", chunking=Chunking(window=500, chunk_size=40))
+    return Config.of(results=tmp_path, bundle=BUNDLE, threads=1, lease_seconds=2)
 
 
 def worker(config: Config, name: str = "0") -> Worker:
-    return Worker(config, name, 0, all_tasks(config.results, ["lake"], *read_settings(config)))
+    return worker_of(config, name, Tasks.of(config.run, config.embedding).of_samples(["lake"]))
 
 
 def report(config: Config, name: str = "0") -> WorkerReport:
-    path = Store(config.results).workers / f"{name}.json"
+    path = Store(config.run.results).workers / f"{name}.json"
     return WorkerReport.model_validate_json(path.read_bytes())
 
 
-@pytest.mark.parametrize(("interval", "clears"), [(0, 0), (1, 13), (5, 2), (14, 0)])
+@pytest.mark.parametrize(("chunks", "clears"), [(1, 13), (5, 2), (14, 0)])
 def test_caches_are_cleared_every_so_many_chunks(
-    config: Config, interval: int, clears: int
+    config: Config, monkeypatch: pytest.MonkeyPatch, chunks: int, clears: int
 ) -> None:
-    changed = config.model_copy(update={"cache_clear_interval": interval})
-    assert worker(changed).run() == Exit.DRAINED
+    monkeypatch.setattr("virnuc_rules.serving.worker.CHUNKS_BETWEEN_CLEARINGS", chunks)
+    assert worker(config).run() == Exit.DRAINED
     assert report(config).cache_clears == clears
     assert [point.chunks for point in report(config).memory] == list(range(1, 14))
 
@@ -67,7 +68,7 @@ def spoil_a_chunk(one: Worker) -> tuple[str, bytes]:
 def test_a_new_worker_tries_a_failed_chunk_once_more(config: Config) -> None:
     one = worker(config)
     key, good = spoil_a_chunk(one)
-    store = Store(config.results)
+    store = Store(config.run.results)
     for attempt in (1, 2):
         assert worker(config).run() == Exit.FAILED_CHUNKS
         failure = store.failure(key)
@@ -93,7 +94,7 @@ def test_a_bad_device_fails_no_chunk(config: Config, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(embed, "self_check", drifting)
     assert one.run() == Exit.BAD_DEVICE
-    store = Store(config.results)
+    store = Store(config.run.results)
     assert store.failed(one.tasks) == {}
     assert not list(store.claims.iterdir())
     assert report(config).exit_reason == "the device gives wrong numbers"
@@ -109,7 +110,7 @@ def test_a_full_disk_is_no_fault_of_the_chunk(
     one = worker(config)
     monkeypatch.setattr("virnuc_rules.embedding.embedding_file.write_result", full)
     assert one.run() == Exit.FAILED_CHUNKS
-    store = Store(config.results)
+    store = Store(config.run.results)
     assert store.failed(one.tasks) == {} and store.done(one.tasks) == set()
     assert not list(store.claims.iterdir())
     assert not list(store.embeddings.rglob(".*"))

@@ -18,7 +18,7 @@ from virnuc_rules.config.model import Config
 from virnuc_rules.models.bundle import rewrite_card
 from virnuc_rules.models.card import read_card
 from virnuc_rules.training.dataset import read_rows
-from virnuc_rules.training.labelled import read_labelled
+from virnuc_rules.training.labelled import LabelledRun, read_labelled
 from virnuc_rules.training.split import PARTS, part_of
 
 SETTINGS: dict[str, Any] = {
@@ -286,11 +286,15 @@ def test_without_persistent_models_it_is_the_same_classifier(
 
 
 def test_embeddings_stay_on_the_disk(trained: Project) -> None:
-    config = Config(
+    config = Config.of(
         samples=trained.folder / "labelled.tsv", results=trained.results,
         bundle=Path(trained.settings["bundle"]), seed=3,
     )  # fmt: skip
-    rows = read_rows(config, read_labelled(config), "train", "validation")
+    run = LabelledRun(
+        config.inputs, config.run, config.embedding, config.compute, config.calling,
+        config.splitting,
+    )  # fmt: skip
+    rows = read_rows(run, read_labelled(run), "train", "validation")
     maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
     mapped = [
         tuple(int(end, 16) for end in line[0].split("-"))

@@ -1,4 +1,4 @@
-"""The verbs for classifiers of one's own: train, calibrate, evaluate.
+"""The commands for classifiers of one's own: train, calibrate, evaluate.
 
 All three read a labelled sheet (`samples` with a column `label`) and the embeddings of its samples
 in the results: `chunk` and `serve` come first, as for any sample.
@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from virnuc_rules.cli.settings import CALL_KEYS, RESULT_KEYS, Log, with_settings
-from virnuc_rules.config.model import Config
+from virnuc_rules.cli.settings import Log, with_settings
+from virnuc_rules.config.model import (
+    Calibrating,
+    Calling,
+    Compute,
+    Embedding,
+    Fitting,
+    Inputs,
+    Run,
+    Splitting,
+)
+from virnuc_rules.config.run_folder import EVALUATION, RunFolder
 from virnuc_rules.logs import logger
 
 if TYPE_CHECKING:
@@ -19,40 +29,63 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_LABELLED_KEYS = ("samples", *RESULT_KEYS, *CALL_KEYS, "threads", "on_failed_chunks", "seed")
-_FIT_KEYS = ("trained_bundle", "device", "hidden", "dropout", "learning_rate", "batch",
-             "max_epochs", "patience", "max_per_label", "calibration")  # fmt: skip
 Parts = Literal["all", "train", "validation", "test"]
 _PART = "part of the groups: train, validation, test, or all"
 
 
 @app.command()
-@with_settings(*_LABELLED_KEYS, *_FIT_KEYS)
-def train(config: Config, log: Log = None) -> None:
+@with_settings
+def train(
+    inputs: Inputs,
+    run: Run,
+    embedding: Embedding,
+    compute: Compute,
+    calling: Calling,
+    splitting: Splitting,
+    calibrating: Calibrating,
+    fitting: Fitting,
+    log: Log = None,
+) -> None:
     """Train a classifier on embedded, labelled samples; makes a bundle with its evaluation."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the same bytes again on CUDA
     from virnuc_rules.training.commands import train as train_bundle
+    from virnuc_rules.training.labelled import LabelledRun
 
-    _say(train_bundle(config), config.trained_bundle / "evaluation.html")
+    labelled = LabelledRun(inputs, run, embedding, compute, calling, splitting)
+    page = fitting.trained_bundle / EVALUATION
+    _say(train_bundle(labelled, calibrating, fitting), page)
 
 
 @app.command()
-@with_settings(*_LABELLED_KEYS, "calibration")
+@with_settings
 def calibrate(
-    config: Config,
+    inputs: Inputs,
+    run: Run,
+    embedding: Embedding,
+    compute: Compute,
+    calling: Calling,
+    splitting: Splitting,
+    calibrating: Calibrating,
     part: Annotated[Parts, typer.Option(help=_PART)] = "validation",
     log: Log = None,
 ) -> None:
     """Fit a calibration to embedded, labelled samples, and write it into the bundle's card."""
     from virnuc_rules.training.commands import calibrate as calibrate_bundle
+    from virnuc_rules.training.labelled import LabelledRun
 
-    calibrate_bundle(config, part)
+    labelled = LabelledRun(inputs, run, embedding, compute, calling, splitting)
+    calibrate_bundle(labelled, calibrating, part)
 
 
 @app.command()
-@with_settings(*_LABELLED_KEYS)
+@with_settings
 def evaluate(
-    config: Config,
+    inputs: Inputs,
+    run: Run,
+    embedding: Embedding,
+    compute: Compute,
+    calling: Calling,
+    splitting: Splitting,
     part: Annotated[Parts, typer.Option(help=_PART)] = "all",
     out: Annotated[
         Path | None, typer.Option(help="page to write [default: evaluation.html in the results]")
@@ -61,9 +94,11 @@ def evaluate(
 ) -> None:
     """Measure a bundle on embedded, labelled samples; writes a page, and JSON beside it."""
     from virnuc_rules.training.commands import evaluate as evaluate_bundle
+    from virnuc_rules.training.labelled import LabelledRun
 
-    out = out or config.results / "evaluation.html"
-    _say(evaluate_bundle(config, part, out), out)
+    labelled = LabelledRun(inputs, run, embedding, compute, calling, splitting)
+    out = out or RunFolder(run.results).evaluation
+    _say(evaluate_bundle(labelled, part, out), out)
 
 
 def _say(evaluation: "Evaluation", page: Path) -> None:

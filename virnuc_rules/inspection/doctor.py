@@ -23,8 +23,11 @@ import yaml
 from pydantic import BaseModel
 
 from virnuc_rules import __version__
+from virnuc_rules.bundles.definition import with_window
 from virnuc_rules.bundles.verified import read_verified
-from virnuc_rules.config.model import Config, check_inputs, read_samples
+from virnuc_rules.config.model import Config
+from virnuc_rules.config.run_folder import RunFolder
+from virnuc_rules.config.sheet import check_inputs, read_samples
 from virnuc_rules.errors import ModelError, VirnucError
 from virnuc_rules.files.atomic import replacing, sync_directory
 from virnuc_rules.models.card import read_card
@@ -102,20 +105,20 @@ def _environment(site: _Site) -> Iterator[Finding]:
         remedy = "`virnuc-rules` is not in PATH, where jobs look for it"
     elif other != f"virnuc-rules {__version__}":
         level, remedy = "FAILED", f"{program} says {other!r}: activate one environment only"
-    elif site.config.threads > cores:
-        remedy = f"`threads: {site.config.threads}`, but {cores} cores are here"
+    elif site.config.compute.threads > cores:
+        remedy = f"`threads: {site.config.compute.threads}`, but {cores} cores are here"
     yield _finding("environment", found, remedy, level)
 
 
 def _samples(site: _Site) -> Iterator[Finding]:
-    samples = read_samples(site.config.samples)
+    samples = read_samples(site.config.inputs.samples)
     check_inputs(site.config, samples)
     yield _finding("samples", f"{len(samples)}, all input files are there")
 
 
 def _space(site: _Site) -> Iterator[Finding]:
     with _scratch(site.config):
-        folder = site.config.results.resolve()
+        folder = site.config.run.results.resolve()
     free, inodes = shutil.disk_usage(folder).free, os.statvfs(folder)
     parts = [p for p in psutil.disk_partitions(all=True) if folder.is_relative_to(p.mountpoint)]
     # Of several mounts on one folder the last is seen.
@@ -170,7 +173,7 @@ def _two_processes(site: _Site) -> Iterator[Finding]:
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as other:
             try:
-                seconds = _see_a_beat(other, folder, site.config.lease_seconds)
+                seconds = _see_a_beat(other, folder, site.config.serving.lease_seconds)
                 with replacing(folder / "start") as handle:
                     handle.write("now")
                 ours = _drain(folder)
@@ -201,7 +204,7 @@ def _see_a_beat(other: "subprocess.Popen[str]", folder: Path, lease_seconds: flo
             raise VirnucError(f"{what} of another process was not seen in {seconds:.0f} s")
         raise VirnucError(f"the other process ended: {other.communicate()[1][-300:]}")
 
-    claim = folder / "queue" / "claims" / _BEATING
+    claim = RunFolder(folder).claims / _BEATING
     first = wait_for_more_than(b"", _PATIENCE, "the claim")
     begun = time.monotonic()
     wait_for_more_than(first, lease_seconds, "a heartbeat")
@@ -245,14 +248,10 @@ def _clock(site: _Site) -> Iterator[Finding]:
 def _bundle(site: _Site) -> Iterator[Finding]:
     from virnuc_rules.models.bundle import Bundle
 
-    bundle = Bundle(site.config.bundle)
+    bundle = Bundle(site.config.run.bundle)
     card = bundle.card
     bundle.check(*card.sha256)
-    if card.window != site.config.window:
-        raise ModelError(
-            f"{card.name} is for windows of {card.window} bases, the config says "
-            f"`window: {site.config.window}`: change one of them"
-        )
+    with_window(site.config)
     found = f"{card.name}, {len(card.sha256)} files with the right sha256"
     note = "; a demo model, no substitute for the published ones" if card.demo else ""
     no_classifier = "embeddings can be computed, not classified: prepare it with --classifier"
@@ -264,8 +263,8 @@ def _device(site: _Site) -> Iterator[Finding]:
 
     from virnuc_rules.models.device import DTYPES, choose_device, choose_precision
 
-    device = choose_device(site.config.device)
-    precision = choose_precision(site.config.precision, device)
+    device = choose_device(site.config.compute.device)
+    precision = choose_precision(site.config.embedding.precision, device)
     square = torch.ones(64, 64, device=device, dtype=DTYPES[precision])
     if not bool((square @ square == 64).all()):
         raise ModelError(f"{device} multiplies wrongly: a bad device, take another")
@@ -275,14 +274,14 @@ def _device(site: _Site) -> Iterator[Finding]:
     found = f"{device}{name}, precision {precision}, {free / 1e9:.1f} GB of memory free"
     if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
         found += f", CUDA_VISIBLE_DEVICES={visible}"
-    sizes = [path.stat().st_size for path in site.config.bundle.glob("*.safetensors")]
+    sizes = [path.stat().st_size for path in site.config.run.bundle.glob("*.safetensors")]
     weights = sum(sizes) * DTYPES[precision].itemsize / DTYPES["fp32"].itemsize
     remedy = ""
     if weights > free:
         remedy = f"the weights need {weights / 1e9:.1f} GB: take a device with more, or fp16"
-    elif site.config.device == "auto" and device.type == "cpu" and _NVIDIA.exists():
+    elif site.config.compute.device == "auto" and device.type == "cpu" and _NVIDIA.exists():
         remedy = "an NVIDIA driver is here, but torch sees no device: is it a build for CUDA?"
-    elif not _is_verified(site.config.bundle, precision, device.type):
+    elif not _is_verified(site.config.run.bundle, precision, device.type):
         remedy = "this precision was not verified here: `virnuc-rules models verify`"
     yield _finding("device", found, remedy)
 
@@ -317,8 +316,10 @@ def _slurm(site: _Site) -> Iterator[Finding]:
     default, rules = settings.get("default-resources", {}), settings.get("set-resources", {})
     jobs = {"default": {}, **rules, "serve": rules.get("serve", {})}
     for rule, own in jobs.items():
-        threads = site.config.threads if rule in _GPU_RULES else 1
-        finding = _job(rule, _request(default, own, rule, threads), limits, site.config.device)
+        threads = site.config.compute.threads if rule in _GPU_RULES else 1
+        finding = _job(
+            rule, _request(default, own, rule, threads), limits, site.config.compute.device
+        )
         if finding.level == "FAILED":
             finding.remedy += f"; change {path}, or put a profile of your own on top (README.md)"
         yield finding
@@ -386,10 +387,10 @@ def _ask(*command: str) -> "subprocess.CompletedProcess[str]":
 def _scratch(config: Config) -> Iterator[Path]:
     """Give a folder inside `results` for the time of a check."""
     try:
-        config.results.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=".doctor-", dir=config.results)
+        config.run.results.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=".doctor-", dir=config.run.results)
     except OSError as error:
-        reason = f"{config.results}: cannot be written ({error.strerror})"
+        reason = f"{config.run.results}: cannot be written ({error.strerror})"
         raise VirnucError(f"{reason}; set `results` to a folder of yours") from None
     with folder as name:
         yield Path(name)

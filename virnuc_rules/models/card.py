@@ -20,6 +20,7 @@ DNABERT_S, TOKENIZER = "dnabert_s.safetensors", "tokenizer.json"
 ESM2, CLASSIFIER = "esm2.safetensors", "classifier.safetensors"
 EMBEDDING_FILES = (DNABERT_S, TOKENIZER, ESM2)
 FILES = (*EMBEDDING_FILES, CLASSIFIER)
+CARD = "bundle.json"
 
 
 class _Shape(BaseModel):
@@ -163,9 +164,14 @@ class BundleCard(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def is_bundle(folder: Path) -> bool:
+    """Tell whether there is a bundle."""
+    return (folder / CARD).exists()
+
+
 def read_card(folder: Path) -> BundleCard:
     """Read `bundle.json`. Raises ModelError where it is missing, wrong, or was changed."""
-    path = folder / "bundle.json"
+    path = folder / CARD
     try:
         card = BundleCard.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from virnuc_rules.config.model import Calling
+
 Int = NDArray[np.int64]
 Float = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -25,15 +27,6 @@ REASONS = (
 )
 CALLED = REASONS.index("too_few_called_windows")
 FAILED = REASONS.index("embedding_failed")
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """When a contig is called, and when it is called virus; see `contig_calls`."""
-
-    min_score: float = 0.5
-    min_viral_fraction: float = 0.5
-    min_called_windows: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +100,7 @@ def viral_regions(windows: WindowCalls) -> Regions:
     )
 
 
-def contig_calls(windows: WindowCalls, regions: Regions, rule: Rule) -> dict[str, Any]:
+def contig_calls(windows: WindowCalls, regions: Regions, rule: Calling) -> dict[str, Any]:
     """Return the columns of the contig table that follow from its windows, [C] each.
 
     A contig with fewer than `min_called_windows` called windows has no call. Another one is virus

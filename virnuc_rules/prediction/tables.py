@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from virnuc_rules.chunking.format import frame_ids, window_ids
 from virnuc_rules.chunking.open_frames import FRAMES
+from virnuc_rules.config.model import Calling
+from virnuc_rules.config.run_folder import ChunkFolder, SampleFolder
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.files.atomic import sync_directory, sync_files
 from virnuc_rules.files.tsv import lines, text
-from virnuc_rules.prediction import tracks
-from virnuc_rules.prediction import viral_fasta as viral
 from virnuc_rules.prediction.contig_calls import (
     CALLED,
     FAILED,
@@ -29,11 +29,11 @@ from virnuc_rules.prediction.contig_calls import (
     Float,
     Int,
     Regions,
-    Rule,
     WindowCalls,
     contig_calls,
     viral_regions,
 )
+from virnuc_rules.prediction.tracks import Tracks
 
 if TYPE_CHECKING:
     from virnuc_rules.prediction.scored_chunks import ScoredChunk
@@ -94,16 +94,6 @@ SCHEMAS = {
         ]
     ),
 }
-UPSTREAM = "prediction_results.txt"
-UPSTREAM_WINDOWS = "prediction_results_highestscore.csv"
-FILES = (
-    *(f"{table}.{kind}" for table in SCHEMAS for kind in ("tsv", "parquet")),
-    UPSTREAM,
-    UPSTREAM_WINDOWS,
-    viral.FILE,
-    *tracks.FILES,
-)  # of a sample, in its folder; {sample} stands for its name
-
 _ROWS = 1 << 15  # that are written together: one row group of a Parquet file
 
 
@@ -113,12 +103,12 @@ class _Table:
     Rows are written in blocks of one size, so that the files do not depend on how they come.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: SampleFolder, name: str) -> None:
         self.schema = SCHEMAS[name]
-        self.tsv = (folder / f"{name}.tsv").open("wb")
+        self.tsv = folder.tsv(name).open("wb")
         self.tsv.write(("\t".join(self.schema.names) + "\n").encode())
         self.parquet = pq.ParquetWriter(
-            folder / f"{name}.parquet", self.schema, compression="zstd", write_page_checksum=True
+            folder.parquet(name), self.schema, compression="zstd", write_page_checksum=True
         )
         self.waiting: list[pa.Table] = []
         self.rows = 0  # that are waiting
@@ -165,9 +155,9 @@ class _Table:
 class _Orfs(_Table):
     """The table of open frames, and upstream's file of those with scores beside it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: SampleFolder) -> None:
         super().__init__(folder, "orfs")
-        self.upstream = (folder / UPSTREAM).open("wb")
+        self.upstream = folder.upstream.open("wb")
         self.upstream.write(b"Sequence_ID\tPrediction\tscore1\tscore2\n")
 
     def write(self, texts: dict[str, pa.Array]) -> None:
@@ -183,15 +173,14 @@ class _Orfs(_Table):
 
 
 class SampleTables:
-    """Writes the tables and tracks of a sample into a new folder; see FILES."""
+    """Writes the tables and tracks of a sample into a new folder."""
 
     def __init__(
         self,
-        folder: Path,
-        sample: str,
-        rule: Rule,
+        folder: SampleFolder,
+        rule: Calling,
         lengths: Int,
-        chunks: Path,
+        chunks: ChunkFolder,
         calibrated: Callable[[Float], NDArray[np.float64]] | None = None,
     ) -> None:
         self.folder, self.rule = folder, rule
@@ -204,7 +193,7 @@ class SampleTables:
             self.orfs = stack.enter_context(_Orfs(folder))
             others = (stack.enter_context(_Table(folder, name)) for name in list(SCHEMAS)[1:])
             self.windows, self.contig_table, self.regions = others
-            self.tracks = stack.enter_context(tracks.Tracks(folder, sample))
+            self.tracks = stack.enter_context(Tracks(folder))
             self._files = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -213,7 +202,7 @@ class SampleTables:
     def __exit__(self, *error: Any) -> None:
         with self._files:
             if error[0] is None:
-                write_highest_score(self.folder / UPSTREAM_WINDOWS, self._is_virus)
+                write_highest_score(self.folder.upstream_windows, self._is_virus)
 
     def add_frames(self, chunk: "ScoredChunk", contig_number: Int) -> None:
         """Write the open frames of a chunk, of contigs with these numbers, [R]."""
@@ -280,8 +269,8 @@ class SampleTables:
         frames, has_reason = table["open_frames"].to_numpy(), index.is_valid().to_numpy()
         if np.any(frames != consensus.frames) or np.any((frames == 0) != has_reason):
             raise ChunkError(
-                f"{self.chunks}: windows.parquet and the open frames in the chunks do not belong "
-                "together; delete the folder and run again"
+                f"{self.chunks.windows}: does not belong to the open frames in the chunks; "
+                "delete the folder and run again"
             )
         reason: NDArray[np.int8] = index.fill_null(CALLED).to_numpy().astype(np.int8)
         reason[consensus.failed] = FAILED
@@ -338,15 +327,15 @@ def write_highest_score(path: Path, parts: list[pa.Table]) -> None:
             handle.write(lines(batch["id"], pc.if_else(batch["virus"], "True", "False")))
 
 
-def move_into_place(stage: Path, out: Path) -> None:
+def move_into_place(stage: SampleFolder, out: SampleFolder) -> None:
     """Move finished files to `out`, on disk before the first is moved; those not made again go."""
-    paths = [path for path in stage.rglob("*") if path.is_file()]
-    sync_files(paths)
-    if not (stage / viral.FILE).exists():
-        (out / viral.FILE).unlink(missing_ok=True)
-    for path in paths:
-        place = out / path.relative_to(stage)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(place)
-    for folder in {path.parent for path in paths}:
-        sync_directory(out / folder.relative_to(stage))
+    made = [path for path in stage.files() if path.exists()]
+    sync_files(made)
+    if not stage.viral_fasta.exists():
+        out.viral_fasta.unlink(missing_ok=True)
+    targets = [out.path / path.relative_to(stage.path) for path in made]
+    for path, target in zip(made, targets, strict=True):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+    for folder in {target.parent for target in targets}:
+        sync_directory(folder)

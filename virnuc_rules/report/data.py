@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from virnuc_rules.chunking.format import Manifest, read_manifest
 from virnuc_rules.config.labels import Labels
-from virnuc_rules.embedding.tasks import chunk_folder
+from virnuc_rules.config.run_folder import RunFolder, SampleFolder
 from virnuc_rules.errors import ChunkError, ResultError
 
 Int = NDArray[np.int64]
@@ -39,7 +39,7 @@ NO_SCORE = 65535  # a score of a contig; others: score * 10,000
 
 _COUNTS = ("contig_number", "length", "windows", "called_windows", "viral_windows")
 _SCORES = ("score_mean", "score_max")
-_TABLES = ("contigs.parquet", "windows.parquet")
+_TABLES = ("contigs", "windows")
 _PACKED = {"sample": np.uint32, "call": np.uint8, **dict.fromkeys(_COUNTS, np.uint32),
            **dict.fromkeys(_SCORES, np.uint16)}  # fmt: skip
 
@@ -50,7 +50,7 @@ class SampleSummary:
 
     name: str
     manifest: Manifest
-    folder: Path
+    folder: SampleFolder
     contig_calls: Counter[str] = field(default_factory=Counter)
     window_calls: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)  # of windows without a call
@@ -100,20 +100,20 @@ class Contigs:
 
 
 def find_samples(
-    results: Path, names: list[str], controls: dict[str, Labels]
+    run: RunFolder, names: list[str], controls: dict[str, Labels]
 ) -> tuple[list[SampleSummary], dict[str, str]]:
     """Return the samples that have tables, and for the others what is missing."""
     found, missing = [], {}
     for name in names:
-        folder = results / name
+        folder = run.sample(name)
         try:
-            manifest = read_manifest(chunk_folder(results, name))
+            manifest = read_manifest(run.chunks(name))
         except ChunkError as error:
             missing[name] = str(error)
             continue
-        absent = [table for table in _TABLES if not (folder / table).exists()]
-        if absent:
-            missing[name] = f"{folder}: no {' and '.join(absent)}; run `predict` first"
+        tables = map(folder.parquet, _TABLES)
+        if absent := [table.name for table in tables if not table.exists()]:
+            missing[name] = f"{folder.path}: no {' and '.join(absent)}; run `predict` first"
         else:
             found.append(SampleSummary(name, manifest, folder, labels=controls.get(name, {})))
     return found, missing
@@ -158,7 +158,7 @@ def _batches(path: Path, *columns: str) -> Iterator[pa.RecordBatch]:
 def _read_contigs(number: int, sample: SampleSummary) -> dict[str, NDArray[Any]]:
     """Count a sample's contigs; return what the list needs as numbers."""
     parts: list[dict[str, NDArray[Any]]] = []
-    path = sample.folder / "contigs.parquet"
+    path = sample.folder.parquet("contigs")
     for batch in _batches(path, *_COUNTS, *_SCORES, "call", "contig"):
         counts = {name: batch[name].to_numpy() for name in _COUNTS}
         scores = {name: batch[name].to_numpy(zero_copy_only=False) for name in _SCORES}
@@ -193,7 +193,7 @@ def _count_known(sample: SampleSummary, batch: pa.RecordBatch) -> None:
 def _read_windows(sample: SampleSummary, place: Int, track: NDArray[np.uint8]) -> None:
     """Count a sample's windows, and write those of the contigs that have a place into `track`."""
     columns = ("contig_number", "window", "score_virus", "probability", "call", "reason")
-    for batch in _batches(sample.folder / "windows.parquet", *columns):
+    for batch in _batches(sample.folder.parquet("windows"), *columns):
         score = np.nan_to_num(batch["score_virus"].to_numpy(zero_copy_only=False))
         call = _call(batch)
         for index, name in enumerate(CALLS):
@@ -218,7 +218,7 @@ def _read_ids(sample: SampleSummary, numbers: Int, rows: Int, ids: list[str]) ->
     """Put the ids of contigs with these numbers into these rows of `ids`."""
     row = np.full(sample.manifest.contigs, -1)
     row[numbers] = rows
-    for batch in _batches(sample.folder / "contigs.parquet", "contig_number", "contig"):
+    for batch in _batches(sample.folder.parquet("contigs"), "contig_number", "contig"):
         into = row[batch["contig_number"].to_numpy()]
         names = batch["contig"].filter(pa.array(into >= 0)).to_pylist()
         for at, name in zip(into[into >= 0].tolist(), names, strict=True):

@@ -1,8 +1,6 @@
 """The main figures of the report as files: the same bytes for the same numbers."""
 
-from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -11,6 +9,7 @@ import numpy as np
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+from virnuc_rules.config.run_folder import FIGURES, ReportFolder
 from virnuc_rules.report.data import LENGTHS, SampleSummary
 
 COLORS = {"virus": "#c8553d", "others": "#2d6a8e", "no_call": "#a9afb8"}
@@ -23,21 +22,17 @@ STYLE: Any = {
 }
 
 
-def write_figures(samples: list[SampleSummary], folder: Path) -> None:
+def write_figures(samples: list[SampleSummary], folder: ReportFolder) -> None:
     """Write each figure as PNG and SVG."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draw: dict[str, Callable[..., None]] = {
-        "scores": _scores,
-        "viral_by_length": _by_length,
-        "calls": _calls,
-    }
+    draw = dict(zip(FIGURES, (_scores, _by_length, _calls), strict=True))
+    folder.figure(FIGURES[0], "png").parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         for name, function in draw.items():
             figure, axes = plt.subplots(figsize=(6.4, 3.6))
             function(axes, samples)
             for kind in ("png", "svg"):
                 metadata = {"Date": None} if kind == "svg" else {"Software": None}
-                figure.savefig(folder / f"{name}.{kind}", dpi=150, metadata=metadata)
+                figure.savefig(folder.figure(name, kind), dpi=150, metadata=metadata)
             plt.close(figure)
 
 

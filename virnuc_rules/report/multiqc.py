@@ -16,11 +16,12 @@ _COLUMNS = {  # of the table of samples: title, what it is
     "windows_called": ("Called", "windows with a call"),
     "contigs_virus": ("Virus", "contigs called virus"),
 }
-FILES = ("virnuc_calls_mqc.json", "virnuc_summary_mqc.json")
 
 
-def multiqc_content(samples: list[SampleSummary], bundle: str) -> dict[str, Any]:
-    """Return the content of each of FILES."""
+def multiqc_content(
+    samples: list[SampleSummary], bundle: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the content of the bar chart of calls, and of the table of samples."""
     described = f"by the models of bundle {bundle}"
     headers = {
         key: {"title": title, "description": description, "format": "{:,.0f}"}
@@ -54,7 +55,7 @@ def multiqc_content(samples: list[SampleSummary], bundle: str) -> dict[str, Any]
         "headers": headers,
         "data": {s.name: _numbers(s) for s in samples},
     }
-    return dict(zip(FILES, (calls, summary), strict=True))
+    return calls, summary
 
 
 def _numbers(sample: SampleSummary) -> dict[str, float]:

@@ -24,8 +24,8 @@ import psutil
 
 from virnuc_rules import __version__
 from virnuc_rules.bundles.verified import read_verified
-from virnuc_rules.config.model import Config
-from virnuc_rules.embedding.tasks import Settings, Task
+from virnuc_rules.config.model import Compute, Embedding, Run, Serving
+from virnuc_rules.embedding.tasks import Task
 from virnuc_rules.errors import ModelError, VirnucError
 from virnuc_rules.files.atomic import remove_dead_partials, replacing
 from virnuc_rules.queue.claims import Claim, Queue
@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: a worker without work never 
 
 logger = logging.getLogger(__name__)
 
+CHUNKS_BETWEEN_CLEARINGS = 10  # of memory caches
 _GRACE = 5.0  # seconds that the watchdog of a load has to end it in good order
 
 
@@ -68,23 +69,26 @@ class Worker:
 
     def __init__(
         self,
-        config: Config,
+        run: Run,
+        embedding: Embedding,
+        compute: Compute,
+        serving: Serving,
         name: str,
-        number: int,
+        index: int,  # among the workers: `device: auto` spreads them over the devices
         tasks: dict[str, Task],
-        minutes: float = 0,  # that its job may last; 0: as long as it likes
+        minutes: float = 0,  # that its job may last; 0 = no limit
     ) -> None:
-        self.config, self.name, self.number, self.tasks = config, name, number, tasks
+        self.paths, self.settings, self.compute, self.serving = run, embedding, compute, serving
+        self.name, self.index, self.tasks = name, index, tasks
         self.lifetime = Lifetime(minutes, self._interrupt)
         self.interruption = ""
-        self.settings = Settings.of(config)
         self.loading = False
         self.device: torch.device
         self.report_path: Path | None = None
 
     def run(self, log: str = "", report: bool = True) -> Exit:
         """Work until every task is done or has failed; returns the exit code."""
-        with Queue(self.config.results, self.name, self.config.lease_seconds, log) as queue:
+        with Queue(self.paths.results, self.name, self.serving.lease_seconds, log) as queue:
             self.queue = queue
             self.report = self._new_report(queue)
             if report:
@@ -100,7 +104,7 @@ class Worker:
             except ModelError as error:
                 reason, code = f"models cannot be loaded: {error}", Exit.NO_MODELS
             except OSError as error:
-                where = error.filename or self.config.results
+                where = error.filename or self.paths.results
                 reason = f"cannot go on: {where}: {error.strerror or error}"
                 code = Exit.FAILED_CHUNKS
             unwritten = self._finish(reason)
@@ -115,7 +119,7 @@ class Worker:
             owner=queue.owner,
             pid=os.getpid(),
             host=socket.gethostname(),
-            precision=self.config.precision,
+            precision=self.settings.precision,
             versions={"virnuc_rules": __version__, "python": platform.python_version()},
             started=now,
             updated=now,
@@ -155,7 +159,7 @@ class Worker:
                 failure.task, failure.attempts, failure.error, failure.log,
             )  # fmt: skip
         summary = f"{embedded}; {len(failures)} failed"
-        if self.config.on_failed_chunks == "report":
+        if self.paths.on_failed_chunks == "report":
             return f"{summary}, their windows become no_call", Exit.DRAINED
         return f"{summary}; mend the cause and run the same command again", Exit.FAILED_CHUNKS
 
@@ -186,16 +190,16 @@ class Worker:
         """
 
         def give_up() -> None:
-            reason = f"models cannot be loaded: not done after {self.config.load_timeout:g} s"
+            reason = f"models cannot be loaded: not done after {self.serving.load_timeout:g} s"
             logger.error("worker %s: %s", self.name, reason)
             self._finish(reason)
             logging.shutdown()
             os._exit(Exit.NO_MODELS)
 
-        watchdog = threading.Timer(self.config.load_timeout, give_up)
+        watchdog = threading.Timer(self.serving.load_timeout, give_up)
         watchdog.daemon = True
         watchdog.start()
-        faulthandler.dump_traceback_later(self.config.load_timeout + _GRACE, exit=True)
+        faulthandler.dump_traceback_later(self.serving.load_timeout + _GRACE, exit=True)
         self.loading = True
         try:
             return self._load()
@@ -216,14 +220,14 @@ class Worker:
         from virnuc_rules.models.bundle import Bundle
         from virnuc_rules.models.device import choose_device, choose_precision
 
-        torch.set_num_threads(self.config.threads)
+        torch.set_num_threads(self.compute.threads)
         self.report.versions["torch"] = torch.__version__
-        self.device = device = choose_device(self.config.device, self.number)
+        self.device = device = choose_device(self.compute.device, self.index)
         self.report.device = str(device)
         if device.type == "cuda":
             self.report.device = f"{device} ({torch.cuda.get_device_name(device)})"
-        precision = choose_precision(self.config.precision, device)
-        bundle = Bundle(self.config.bundle)
+        precision = choose_precision(self.settings.precision, device)
+        bundle = Bundle(self.paths.bundle)
         self._note_precision(bundle, precision, device.type)
         networks = Networks.open(bundle, device, precision, self._timed)
         self.expected = self_check(networks, self.settings)
@@ -314,11 +318,10 @@ class Worker:
             raise BadDevice
 
     def _clear_caches(self) -> None:
-        """Give back memory every `cache_clear_interval` chunks, so that it stays flat for days."""
+        """Give back memory every few chunks, so that it stays flat for days."""
         from virnuc_rules.models.device import clear_caches
 
-        interval = self.config.cache_clear_interval
-        if interval and self.report.tried % interval == 0:
+        if self.report.tried % CHUNKS_BETWEEN_CLEARINGS == 0:
             clear_caches(self.device)
             self.report.cache_clears += 1
 

@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from virnuc_rules import __version__
-from virnuc_rules.config.model import Config
+from virnuc_rules.bundles import verified
+from virnuc_rules.config.model import Calibrating, Fitting
+from virnuc_rules.config.run_folder import EVALUATION, evaluation_json
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.atomic import (
     file_sha256,
@@ -31,23 +33,24 @@ from virnuc_rules.models.device import choose_device
 from virnuc_rules.training.calibrate import fit_calibration
 from virnuc_rules.training.dataset import Rows, read_rows
 from virnuc_rules.training.evaluation import measure, reliability
-from virnuc_rules.training.fit import Fitted, Recipe, fit
+from virnuc_rules.training.fit import Fitted, fit
 from virnuc_rules.training.holdout import files_of, not_held_out, parts_of
-from virnuc_rules.training.labelled import Labelled, read_labelled
-from virnuc_rules.training.page import FILES, Evaluation, write_evaluation
+from virnuc_rules.training.labelled import Labelled, LabelledRun, read_labelled
+from virnuc_rules.training.page import Evaluation, write_evaluation
 from virnuc_rules.training.scored import score_labelled
-from virnuc_rules.training.sheet import read_sheet, tables_beside
+from virnuc_rules.training.sheet import read_labelled_sheet, tables_beside
 from virnuc_rules.training.split import PARTS, Part
 
 logger = logging.getLogger(__name__)
 
-_OURS = {"bundle.json", "verified.json", *card.FILES, *FILES}  # in the folder of a bundle
+_PAGES = (EVALUATION, evaluation_json(Path(EVALUATION)).name)
+_OURS = {card.CARD, verified.FILE, *card.FILES, *_PAGES}  # in the folder of a bundle
 _TRAINED = {"train", "validation"}  # parts that a classifier has seen
 _PACKAGES = ("torch", "scikit-learn", "numpy")
 
 
-def train(config: Config) -> Evaluation:
-    """Make the bundle `config.trained_bundle`: the networks of `config.bundle`, a new classifier.
+def train(run: LabelledRun, calibrating: Calibrating, fitting: Fitting) -> Evaluation:
+    """Make the bundle `trained_bundle`: the networks of `bundle`, a new classifier.
 
     The classifier is fitted to the train part, stopped and calibrated by the validation part, and
     evaluated on the test part, which nothing else has seen. An older bundle of `train` there is
@@ -55,28 +58,28 @@ def train(config: Config) -> Evaluation:
     ModelError for a damaged bundle, and what `read_labelled`, `read_rows`, `fit` and
     `fit_calibration` raise.
     """
-    out, base = config.trained_bundle, Bundle(config.bundle)
-    _check_place(out, config.bundle)
+    out, base = fitting.trained_bundle, Bundle(run.run.bundle)
+    _check_place(out, run.run.bundle)
     base.check(*card.EMBEDDING_FILES)  # the new card hashes them again: they must be sound
-    torch.set_num_threads(config.threads)
-    labelled = read_labelled(config)
-    parts = read_rows(config, labelled, "train", "validation")
-    parts["train"] = parts["train"].capped(config.max_per_label, config.seed)
-    training = _training(config, labelled, parts)
+    torch.set_num_threads(run.compute.threads)
+    labelled = read_labelled(run)
+    parts = read_rows(run, labelled, "train", "validation")
+    parts["train"] = parts["train"].capped(fitting.max_per_label, run.splitting.seed)
+    training = _training(run, fitting, labelled, parts)
     _say(training)
-    recipe = Recipe(**{name: getattr(config, name) for name in Recipe.model_fields})
-    fitted = fit(parts["train"], parts["validation"], recipe, choose_device(config.device))
+    device, seed = choose_device(run.compute.device), run.splitting.seed
+    fitted = fit(parts["train"], parts["validation"], fitting, seed, device)
     training = training.model_copy(
         update={"best_epoch": fitted.best_epoch, "losses": fitted.losses}
     )
     with staged_folder(out) as stage:
         with writing(out):
             _write_bundle(stage, out.name, base, fitted, training)
-        if config.calibration != "none":
-            _calibrate(config, stage, labelled, "validation")
-        evaluation = _evaluate(config, stage, labelled, "test")
+        if calibrating.calibration != "none":
+            _calibrate(run, calibrating, stage, labelled, "validation")
+        evaluation = _evaluate(run, stage, labelled, "test")
         with writing(out):
-            write_evaluation(evaluation, stage / "evaluation.html")
+            write_evaluation(evaluation, stage / EVALUATION)
             _put_in_place(stage, out)
     return evaluation
 
@@ -87,7 +90,7 @@ def _check_place(out: Path, base: Path) -> None:
         raise VirnucError(f"{out}: is the bundle to train with; give `trained_bundle` another name")
     if out.exists() and (others := {path.name for path in out.iterdir()} - _OURS):
         raise VirnucError(f"{out}: holds {min(others)}, which no bundle has; give another folder")
-    if (out / "bundle.json").exists() and card.read_card(out).training is None:
+    if card.is_bundle(out) and card.read_card(out).training is None:
         raise VirnucError(f"{out}: is a bundle that `train` did not make; give another folder")
 
 
@@ -98,18 +101,21 @@ def _say(training: card.Training) -> None:
         logger.info("%s: %d groups; open frames: %s", part, training.groups[part], counts or "–")
 
 
-def _training(config: Config, labelled: Labelled, parts: dict[Part, Rows]) -> card.Training:
+def _training(
+    run: LabelledRun, fitting: Fitting, labelled: Labelled, parts: dict[Part, Rows]
+) -> card.Training:
     """Describe the data and the settings; what came of them is not known yet."""
     groups: dict[str, int] = {
         part: len({*np.concatenate([s.group[s.part == i] for s in labelled.samples]).tolist()})
         for i, part in enumerate(PARTS)
     }
-    settings = {name: getattr(config, name) for name in (*Recipe.model_fields, "max_per_label")}
+    settings = {**fitting.model_dump(exclude={"trained_bundle"}), **run.splitting.model_dump()}
+    tables = tables_beside(read_labelled_sheet(run.inputs.samples))
     return card.Training(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         data=files_of(labelled),
-        tables={str(path): file_sha256(path) for path in tables_beside(read_sheet(config.samples))},
-        seed=config.seed,
+        tables={str(path): file_sha256(path) for path in tables},
+        seed=run.splitting.seed,
         groups=groups,
         open_frames={part: rows.by_label() for part, rows in parts.items()},
         recipe={name: float(value) for name, value in settings.items()},
@@ -163,20 +169,26 @@ def _put_in_place(stage: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def calibrate(config: Config, part: Part | Literal["all"]) -> card.Calibration | None:
-    """Fit a calibration of `config.bundle` to labelled windows, and write it into its card.
+def calibrate(
+    run: LabelledRun, calibrating: Calibrating, part: Part | Literal["all"]
+) -> card.Calibration | None:
+    """Fit a calibration of `bundle` to labelled windows, and write it into its card.
 
     With `calibration: none` the one that is there is taken out.
     """
-    bundle = Bundle(config.bundle)
+    bundle = Bundle(run.run.bundle)
     bundle.check(*bundle.card.sha256)  # the card is written anew, with what the files are by then
-    if config.calibration == "none":
-        return rewrite_card(config.bundle, calibration=None).calibration
-    return _calibrate(config, config.bundle, read_labelled(config), part)
+    if calibrating.calibration == "none":
+        return rewrite_card(run.run.bundle, calibration=None).calibration
+    return _calibrate(run, calibrating, run.run.bundle, read_labelled(run), part)
 
 
 def _calibrate(
-    config: Config, folder: Path, labelled: Labelled, part: Part | Literal["all"]
+    run: LabelledRun,
+    calibrating: Calibrating,
+    folder: Path,
+    labelled: Labelled,
+    part: Part | Literal["all"],
 ) -> card.Calibration:
     bundle = Bundle(folder)
     training = bundle.card.training
@@ -186,13 +198,13 @@ def _calibrate(
             f"{folder}: its classifier was trained on a part of {seen[0]}; calibrate with the "
             "sheet and seed that it was trained with and --part validation, or with other data"
         )
-    windows = score_labelled(config, bundle, labelled, part).windows
+    windows = score_labelled(run, bundle, labelled, part).windows
     windows = windows.where(windows.called)
     found = fit_calibration(
         windows.score,
         windows.virus,
         [labelled.groups[group] for group in windows.group.tolist()],
-        config.calibration,
+        calibrating.calibration,
         classifier=bundle.card.sha256[card.CLASSIFIER],
         data=files_of(labelled),
         part=part,
@@ -202,9 +214,9 @@ def _calibrate(
     return found
 
 
-def evaluate(config: Config, part: Part | Literal["all"], page: Path) -> Evaluation:
-    """Evaluate `config.bundle` on labelled samples; writes the page, and JSON beside it."""
-    evaluation = _evaluate(config, config.bundle, read_labelled(config), part)
+def evaluate(run: LabelledRun, part: Part | Literal["all"], page: Path) -> Evaluation:
+    """Evaluate `bundle` on labelled samples; writes the page, and JSON beside it."""
+    evaluation = _evaluate(run, run.run.bundle, read_labelled(run), part)
     if evaluation.trained_on:
         logger.warning("the classifier was trained on a part of %s", evaluation.trained_on[0])
     if evaluation.calibrated_on:
@@ -215,11 +227,11 @@ def evaluate(config: Config, part: Part | Literal["all"], page: Path) -> Evaluat
 
 
 def _evaluate(
-    config: Config, folder: Path, labelled: Labelled, part: Part | Literal["all"]
+    run: LabelledRun, folder: Path, labelled: Labelled, part: Part | Literal["all"]
 ) -> Evaluation:
     bundle = Bundle(folder)
     about, training, calibration = bundle.card, bundle.card.training, bundle.card.calibration
-    scores = score_labelled(config, bundle, labelled, part)
+    scores = score_labelled(run, bundle, labelled, part)
     sources = [sample.name for sample in labelled.samples]
     windows, probability = scores.windows, calibrated(about, 0.5)
     return Evaluation(
@@ -230,10 +242,10 @@ def _evaluate(
         window=about.window,
         fingerprint=about.fingerprint,
         classifier=about.sha256[card.CLASSIFIER],
-        data=str(config.samples),
+        data=str(run.inputs.samples),
         files=files_of(labelled),
         part=part,
-        seed=config.seed,
+        seed=run.splitting.seed,
         trained_on=not_held_out(training.data, _TRAINED, labelled, part) if training else [],
         calibrated_on=(
             not_held_out(calibration.data, parts_of(calibration.part), labelled, part)

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from matplotlib import pyplot as plt
 from pydantic import BaseModel
 
+from virnuc_rules.config.run_folder import evaluation_json
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.atomic import replacing
 from virnuc_rules.models.card import Calibration, Seen, Training
@@ -16,7 +17,6 @@ from virnuc_rules.report.figures import COLORS, STYLE
 from virnuc_rules.report.page import page_environment
 from virnuc_rules.training.evaluation import Measures, Reliability
 
-FILES = ("evaluation.json", "evaluation.html")
 _MOST_GROUPS = 20  # that are listed
 
 
@@ -51,7 +51,7 @@ def write_evaluation(evaluation: Evaluation, page: Path) -> None:
         raise VirnucError(f"{page}: an evaluation is an HTML page; give a name that ends in .html")
     template = page_environment().get_template("evaluation.html")
     figure = Markup(_figure(evaluation))  # noqa: S704 - drawn here, of numbers
-    with replacing(page.with_suffix(".json")) as handle:
+    with replacing(evaluation_json(page)) as handle:
         handle.write(evaluation.model_dump_json(indent=1) + "\n")
     with replacing(page) as handle:
         handle.write(template.render(it=evaluation, figure=figure, most_groups=_MOST_GROUPS))

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from virnuc_rules.chunking.format import read_windows
-from virnuc_rules.config.model import Config
-from virnuc_rules.embedding.tasks import read_settings, sample_tasks
+from virnuc_rules.config.model import Calling
+from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.prediction.contig_calls import (
     CALLED,
@@ -19,7 +19,6 @@ from virnuc_rules.prediction.contig_calls import (
     Bool,
     Float,
     Int,
-    Rule,
     WindowCalls,
     contig_calls,
     viral_regions,
@@ -27,8 +26,7 @@ from virnuc_rules.prediction.contig_calls import (
 from virnuc_rules.prediction.scored_chunks import scored_chunks
 from virnuc_rules.prediction.window_calls import Consensus
 from virnuc_rules.progress import progress
-from virnuc_rules.queue.store import Store
-from virnuc_rules.training.labelled import Labelled, LabelledSample
+from virnuc_rules.training.labelled import Labelled, LabelledRun, LabelledSample
 from virnuc_rules.training.split import PARTS, Part
 
 
@@ -64,17 +62,17 @@ class Scores:
 
 
 def score_labelled(
-    config: Config, bundle: Bundle, labelled: Labelled, part: Part | Literal["all"]
+    run: LabelledRun, bundle: Bundle, labelled: Labelled, part: Part | Literal["all"]
 ) -> Scores:
     """Score the embedded windows of labelled samples, and their contigs.
 
     Windows are ranked by their margin (`Consensus.margin`), contigs by the mean score_virus of
     their windows; calls are those of `predict`. Raises what `scored_chunks` raises.
     """
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(run.compute.threads)
     computed: set[str] = set()
     found = [
-        _score(config, bundle, number, sample, part, computed)
+        _score(run, bundle, number, sample, part, computed)
         for number, sample in enumerate(labelled.samples)
     ]
     windows, contigs = zip(*found, strict=True)
@@ -88,7 +86,7 @@ def _joined(parts: tuple[Scored, ...]) -> Scored:
 
 
 def _score(
-    config: Config,
+    run: LabelledRun,
     bundle: Bundle,
     number: int,
     sample: LabelledSample,
@@ -96,16 +94,16 @@ def _score(
     computed: set[str],
 ) -> tuple[Scored, Scored]:
     consensus = Consensus(sample.manifest.windows)
-    tasks = list(sample_tasks(config.results, sample.name, *read_settings(config)))
+    tasks = list(Tasks.of(run.run, run.embedding).of_sample(sample.name))
     classifier = bundle.open_classifier()
     with progress(f"sample {sample.name}", sample.manifest.open_frames) as advance:
-        for chunk in scored_chunks(tasks, Store(config.results), classifier, config, computed):
+        for chunk in scored_chunks(tasks, run.run, classifier, computed):
             if chunk.scores is None:
                 consensus.fail(chunk.window_row)
             else:
                 consensus.add(chunk.window_row, chunk.frame, chunk.scores)
             advance(len(chunk.window_row))
-    calls = _contig_calls(config, sample, consensus)
+    calls = _contig_calls(run.calling, sample, consensus)
     contig = sample.window_contig
 
     def scored(score: Float, call: Bool, failed: Bool, contig: Int) -> Scored:
@@ -135,7 +133,7 @@ def _score(
 
 
 def _contig_calls(
-    config: Config, sample: LabelledSample, consensus: Consensus
+    calling: Calling, sample: LabelledSample, consensus: Consensus
 ) -> dict[str, NDArray[np.generic]]:
     """Return the columns of the contig table, as `predict` computes them."""
     places = [table.select(["start", "end"]) for table in read_windows(sample.folder)]
@@ -149,5 +147,4 @@ def _contig_calls(
         reason=np.where(consensus.called, CALLED, no_call).astype(np.int8),
         virus=consensus.virus,
     )
-    rule = Rule(config.min_score, config.min_viral_fraction, config.min_called_windows)
-    return contig_calls(windows, viral_regions(windows), rule)
+    return contig_calls(windows, viral_regions(windows), calling)
