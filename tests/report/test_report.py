@@ -21,7 +21,7 @@ from virnuc_rules.report import data as rundata
 from virnuc_rules.report.page import FILES, LENGTHS, read_run, render, write_report
 from virnuc_rules.report.provenance import Provenance
 
-CALLS = ("virus", "others", "no_call")
+CALLS = ("virus", "non_viral", "no_call")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from virnuc_rules.chunking.format import Manifest
 from virnuc_rules.errors import InputError
 from virnuc_rules.prediction.tracks import Gzip
 from virnuc_rules.reading.fastx import Contig, Sequences
+from virnuc_rules.vocabulary import Call
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def write_viral(folder: Path, sample: str, manifest: Manifest) -> None:
             row = next(rows, None)
             if row is None or (row["contig"], row["length"]) != (contig.id, contig.length):
                 raise _changed(sample, f'{sources[contig.source]}: record "{contig.id}"')
-            if row["call"] == "virus":
+            if row["call"] == Call.VIRUS:
                 _write(out, contig, row)
     for source, now, then in zip(sources, sequences.sha256, manifest.sources_sha256, strict=True):
         if now != then:

@@ -28,7 +28,7 @@ class LabelledSample:
     """The C contigs and W windows of a sample, of one label."""
 
     name: str
-    label: int  # index into LABELS
+    label: int  # code of a Label
     folder: Path  # of its chunks
     manifest: Manifest
     ids: list[str]  # [C]

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from virnuc_rules.config.labels import LABELS, read_pairs
+from virnuc_rules.config.labels import read_label, read_pairs
 from virnuc_rules.config.model import matches, read_samples
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.training.split import PARTS, Part
+from virnuc_rules.vocabulary import Label
 
 _OPTIONAL = ("group", "groups", "genbank", "part")
 _COLUMNS = {"sample", "path", "label", "labels", *_OPTIONAL}
@@ -19,7 +20,7 @@ _COLUMNS = {"sample", "path", "label", "labels", *_OPTIONAL}
 class LabelledFile:
     """What the sheet says of one file of sequences."""
 
-    label: int  # index into LABELS
+    label: int  # code of a Label
     group: str  # of all its records; empty: see `groups`
     groups_file: Path | None
     groups: dict[str, str] | None  # of each record by its id; None: each record is a group
@@ -46,7 +47,7 @@ def read_sheet(path: Path) -> Sheet:
     with path.open(encoding="utf-8-sig", newline="") as handle:
         reader = csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
         if "label" not in (reader.fieldnames or ()):
-            raise VirnucError(f"{path}: line 1: a column 'label' is needed: {' or '.join(LABELS)}")
+            raise VirnucError(f"{path}: line 1: a column 'label' is needed: {' or '.join(Label)}")
         if unknown := sorted(set(reader.fieldnames or ()) - _COLUMNS):
             raise VirnucError(  # a misspelt `groups` would tear genomes apart
                 f"{path}: line 1: column {unknown[0]!r} is not known; known are "
@@ -70,15 +71,14 @@ def read_sheet(path: Path) -> Sheet:
 
 
 def _labelled(row: dict[str, str], where: str) -> LabelledFile:
-    if row["label"] not in LABELS:
-        raise VirnucError(f"{where}: label {row['label']!r}: write {' or '.join(LABELS)}")
+    label = read_label(row["label"], where)
     group, groups, genbank, part = (row.get(name, "") for name in _OPTIONAL)
     if group and groups:
         raise VirnucError(f"{where}: give `group` or `groups`, not both")
     if part and part not in PARTS:
         raise VirnucError(f"{where}: part {part!r}: write {', '.join(PARTS)}, or nothing")
     return LabelledFile(
-        label=LABELS.index(row["label"]),
+        label=label.code,
         group=group,
         groups_file=Path(groups) if groups else None,
         groups=read_pairs(Path(groups), "id", "group") if groups else None,
