@@ -164,6 +164,17 @@ def test_tables_of_other_chunks_are_refused(config: Config) -> None:
         read_run(config)
 
 
+@pytest.mark.parametrize("name", ["contigs", "windows"])
+def test_tables_of_an_older_version_are_refused(config: Config, name: str) -> None:
+    path = config.results / "gut" / f"{name}.parquet"
+    table = pq.read_table(path)
+    calls = [call.replace("non_viral", "others") for call in table["call"].to_pylist()]
+    column = table.schema.get_field_index("call")
+    pq.write_table(table.set_column(column, "call", [calls]), path)
+    with pytest.raises(ResultError, match=rf"{name}\.parquet: written by another version; run `pr"):
+        read_run(config)
+
+
 def test_what_a_worker_and_a_failed_chunk_say(config: Config) -> None:
     run = read_run(config)
     run.failures = [
