@@ -38,7 +38,7 @@ _IS_UNKNOWN = bytes(letter not in b"ACGT" for letter in range(256))
 _OF_A_CONTIG = ("number", "id", "length", "source")  # the columns of CONTIG_SCHEMA
 _FRAMES = pa.array(list(Frame))
 _REASONS = pa.array(list(Reason))
-_NOT_OF_CHUNKS = (Reason.EMBEDDING_FAILED, Reason.TOO_FEW_CALLED_WINDOWS)
+_LATER = (Reason.EMBEDDING_FAILED, Reason.TOO_FEW_CALLED_WINDOWS)  # come after chunking
 
 
 def write_chunks(
@@ -323,6 +323,6 @@ class _ChunkWriter:
             "bases": self.bases,
             "windows": self.windows,
             "open_frames": self.open_frames,
-            "reasons": {reason: n for reason, n in reasons if reason not in _NOT_OF_CHUNKS},
+            "reasons": {reason: n for reason, n in reasons if reason not in _LATER},
             "chunks": self.entries,
         }
