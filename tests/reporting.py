@@ -53,8 +53,8 @@ def _make_sample(
     cutting = cut(length, np.zeros_like(length), windows, 500)
     contig = cutting.contig
     has_call = draw.random(len(contig)) < called
-    score, others = draw.random((2, len(contig)), np.float32)  # best of each, of any frame
-    virus = has_call & (score >= others)
+    score, non_viral = draw.random((2, len(contig)), np.float32)  # best of each, of any frame
+    virus = has_call & (score >= non_viral)
     ids = np.array([f"NODE_{n}_length_{n}_cov_{n}.000000" for n in range(contigs)], object)
     ids[: len(HOSTILE)] = HOSTILE[:contigs]
     null = np.where(has_call, score, np.nan)
@@ -62,10 +62,10 @@ def _make_sample(
         "contig_number": contig, "contig": ids[contig], "window": cutting.number,
         "start": cutting.start, "end": cutting.end, "open_frames": has_call.astype(int),
         "best_frame": np.where(has_call, "F1", ""),
-        "score_others": pa.array(np.where(has_call, others, np.nan), from_pandas=True),
+        "score_non_viral": pa.array(np.where(has_call, non_viral, np.nan), from_pandas=True),
         "score_virus": pa.array(null, from_pandas=True),
         "probability": pa.nulls(len(contig)),
-        "call": np.where(has_call, np.where(virus, "virus", "others"), "no_call"),
+        "call": np.where(has_call, np.where(virus, "virus", "non_viral"), "no_call"),
         "reason": pa.array(np.where(has_call, None, "no_open_frame")),
     }  # fmt: skip
     _write(results / name, "windows", columns)
@@ -73,7 +73,7 @@ def _make_sample(
     mean = np.bincount(contig, np.where(has_call, score, 0), contigs) / np.maximum(1, n_called)
     mean = pa.array(np.where(n_called > 0, mean, np.nan), from_pandas=True)
     share = n_virus / np.maximum(1, n_called)
-    call = np.where(n_called == 0, "no_call", np.where(share >= 0.5, "virus", "others"))
+    call = np.where(n_called == 0, "no_call", np.where(share >= 0.5, "virus", "non_viral"))
     columns = {
         "contig_number": np.arange(contigs), "contig": ids, "length": length, "windows": windows,
         "called_windows": n_called, "viral_windows": n_virus, "viral_fraction": share,

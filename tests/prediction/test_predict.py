@@ -178,13 +178,13 @@ def test_windows_of_failed_chunks_are_reported(config: Config, tmp_path: Path) -
     predict(config, "gut", tmp_path / "out")
 
     whole = read_tsv(tmp_path / "whole/windows.tsv")
-    scores = dict.fromkeys(("best_frame", "score_others", "score_virus"), "")
+    scores = dict.fromkeys(("best_frame", "score_non_viral", "score_virus"), "")
     nothing = {**scores, "call": "no_call", "reason": "embedding_failed"}
     assert read_tsv(tmp_path / "out/windows.tsv") == [
         {**row, **nothing} if index in windows else row for index, row in enumerate(whole)
     ]
     frames = read_tsv(tmp_path / "whole/orfs.tsv")
-    nothing = {"score_others": "", "score_virus": "", "label": "no_call"}
+    nothing = {"score_non_viral": "", "score_virus": "", "label": "no_call"}
     lost = range(8 * number, 8 * number + 8)
     assert read_tsv(tmp_path / "out/orfs.tsv") == [
         {**row, **nothing} if index in lost else row for index, row in enumerate(frames)

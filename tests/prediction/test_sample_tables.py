@@ -39,13 +39,13 @@ def test_every_open_frame_is_there_once_and_in_order(config: Config, tmp_path: P
         path = config.run.results / "embeddings" / task.key[:2] / f"{task.key}.safetensors"
         result = read_result(path, task.key, chunk.ids)
         scores += classifier.scores(result.dnabert_s, result.esm2).tolist()
-    written = np.array([[row["score_others"], row["score_virus"]] for row in rows], float)
+    written = np.array([[row["score_non_viral"], row["score_virus"]] for row in rows], float)
     np.testing.assert_allclose(written, scores, rtol=0, atol=1e-6)
     assert len({row["score_virus"] for row in rows}) == len(rows)
     assert [row["label"] for row in rows] == [
-        "virus" if virus > others else "others" for others, virus in scores
+        "virus" if virus > non_viral else "non_viral" for non_viral, virus in scores
     ]
-    assert {row["label"] for row in rows} == {"virus", "others"}
+    assert {row["label"] for row in rows} == {"virus", "non_viral"}
 
 
 def test_every_window_is_there_once_with_a_call_or_a_reason(config: Config, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_every_window_is_there_once_with_a_call_or_a_reason(config: Config, tmp_
     frames = read_tsv(tmp_path / "out/orfs.tsv")
     scores: dict[tuple[str, str], list[tuple[float, float, str]]] = {}
     for row in frames:
-        own = float(row["score_others"]), float(row["score_virus"]), row["frame"]
+        own = float(row["score_non_viral"]), float(row["score_virus"]), row["frame"]
         scores.setdefault((row["contig"], row["window"]), []).append(own)
     rows = read_tsv(tmp_path / "out/windows.tsv")
     for row, window in zip(rows, window_table(config), strict=True):
@@ -62,16 +62,16 @@ def test_every_window_is_there_once_with_a_call_or_a_reason(config: Config, tmp_
         own = scores.pop((row["contig"], row["window"]), [])
         assert len(own) == window["open_frames"]
         if own:
-            others, virus, _ = (max(column) for column in zip(*own, strict=True))
-            call = "virus" if virus >= others else "others"
+            non_viral, virus, _ = (max(column) for column in zip(*own, strict=True))
+            call = "virus" if virus >= non_viral else "non_viral"
             best = max(own, key=lambda pair: pair[1])[2]
             assert (row["call"], row["reason"], row["best_frame"]) == (call, "", best)
-            assert (float(row["score_others"]), float(row["score_virus"])) == (others, virus)
+            assert (float(row["score_non_viral"]), float(row["score_virus"])) == (non_viral, virus)
         else:
             assert (row["call"], row["reason"]) == ("no_call", window["reason"])
-            assert row["score_others"] == row["score_virus"] == row["best_frame"] == ""
+            assert row["score_non_viral"] == row["score_virus"] == row["best_frame"] == ""
     assert not scores
-    assert {row["call"] for row in rows} == {"virus", "others", "no_call"}
+    assert {row["call"] for row in rows} == {"virus", "non_viral", "no_call"}
     assert {row["reason"] for row in rows} == {"", "no_open_frame", "too_short", "ambiguous"}
 
 
@@ -83,7 +83,7 @@ def test_every_contig_is_there_once_and_follows_from_its_windows(
     windows = read_tsv(tmp_path / "out/windows.tsv")
     contigs = read_tsv(tmp_path / "out/contigs.tsv")
     sources = pq.read_table(config.run.results / "chunks/gut/contigs.parquet").to_pylist()
-    assert {row["call"] for row in contigs} == {"virus", "others", "no_call"}
+    assert {row["call"] for row in contigs} == {"virus", "non_viral", "no_call"}
     for row, contig in zip(contigs, sources, strict=True):
         assert row["contig_number"] == str(contig["number"])
         assert (row["contig"], row["length"]) == (contig["contig"], str(contig["length"]))
@@ -95,7 +95,7 @@ def test_every_contig_is_there_once_and_follows_from_its_windows(
         if scores:
             median = statistics.median(scores)
             assert float(row["score_median"]) == pytest.approx(median, rel=1e-6)
-            assert row["call"] == ("virus" if viral / len(scores) >= 0.9 else "others")
+            assert row["call"] == ("virus" if viral / len(scores) >= 0.9 else "non_viral")
             assert row["reason"] == ""
         else:
             assert (row["call"], row["score_median"]) == ("no_call", "")
@@ -183,8 +183,8 @@ def test_the_files_of_the_original_say_the_same(config: Config, tmp_path: Path) 
     assert read_tsv(tmp_path / "out/prediction_results.txt") == [
         {
             "Sequence_ID": f"{row['contig']}_chunk_{row['window']}{row['frame']}",
-            "Prediction": row["label"],
-            "score1": row["score_others"],
+            "Prediction": {"virus": "virus", "non_viral": "others"}[row["label"]],
+            "score1": row["score_non_viral"],
             "score2": row["score_virus"],
         }
         for row in frames

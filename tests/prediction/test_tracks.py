@@ -22,10 +22,11 @@ from virnuc_rules.config.model import Chunking
 from virnuc_rules.config.run_folder import SampleFolder
 from virnuc_rules.errors import InputError
 from virnuc_rules.files.gzip import Gzip
-from virnuc_rules.prediction.contig_calls import CALLED, WindowCalls, viral_regions
+from virnuc_rules.prediction.contig_calls import WindowCalls, viral_regions
 from virnuc_rules.prediction.tables import SCHEMAS
 from virnuc_rules.prediction.tracks import Tracks, exclusive, seqids
 from virnuc_rules.prediction.viral_fasta import write_viral
+from virnuc_rules.vocabulary import NO_REASON, Reason
 
 ODD = ["a|b,\"x'", "ß_chunk_1", "<script>", "50%;=&~", ".:^*$@!+_?-|", "chr1"]
 
@@ -38,7 +39,7 @@ def windows_of(lengths: list[int], window: int, calls: str) -> WindowCalls:
     letters = np.array(list(calls))
     assert len(letters) == len(windows)
     score = np.linspace(0.5, 1, len(letters), dtype=np.float32)
-    reason = np.where(letters == "n", CALLED + 1, CALLED).astype(np.int8)
+    reason = np.where(letters == "n", Reason.NO_OPEN_FRAME.code, NO_REASON).astype(np.int8)
     return WindowCalls(windows.contig, windows.start, windows.end, score, reason, letters == "v")
 
 
@@ -185,7 +186,7 @@ def prepare(folder: Path, *sources: Path, virus: str = "v-v") -> Manifest:
     for row, letter in zip(chunked, virus, strict=True):
         values = dict.fromkeys(names, 0) | {"contig": row["contig"], "length": row["length"]}
         values |= {"windows": 4, "viral_windows": 3, "viral_fraction": 1, "score_viral": 0.98765}
-        rows.append(values | {"call": "virus" if letter == "v" else "others", "reason": None})
+        rows.append(values | {"call": "virus" if letter == "v" else "non_viral", "reason": None})
     pq.write_table(pa.Table.from_pylist(rows, SCHEMAS["contigs"]), folder / "contigs.parquet")
     return manifest_of(folder / "chunks")
 

@@ -22,7 +22,7 @@ from virnuc_rules.report import data as rundata
 from virnuc_rules.report.page import LENGTHS, read_run, render, write_report
 from virnuc_rules.report.provenance import Provenance
 
-CALLS = ("virus", "others", "no_call")
+CALLS = ("virus", "non_viral", "no_call")
 
 
 @pytest.fixture
@@ -166,6 +166,17 @@ def test_tables_of_other_chunks_are_refused(config: Config) -> None:
     manifest = manifest_of(path.parent)
     path.write_text(manifest.model_copy(update={"contigs": 19}).model_dump_json())
     with pytest.raises(ResultError, match=r"contigs\.parquet: not of the chunks that are there"):
+        read_run(config)
+
+
+@pytest.mark.parametrize("name", ["contigs", "windows"])
+def test_tables_of_an_older_version_are_refused(config: Config, name: str) -> None:
+    path = config.results / "gut" / f"{name}.parquet"
+    table = pq.read_table(path)
+    calls = [call.replace("non_viral", "others") for call in table["call"].to_pylist()]
+    column = table.schema.get_field_index("call")
+    pq.write_table(table.set_column(column, "call", [calls]), path)
+    with pytest.raises(ResultError, match=rf"{name}\.parquet: written by another version; run `pr"):
         read_run(config)
 
 

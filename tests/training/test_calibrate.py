@@ -124,7 +124,7 @@ def test_the_expected_share_of_false_calls_is_that_of_the_data() -> None:
 
 def test_too_few_windows_are_an_error() -> None:
     virus = np.array([True] * 30 + [False] * 9)
-    with pytest.raises(VirnucError, match="9 windows of label others to calibrate with"):
+    with pytest.raises(VirnucError, match="9 windows of label non_viral to calibrate with"):
         fit_calibration(np.zeros(39, np.float32), virus, ["g"] * 39)
 
 

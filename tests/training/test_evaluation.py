@@ -42,8 +42,8 @@ GROUPS = [f"genome {n}" for n in range(40)]
 def test_auroc_is_the_share_of_pairs_in_order() -> None:
     data = scored()
     found = ranked(data)
-    viral, others = (data.score[data.called & (data.virus == side)] for side in (True, False))
-    ahead = (viral[:, None] > others).mean() + 0.5 * (viral[:, None] == others).mean()
+    viral, non_viral = (data.score[data.called & (data.virus == side)] for side in (True, False))
+    ahead = (viral[:, None] > non_viral).mean() + 0.5 * (viral[:, None] == non_viral).mean()
     assert found.auroc == pytest.approx(ahead)
 
 
@@ -59,13 +59,13 @@ def test_those_without_a_call_are_counted_and_excluded() -> None:
     assert (only.ranking, only.recall) == (found.ranking, found.recall)
 
 
-def test_a_prevalence_is_as_if_there_were_so_many_others() -> None:
+def test_a_prevalence_is_as_if_there_were_so_many_non_viral_ones() -> None:
     data = scored(4000)
     found = ranked(data)
     data = data.where(data.called)
-    viral, others = np.flatnonzero(data.virus), np.flatnonzero(~data.virus)
-    rows = np.concatenate([np.repeat(viral, len(others)), np.repeat(others, 19 * len(viral))])
-    assert len(rows) == len(viral) * len(others) * 20
+    viral, non_viral = np.flatnonzero(data.virus), np.flatnonzero(~data.virus)
+    rows = np.concatenate([np.repeat(viral, len(non_viral)), np.repeat(non_viral, 19 * len(viral))])
+    assert len(rows) == len(viral) * len(non_viral) * 20
     y, score, call = data.virus[rows[::7]], data.score[rows[::7]], data.call[rows[::7]]
     at = found.at["1:19"]
     assert at.prevalence == 0.05
@@ -77,7 +77,7 @@ def test_a_prevalence_is_as_if_there_were_so_many_others() -> None:
 
 def test_recall_at_one_percent_false_positives() -> None:
     virus = np.array([True] * 100 + [False] * 100)
-    # One of the others above 30 of the viral ones, one more above 60.
+    # One of the non-viral ones above 30 of the viral ones, one more above 60.
     score = np.concatenate([np.arange(100), [69.5, 39.5], np.full(98, -1.0)]).astype(np.float32)
     data = make(virus, score, score >= 0, virus * 1, virus * 1, np.full(200, 500))
     found = measure(data, NAMES, GROUPS[:2])
@@ -90,7 +90,7 @@ def test_subsets_have_every_one_once() -> None:
     data = scored()
     found = measure(data, NAMES, GROUPS)
     for subsets in (found.by_length, found.by_source, found.by_group):
-        for label in ("virus", "others"):
+        for label in ("virus", "non_viral"):
             for field in ("total", "called", "called_virus"):
                 summed = sum(getattr(subset.counts[label], field) for subset in subsets)
                 assert summed == getattr(found.counts[label], field)
@@ -100,7 +100,7 @@ def test_subsets_have_every_one_once() -> None:
     first = found.by_length[0]
     inside = data.length < 500
     assert first.name == "0 to 499 bp"
-    assert first.counts["virus"].total + first.counts["others"].total == inside.sum()
+    assert first.counts["virus"].total + first.counts["non_viral"].total == inside.sum()
     wrong = [_wrong_calls(subset.counts) for subset in found.by_group]
     assert sum(wrong) == (data.call != data.virus)[data.called].sum()
     assert wrong == sorted(wrong, reverse=True)

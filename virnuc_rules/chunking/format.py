@@ -39,7 +39,7 @@ CHUNK_SCHEMA = pa.schema(
         ("window_row", pa.int64()),  # row of the window in windows.parquet
         ("contig", _LABEL),  # id of the contig
         ("window", pa.int32()),  # 1-based number of the window in the contig
-        ("frame", _LABEL),  # F1 F2 F3 R1 R2 R3
+        ("frame", _LABEL),  # a Frame
         ("start", pa.int64()),  # codons in the contig: first base, 0-based
         ("end", pa.int64()),  # base after the last codon
         ("nucleotide", pa.string()),
@@ -54,7 +54,7 @@ WINDOW_SCHEMA = pa.schema(
         ("start", pa.int64()),  # in the contig, 0-based
         ("end", pa.int64()),  # exclusive
         ("open_frames", pa.int32()),
-        ("reason", _LABEL),  # why there is no open frame; null where there is one
+        ("reason", _LABEL),  # a Reason; null where there is an open frame
     ]
 )
 

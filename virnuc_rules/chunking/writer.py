@@ -23,13 +23,14 @@ from virnuc_rules.chunking.format import (
     Manifest,
     content_hash,
 )
-from virnuc_rules.chunking.open_frames import FRAMES, REASONS, OpenFrames, open_frames
+from virnuc_rules.chunking.open_frames import OpenFrames, open_frames
 from virnuc_rules.chunking.virnucpro_fasta import UpstreamFasta
 from virnuc_rules.chunking.windows import Windows, count, cut, span
 from virnuc_rules.config.model import Chunking
 from virnuc_rules.config.run_folder import ChunkFolder
 from virnuc_rules.files.atomic import replacing, staged_folder, sync_directory, writing
 from virnuc_rules.reading.fastx import Contig, Sequences
+from virnuc_rules.vocabulary import NO_REASON, Frame, Reason
 
 _BLOCK = 1 << 20  # bases that are translated at a time
 _WINDOW_BLOCKS = 100  # blocks whose windows are written together
@@ -37,8 +38,9 @@ _COMPRESSION = "zstd"
 
 _IS_UNKNOWN = bytes(letter not in b"ACGT" for letter in range(256))
 _OF_A_CONTIG = ("number", "id", "length", "source")  # the columns of CONTIG_SCHEMA
-_FRAMES = pa.array(FRAMES)
-_REASONS = pa.array(REASONS[1:])
+_FRAMES = pa.array(list(Frame))
+_REASONS = pa.array(list(Reason))
+_LATER = (Reason.EMBEDDING_FAILED, Reason.TOO_FEW_CALLED_WINDOWS)  # come after chunking
 
 
 def write_chunks(
@@ -161,17 +163,17 @@ def _block(pieces: list[tuple[Contig, int, int, bytes, int]], window: int) -> _B
 
 
 def _excluded(block: _Block, bases: bytes, chunking: Chunking) -> NDArray[np.int8]:
-    """Return for each window why it is not looked at, an index into REASONS; 0: it is."""
-    reason = np.zeros(len(block.windows), np.int8)
+    """Return for each window why it is not looked at, the code of a Reason; NO_REASON: it is."""
+    reason = np.full(len(block.windows), NO_REASON, np.int8)
     max_ambiguous, min_length = chunking.max_ambiguous, chunking.min_length
     if max_ambiguous < 1:
         unknown = np.frombuffer(bases.translate(_IS_UNKNOWN), np.int8)
         before = np.concatenate([[0], np.cumsum(unknown, dtype=np.int64)])
         many = before[block.end] - before[block.start] > max_ambiguous * (block.end - block.start)
-        reason[many] = REASONS.index("too_ambiguous")
+        reason[many] = Reason.TOO_AMBIGUOUS.code
     if min_length:
         short = np.array([contig.length < min_length for contig in block.contigs])
-        reason[short[block.windows.contig]] = REASONS.index("short_contig")
+        reason[short[block.windows.contig]] = Reason.SHORT_CONTIG.code
     return reason
 
 
@@ -205,7 +207,7 @@ class _ChunkWriter:
         self.folder, self.chunk_size = folder, chunk_size
         self.entries: list[ChunkEntry] = []
         self.contigs = self.bases = self.windows = self.open_frames = 0
-        self.reasons = np.zeros(len(REASONS), np.int64)
+        self.reasons = np.zeros(len(Reason), np.int64)
         self.pending: list[pa.Table] = []
         self.waiting = 0  # rows in `pending`
         self.window_rows: list[pa.Table] = []
@@ -231,7 +233,7 @@ class _ChunkWriter:
         windows = block.windows
         self.contigs += len(block.begun)
         self.bases += sum(contig.length for contig in block.begun)
-        self.reasons += np.bincount(frames.reason, minlength=len(REASONS))
+        self.reasons += np.bincount(frames.reason, minlength=len(Reason))
         per_window = np.bincount(frames.window, minlength=len(windows))
         names = pa.array([contig.id for contig in block.contigs])
         numbers = np.array([contig.number for contig in block.contigs])
@@ -247,7 +249,7 @@ class _ChunkWriter:
                 windows.start,
                 windows.end,
                 per_window,
-                _label(frames.reason - 1, _REASONS, frames.reason == 0),
+                _label(frames.reason, _REASONS, frames.reason == NO_REASON),
             )
         )
         shift = block.shift[frames.window]
@@ -307,11 +309,12 @@ class _ChunkWriter:
 
     def counts(self) -> dict[str, Any]:
         """Return the fields of the manifest that say what there is."""
+        reasons = zip(Reason, self.reasons.tolist(), strict=True)
         return {
             "contigs": self.contigs,
             "bases": self.bases,
             "windows": self.windows,
             "open_frames": self.open_frames,
-            "reasons": dict(zip(REASONS[1:], self.reasons[1:].tolist(), strict=True)),
+            "reasons": {reason: n for reason, n in reasons if reason not in _LATER},
             "chunks": self.entries,
         }

@@ -23,6 +23,7 @@ from virnuc_rules.config.model import (
 )
 from virnuc_rules.config.run_folder import EVALUATION, RunFolder
 from virnuc_rules.logs import logger
+from virnuc_rules.vocabulary import Label
 
 if TYPE_CHECKING:
     from virnuc_rules.training.page import Evaluation
@@ -105,11 +106,12 @@ def _say(evaluation: "Evaluation", page: Path) -> None:
     for level in ("windows", "contigs"):
         measured = getattr(evaluation, level)
         counts, ranking = measured.counts, measured.ranking
+        viral, non_viral = counts[Label.VIRUS], counts[Label.NON_VIRAL]
         logger.info(
-            "%s (%s): %s; %d of %d viral ones and %d of %d others called virus; %d without a call",
+            "%s (%s): %s; %d of %d viral, %d of %d non-viral ones called virus; %d without a call",
             level, evaluation.part, f"AUROC {ranking.auroc:.4f}" if ranking else "no AUROC",
-            counts["virus"].called_virus, counts["virus"].called,
-            counts["others"].called_virus, counts["others"].called,
+            viral.called_virus, viral.called,
+            non_viral.called_virus, non_viral.called,
             sum(each.total - each.called for each in counts.values()),
         )  # fmt: skip
     logger.info("%s", page)

@@ -1,16 +1,16 @@
 """Contigs whose label is known: mock communities, spiked controls.
 
 A sample sheet may have a column `labels`: a table with the columns `id` and `label` (virus or
-others) of contigs of the sample. The report then says how they were called.
+non_viral) of contigs of the sample. The report then says how they were called.
 """
 
 from pathlib import Path
 
 from virnuc_rules.config.sheet import Sheet, read_pairs
 from virnuc_rules.errors import VirnucError
+from virnuc_rules.vocabulary import Label
 
-LABELS = ("others", "virus")  # the place of a label is its class, as in the scores
-Labels = dict[str, str]  # label by id
+Labels = dict[str, Label]  # by id
 
 
 def read_controls(sheet: Sheet) -> dict[str, Labels]:
@@ -27,7 +27,15 @@ def read_controls(sheet: Sheet) -> dict[str, Labels]:
 
 def _read_labels(path: Path) -> Labels:
     table = read_pairs(path, "id", "label")
-    for name, label in table.items():
-        if label not in LABELS:
-            raise VirnucError(f"{path}: {name}: label {label!r}: write {' or '.join(LABELS)}")
-    return table
+    return {name: read_label(label, f"{path}: {name}") for name, label in table.items()}
+
+
+def read_label(text: str, where: str) -> Label:
+    """Return the label that a table spells; `others`, of older tables, is non_viral.
+
+    Raises VirnucError, which begins with `where`, for any other text.
+    """
+    try:
+        return Label(text)
+    except ValueError:
+        raise VirnucError(f"{where}: label {text!r}: write {' or '.join(Label)}") from None

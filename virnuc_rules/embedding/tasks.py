@@ -12,9 +12,9 @@ from virnuc_rules.config.model import Config, Embedding, Run
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import ModelError
 from virnuc_rules.models.card import BundleCard, read_card
+from virnuc_rules.vocabulary import GENETIC_CODE
 
 SCHEMA = 3  # of the result files and of what is computed; raising it makes old results unknown
-_GENETIC_CODE = 1  # NCBI's table by which frames were translated
 _COMPILE = False  # the networks' layers run as they are written
 
 
@@ -39,7 +39,7 @@ class Task:
 
 def result_key(chunk_sha256: str, fingerprint: str, settings: Embedding) -> str:
     """Name the result of a chunk: everything that its bytes depend on, hashed."""
-    computed = {**settings.model_dump(), "genetic_code": _GENETIC_CODE, "compile": _COMPILE}
+    computed = {**settings.model_dump(), "genetic_code": GENETIC_CODE, "compile": _COMPILE}
     parts = [SCHEMA, chunk_sha256, fingerprint, computed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from virnuc_rules.errors import ModelError
+from virnuc_rules.vocabulary import Label
 
 DNABERT_S, TOKENIZER = "dnabert_s.safetensors", "tokenizer.json"
 ESM2, CLASSIFIER = "esm2.safetensors", "classifier.safetensors"
@@ -79,7 +80,7 @@ class Calibration(_Shape):
     classifier: str  # sha256 of the classifier's file that it was fitted to
     data: list[Seen]
     part: str  # of the data, or all
-    windows: dict[str, PositiveInt]  # that it was fitted to, by label
+    windows: dict[Label, PositiveInt]  # that it was fitted to, by label
     log_loss: dict[
         str, float
     ]  # of each method on windows of groups it was not fitted to; raw: none
@@ -102,7 +103,7 @@ class Training(_Shape):
     tables: dict[str, str]  # sha256 of tables of groups and annotations
     seed: int  # of the split and the weights
     groups: dict[str, int]  # in each part
-    open_frames: dict[str, dict[str, int]]  # in each part, by label
+    open_frames: dict[str, dict[Label, int]]  # in each part, by label
     recipe: dict[str, float]
     best_epoch: PositiveInt
     losses: list[dict[str, float]]  # of each epoch

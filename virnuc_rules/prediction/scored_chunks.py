@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from virnuc_rules.chunking.format import Chunk
-from virnuc_rules.chunking.open_frames import FRAMES
 from virnuc_rules.config.model import Run
 from virnuc_rules.embedding.embedding_file import Embeddings, read_result
 from virnuc_rules.embedding.scoring import frame_scores
@@ -19,6 +18,7 @@ from virnuc_rules.errors import ResultError
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.prediction.contig_calls import Float, Int
 from virnuc_rules.queue.store import Store
+from virnuc_rules.vocabulary import Frame
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +37,9 @@ class ScoredChunk:
 
     @property
     def frame(self) -> NDArray[np.int8]:
-        """Indices into FRAMES, [R]."""
+        """Codes of frames, [R]."""
         frames = self.table["frame"].cast(pa.string())
-        index = pc.index_in(frames, value_set=pa.array(FRAMES))
+        index = pc.index_in(frames, value_set=pa.array(list(Frame)))
         return index.to_numpy().astype(np.int8)  # type: ignore[no-any-return]
 
 

@@ -13,6 +13,7 @@ from virnuc_rules.config.run_folder import SampleFolder
 from virnuc_rules.errors import InputError
 from virnuc_rules.files.gzip import Gzip
 from virnuc_rules.reading.fastx import Contig, Sequences
+from virnuc_rules.vocabulary import Call
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def write_viral(folder: SampleFolder, manifest: Manifest) -> None:
             row = next(rows, None)
             if row is None or (row["contig"], row["length"]) != (contig.id, contig.length):
                 raise _changed(sample, f'{sources[contig.source]}: record "{contig.id}"')
-            if row["call"] == "virus":
+            if row["call"] == Call.VIRUS:
                 _write(out, contig, row)
     for source, now, then in zip(sources, sequences.sha256, manifest.sources_sha256, strict=True):
         if now != then:

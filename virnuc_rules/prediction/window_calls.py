@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from virnuc_rules.chunking.open_frames import FRAMES
 from virnuc_rules.prediction.contig_calls import Float, Int
+from virnuc_rules.vocabulary import Frame
 
 
 class Consensus:
@@ -17,18 +17,18 @@ class Consensus:
     def __init__(self, windows: int) -> None:
         self.score1: Float = np.full(windows, -np.inf, np.float32)
         self.score2: Float = np.full(windows, -np.inf, np.float32)
-        self.best = np.full(windows, len(FRAMES), np.int8)  # first frame with score2
+        self.best = np.full(windows, len(Frame), np.int8)  # first frame with score2
         self.frames = np.zeros(windows, np.int8)  # open frames so far
         self.failed = np.zeros(windows, np.bool_)  # a frame of it could not be embedded
 
     def add(self, window_row: Int, frame: NDArray[np.int8], scores: Float) -> None:
-        """Take in scores [R, 2] of open frames [R] (indices into FRAMES) of windows [R]."""
+        """Take in scores [R, 2] of open frames [R] (codes of frames) of windows [R]."""
         score2 = np.ascontiguousarray(scores[:, 1])
         before = self.score2[window_row]
         np.maximum.at(self.score1, window_row, scores[:, 0])
         np.maximum.at(self.score2, window_row, score2)
         best = self.score2[window_row]
-        self.best[window_row[best > before]] = len(FRAMES)
+        self.best[window_row[best > before]] = len(Frame)
         first = score2 == best
         np.minimum.at(self.best, window_row[first], frame[first])
         np.add.at(self.frames, window_row, 1)

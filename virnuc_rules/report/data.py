@@ -20,11 +20,10 @@ from virnuc_rules.chunking.format import Manifest, read_manifest
 from virnuc_rules.config.labels import Labels
 from virnuc_rules.config.run_folder import RunFolder, SampleFolder
 from virnuc_rules.errors import ChunkError, ResultError
+from virnuc_rules.vocabulary import Call, Label
 
 Int = NDArray[np.int64]
 
-CALLS = ("virus", "others", "no_call")
-VIRUS = CALLS.index("virus")
 BINS = 40  # of score histograms
 LENGTHS = (0, 500, 1_000, 2_500, 5_000, 10_000, 50_000)  # bases where the classes of contigs begin
 
@@ -33,9 +32,9 @@ MOST_CONTIGS = 100_000  # that are listed, 45 bytes each
 MOST_ID_BYTES = 4_500_000  # of their ids
 MOST_WINDOWS = 3_000_000  # that have a place in a track, a byte each before base64
 
-NO_CALL = 255  # a window in a track; others: score * STEPS, and VIRAL more if viral
+NO_CALL = 255  # a window in a track; another one: score * STEPS, and VIRAL more if viral
 STEPS, VIRAL = 120, 128
-NO_SCORE = 65535  # a score of a contig; others: score * 10,000
+NO_SCORE = 65535  # a score of a contig; another one: score * 10,000
 
 _COUNTS = ("contig_number", "length", "windows", "called_windows", "viral_windows")
 _SCORES = ("score_mean", "score_max")
@@ -55,10 +54,10 @@ class SampleSummary:
     window_calls: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)  # of windows without a call
     histogram: dict[str, Int] = field(  # of windows by score_virus
-        default_factory=lambda: {call: np.zeros(BINS, np.int64) for call in CALLS[:2]}
+        default_factory=lambda: {call: np.zeros(BINS, np.int64) for call in Label}
     )
     by_length: dict[str, Int] = field(  # contigs
-        default_factory=lambda: {call: np.zeros(len(LENGTHS), np.int64) for call in CALLS}
+        default_factory=lambda: {call: np.zeros(len(LENGTHS), np.int64) for call in Call}
     )
     probability_viral: float = 0.0  # sum over the windows called virus that have one
     with_probability: int = 0  # how many these are
@@ -73,8 +72,8 @@ class SampleSummary:
     @property
     def viral_share(self) -> float | None:
         """Return the share of called contigs that are viral; None where none is called."""
-        called = self.contig_calls["virus"] + self.contig_calls["others"]
-        return self.contig_calls["virus"] / called if called else None
+        called = sum(self.contig_calls[call] for call in Label)
+        return self.contig_calls[Call.VIRUS] / called if called else None
 
 
 @dataclass(slots=True)
@@ -102,7 +101,7 @@ class Contigs:
 def find_samples(
     run: RunFolder, names: list[str], controls: dict[str, Labels]
 ) -> tuple[list[SampleSummary], dict[str, str]]:
-    """Return the samples that have tables, and for the others what is missing."""
+    """Return the samples that have tables, and for the rest what is missing."""
     found, missing = [], {}
     for name in names:
         folder = run.sample(name)
@@ -126,7 +125,7 @@ def read_contigs(samples: list[SampleSummary]) -> Contigs:
     """
     parts = [_read_contigs(number, sample) for number, sample in enumerate(samples)]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = np.lexsort((-joined["length"], joined["call"] != VIRUS))[:MOST_CONTIGS]
+    order = np.lexsort((-joined["length"], joined["call"] != Call.VIRUS.code))[:MOST_CONTIGS]
     order = order[np.cumsum(joined.pop("id_bytes")[order]) <= MOST_ID_BYTES]
     total = len(joined["length"])
     columns = {name: column[order] for name, column in joined.items()}
@@ -165,13 +164,13 @@ def _read_contigs(number: int, sample: SampleSummary) -> dict[str, NDArray[Any]]
         whole = {name: np.where(np.isnan(score), NO_SCORE, np.nan_to_num(score) * 10_000)
                  for name, score in scores.items()}  # fmt: skip
         _count_known(sample, batch)
-        call, id_bytes = _call(batch), pc.binary_length(batch["contig"]).to_numpy() + 3
+        call, id_bytes = _call(batch, path), pc.binary_length(batch["contig"]).to_numpy() + 3
         parts.append({**counts, **whole, "call": call, "id_bytes": id_bytes})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if len(joined["call"]) != sample.manifest.contigs:
         raise ResultError(f"{path}: not of the chunks that are there; run `predict` again")
     size = np.searchsorted(LENGTHS, joined["length"], "right") - 1
-    for index, name in enumerate(CALLS):
+    for index, name in enumerate(Call):
         mine = joined["call"] == index
         sample.contig_calls[name] = int(mine.sum())
         sample.by_length[name] += np.bincount(size[mine], minlength=len(LENGTHS))
@@ -193,16 +192,17 @@ def _count_known(sample: SampleSummary, batch: pa.RecordBatch) -> None:
 def _read_windows(sample: SampleSummary, place: Int, track: NDArray[np.uint8]) -> None:
     """Count a sample's windows, and write those of the contigs that have a place into `track`."""
     columns = ("contig_number", "window", "score_virus", "probability", "call", "reason")
-    for batch in _batches(sample.folder.parquet("windows"), *columns):
+    path = sample.folder.parquet("windows")
+    for batch in _batches(path, *columns):
         score = np.nan_to_num(batch["score_virus"].to_numpy(zero_copy_only=False))
-        call = _call(batch)
-        for index, name in enumerate(CALLS):
+        call = _call(batch, path)
+        for index, name in enumerate(Call):
             mine = call == index
             sample.window_calls[name] += int(mine.sum())
             if name in sample.histogram:
                 height = np.minimum((score[mine] * BINS).astype(np.int64), BINS - 1)
                 sample.histogram[name] += np.bincount(height, minlength=BINS)
-        probable = batch["probability"].filter(pa.array(call == VIRUS)).drop_null()
+        probable = batch["probability"].filter(pa.array(call == Call.VIRUS.code)).drop_null()
         sample.with_probability += len(probable)
         sample.probability_viral += pc.sum(probable).as_py() or 0.0
         for pair in batch["reason"].drop_null().value_counts().to_pylist():
@@ -210,8 +210,8 @@ def _read_windows(sample: SampleSummary, place: Int, track: NDArray[np.uint8]) -
         first = place[batch["contig_number"].to_numpy()]
         there = first >= 0
         at = first[there] + batch["window"].to_numpy()[there] - 1
-        value = np.where(call == VIRUS, VIRAL, 0) + score * STEPS
-        track[at] = np.where(call < len(CALLS) - 1, value, NO_CALL)[there]
+        value = np.where(call == Call.VIRUS.code, VIRAL, 0) + score * STEPS
+        track[at] = np.where(call != Call.NO_CALL.code, value, NO_CALL)[there]
 
 
 def _read_ids(sample: SampleSummary, numbers: Int, rows: Int, ids: list[str]) -> None:
@@ -225,9 +225,11 @@ def _read_ids(sample: SampleSummary, numbers: Int, rows: Int, ids: list[str]) ->
             ids[at] = name
 
 
-def _call(batch: pa.RecordBatch) -> Int:
-    index: Int = pc.index_in(batch["call"], value_set=pa.array(CALLS)).to_numpy()
-    return index
+def _call(batch: pa.RecordBatch, path: Path) -> Int:
+    index = pc.index_in(batch["call"], value_set=pa.array(list(Call)))
+    if index.null_count:
+        raise ResultError(f"{path}: written by another version; run `predict` again")
+    return index.to_numpy()  # type: ignore[no-any-return]
 
 
 def _base64(values: NDArray[Any]) -> str:

@@ -11,8 +11,9 @@ from matplotlib import pyplot as plt
 
 from virnuc_rules.config.run_folder import FIGURES, ReportFolder
 from virnuc_rules.report.data import LENGTHS, SampleSummary
+from virnuc_rules.vocabulary import Call
 
-COLORS = {"virus": "#c8553d", "others": "#2d6a8e", "no_call": "#a9afb8"}
+COLORS = {Call.VIRUS: "#c8553d", Call.NON_VIRAL: "#2d6a8e", Call.NO_CALL: "#a9afb8"}
 STYLE: Any = {
     "svg.hashsalt": "virnuc",  # ids in the file that do not change
     "font.size": 9,
@@ -38,7 +39,7 @@ def write_figures(samples: list[SampleSummary], folder: ReportFolder) -> None:
 
 def _scores(axes: Any, samples: list[SampleSummary]) -> None:
     bottom: Any = 0
-    for call in ("others", "virus"):
+    for call in (Call.NON_VIRAL, Call.VIRUS):
         number: Any = sum(sample.histogram[call] for sample in samples)
         edges = np.linspace(0, 1, len(number) + 1)
         axes.bar(
@@ -52,10 +53,10 @@ def _scores(axes: Any, samples: list[SampleSummary]) -> None:
 def _by_length(axes: Any, samples: list[SampleSummary]) -> None:
     names = [f"{low / 1000:g} to {high / 1000:g}" for low, high in pairwise(LENGTHS)]
     names.append(f"from {LENGTHS[-1] / 1000:g}")
-    virus: Any = sum(sample.by_length["virus"] for sample in samples)
-    called = virus + sum(sample.by_length["others"] for sample in samples)
+    virus: Any = sum(sample.by_length[Call.VIRUS] for sample in samples)
+    called = virus + sum(sample.by_length[Call.NON_VIRAL] for sample in samples)
     share = np.divide(virus, called, out=np.zeros(len(names)), where=called > 0)
-    bars = axes.bar(names, share, color=COLORS["virus"])
+    bars = axes.bar(names, share, color=COLORS[Call.VIRUS])
     axes.bar_label(bars, [f"{v:,} of {c:,}" for v, c in zip(virus, called, strict=True)], size=7)
     axes.set(xlabel="length of contigs, kb", ylabel="viral share of called contigs", ylim=(0, 1.1))
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from virnuc_rules.report.data import CALLS, SampleSummary
+from virnuc_rules.report.data import SampleSummary
+from virnuc_rules.vocabulary import Call
 
 _PARENT = {
     "parent_id": "virnuc",
@@ -43,7 +44,7 @@ def multiqc_content(
             "title": "VirNuc: calls of contigs",
             "ylab": "contigs",
         },
-        "data": {s.name: {call: s.contig_calls[call] for call in CALLS} for s in samples},
+        "data": {s.name: {call: s.contig_calls[call] for call in Call} for s in samples},
     }
     summary = {
         **_PARENT,
@@ -61,8 +62,8 @@ def multiqc_content(
 def _numbers(sample: SampleSummary) -> dict[str, float]:
     """Return the row of a sample; without a calibration nothing is expected."""
     manifest = sample.manifest
-    called = sample.window_calls["virus"] + sample.window_calls["others"]
-    viral = sample.contig_calls["virus"]
+    called = sample.window_calls[Call.VIRUS] + sample.window_calls[Call.NON_VIRAL]
+    viral = sample.contig_calls[Call.VIRUS]
     numbers = [manifest.contigs, manifest.bases, manifest.windows, called, viral]
     row: dict[str, float] = dict(zip(_COLUMNS, numbers, strict=True))
     if sample.expected_fdr is not None:

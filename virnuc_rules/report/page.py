@@ -24,7 +24,6 @@ from virnuc_rules.files.atomic import replacing
 from virnuc_rules.models.card import BundleCard, read_card
 from virnuc_rules.queue.store import Failure, Store
 from virnuc_rules.report.data import (
-    CALLS,
     LENGTHS,
     NO_CALL,
     NO_SCORE,
@@ -38,6 +37,7 @@ from virnuc_rules.report.data import (
 from virnuc_rules.report.multiqc import multiqc_content
 from virnuc_rules.report.provenance import Provenance, provenance
 from virnuc_rules.serving.worker_report import WorkerReport, read_reports
+from virnuc_rules.vocabulary import Call
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def render(run: Run) -> str:
     # Inside a script element only `<` could end it; in JSON it may be written like this anywhere.
     safe = Markup(data.replace("<", "\\u003c"))  # noqa: S704
     return page.render(
-        run=run, calls=CALLS, data=safe, shown_failures=SHOWN_FAILURES, sparkline=_sparkline
+        run=run, calls=list(Call), data=safe, shown_failures=SHOWN_FAILURES, sparkline=_sparkline
     )
 
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from virnuc_rules.chunking.format import Chunk
-from virnuc_rules.config.labels import LABELS
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.prediction.contig_calls import Bool, Int
@@ -24,6 +23,7 @@ from virnuc_rules.prediction.scored_chunks import usable_results
 from virnuc_rules.training.annotation import CodingSequences
 from virnuc_rules.training.labelled import Labelled, LabelledRun, annotated
 from virnuc_rules.training.split import PARTS, Part
+from virnuc_rules.vocabulary import Label
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +58,13 @@ class Rows:
 
     def __init__(self, blocks: list[Block]) -> None:
         self.blocks = [block for block in blocks if len(block.rows)]
-        self.counts = np.zeros(len(LABELS), np.int64)  # by label
+        self.counts = np.zeros(len(Label), np.int64)  # by label
         for block in self.blocks:
             self.counts[block.label] += len(block.rows)
 
-    def by_label(self) -> dict[str, int]:
+    def by_label(self) -> dict[Label, int]:
         """Return how many there are of each label."""
-        return dict(zip(LABELS, self.counts.tolist(), strict=True))
+        return dict(zip(Label, self.counts.tolist(), strict=True))
 
     def capped(self, most: int, seed: int) -> "Rows":
         """Return at most so many rows of each label, drawn by the seed; 0: all."""

@@ -40,7 +40,7 @@ class LabelledSample:
     """The C contigs and W windows of a sample, of one label."""
 
     name: str
-    label: int  # index into LABELS
+    label: int  # code of a Label
     folder: ChunkFolder
     manifest: Manifest
     ids: list[str]  # [C]

@@ -16,6 +16,7 @@ from virnuc_rules.models.card import Calibration, Seen, Training
 from virnuc_rules.report.figures import COLORS, STYLE
 from virnuc_rules.report.page import page_environment
 from virnuc_rules.training.evaluation import Measures, Reliability
+from virnuc_rules.vocabulary import Call
 
 _MOST_GROUPS = 20  # that are listed
 
@@ -75,18 +76,18 @@ def _roc(axes: Any, evaluation: Evaluation) -> None:
         if ranking := measured.ranking:
             x, y = zip(*ranking.roc, strict=True)
             axes.plot(x, y, color=color, label=f"{name}, AUROC {ranking.auroc:.3f}")
-    axes.plot([0, 1], [0, 1], color=COLORS["no_call"], linewidth=0.8)
-    axes.set(xlabel="others called virus", ylabel="viral ones called virus", title="ROC")
+    axes.plot([0, 1], [0, 1], color=COLORS[Call.NO_CALL], linewidth=0.8)
+    axes.set(xlabel="non-viral ones called virus", ylabel="viral ones called virus", title="ROC")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, loc="lower right")
 
 
 def _reliability(axes: Any, found: Reliability | None) -> None:
-    axes.plot([0, 1], [0, 1], color=COLORS["no_call"], linewidth=0.8)
+    axes.plot([0, 1], [0, 1], color=COLORS[Call.NO_CALL], linewidth=0.8)
     if found:
         predicted = [each.predicted for each in found.bins]
         observed = [each.observed for each in found.bins]
-        axes.plot(predicted, observed, "o-", color=COLORS["virus"], markersize=4)
+        axes.plot(predicted, observed, "o-", color=COLORS[Call.VIRUS], markersize=4)
     axes.set(
         xlabel="probability of windows" if found and found.calibrated else "raw score of windows",
         ylabel="share that is viral",

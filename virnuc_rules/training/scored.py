@@ -13,9 +13,6 @@ from virnuc_rules.config.model import Calling
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.prediction.contig_calls import (
-    CALLED,
-    FAILED,
-    REASONS,
     Bool,
     Float,
     Int,
@@ -28,6 +25,7 @@ from virnuc_rules.prediction.window_calls import Consensus
 from virnuc_rules.progress import progress
 from virnuc_rules.training.labelled import Labelled, LabelledRun, LabelledSample
 from virnuc_rules.training.split import PARTS, Part
+from virnuc_rules.vocabulary import NO_REASON, Call, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +118,13 @@ def _score(
             return everything
         return everything.where(sample.part[contig] == PARTS.index(part))
 
-    mean = np.where(calls["call"] == "no_call", np.float32(np.nan), calls["score_mean"])
+    mean = np.where(calls["call"] == Call.NO_CALL, np.float32(np.nan), calls["score_mean"])
     return (
         scored(consensus.margin, consensus.virus, consensus.failed, contig),
         scored(
             mean,
-            calls["call"] == "virus",
-            calls["reason"] == REASONS[FAILED],
+            calls["call"] == Call.VIRUS,
+            calls["reason"] == Reason.EMBEDDING_FAILED,
             np.arange(len(sample.length)),
         ),
     )
@@ -138,13 +136,14 @@ def _contig_calls(
     """Return the columns of the contig table, as `predict` computes them."""
     places = [table.select(["start", "end"]) for table in read_windows(sample.folder)]
     start, end = (column.to_numpy() for column in pa.concat_tables(places).columns)
-    no_call = np.where(consensus.failed, FAILED, REASONS.index("no_open_frame"))
+    failed, closed = Reason.EMBEDDING_FAILED.code, Reason.NO_OPEN_FRAME.code
+    reason = np.where(consensus.called, NO_REASON, np.where(consensus.failed, failed, closed))
     windows = WindowCalls(
         contig=sample.window_contig,
         start=start,
         end=end,
         score=consensus.score2,
-        reason=np.where(consensus.called, CALLED, no_call).astype(np.int8),
+        reason=reason.astype(np.int8),
         virus=consensus.virus,
     )
     return contig_calls(windows, viral_regions(windows), calling)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from virnuc_rules.config.labels import LABELS
+from virnuc_rules.config.labels import read_label
 from virnuc_rules.config.sheet import Row, read_pairs, read_sheet
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.training.split import PARTS, Part
+from virnuc_rules.vocabulary import Label
 
 _COLUMNS = {"sample", "path", "label", "labels", "group", "groups", "genbank", "part"}
 
@@ -17,7 +18,7 @@ _COLUMNS = {"sample", "path", "label", "labels", "group", "groups", "genbank", "
 class LabelledFile:
     """What the sheet says of one file of sequences."""
 
-    label: int  # index into LABELS
+    label: int  # code of a Label
     group: str  # of all its records; empty: see `groups`
     groups_file: Path | None
     groups: dict[str, str] | None  # of each record by its id; None: each record is a group
@@ -41,7 +42,7 @@ def read_labelled_sheet(path: Path) -> LabelledSheet:
     """
     sheet = read_sheet(path)
     if "label" not in sheet.table.columns:
-        raise VirnucError(f"{path}: line 1: a column 'label' is needed: {' or '.join(LABELS)}")
+        raise VirnucError(f"{path}: line 1: a column 'label' is needed: {' or '.join(Label)}")
     if unknown := sorted(set(sheet.table.columns) - _COLUMNS):
         raise VirnucError(  # a misspelt `groups` would tear genomes apart
             f"{path}: line 1: column {unknown[0]!r} is not known; known are "
@@ -62,15 +63,13 @@ def read_labelled_sheet(path: Path) -> LabelledSheet:
 
 def _labelled(row: Row) -> LabelledFile:
     label, group, part = (row.cells.get(name, "") for name in ("label", "group", "part"))
-    if label not in LABELS:
-        raise VirnucError(f"{row.where}: label {label!r}: write {' or '.join(LABELS)}")
     groups = row.path("groups")
     if group and groups:
         raise VirnucError(f"{row.where}: give `group` or `groups`, not both")
     if part and part not in PARTS:
         raise VirnucError(f"{row.where}: part {part!r}: write {', '.join(PARTS)}, or nothing")
     return LabelledFile(
-        label=LABELS.index(label),
+        label=read_label(label, row.where).code,
         group=group,
         groups_file=groups,
         groups=read_pairs(groups, "id", "group") if groups else None,
