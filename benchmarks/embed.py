@@ -33,7 +33,7 @@ from virnuc_rules.embedding.embed import Networks, embed_chunk
 from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.models import card, layers
 from virnuc_rules.models.bundle import Bundle, write_card
-from virnuc_rules.models.device import DTYPES, choose_device, choose_precision
+from virnuc_rules.models.device import DTYPES, choose_device
 from virnuc_rules.models.dnabert import Dnabert
 
 Device = torch.device
@@ -229,7 +229,6 @@ def compare(folder: Path, options: argparse.Namespace, device: torch.device) -> 
     for precision in DTYPES:
         if device.type == "cpu" and precision in ("tf32", "fp16"):
             continue
-        choose_precision(precision, device)
         networks = Networks.open(bundle, device, precision)
         settings = Settings(precision=precision, batch_tokens=options.batch_tokens)
         embed_chunk(chunk, networks, settings)

@@ -22,7 +22,7 @@ import torch
 from virnuc_rules.chunking.format import read_manifest, read_windows
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Chunking, Config
-from virnuc_rules.embedding.embedding_file import Embeddings, read_result, write_result
+from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result, write_result
 from virnuc_rules.embedding.tasks import Settings, read_settings, sample_tasks
 from virnuc_rules.prediction.predict import predict
 from virnuc_rules.queue.store import Store
@@ -54,7 +54,7 @@ def make_sample(folder: Path, windows: int, contigs: str) -> None:
         dnabert_s, esm2 = (torch.randn(len(ids), w, generator=generator) for w in widths)
         path = Store(config.run.results).result(task.key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        embeddings = Embeddings(ids, dnabert_s, esm2, computed="fp32 on cpu")
+        embeddings = Embeddings(ids, dnabert_s, esm2, Computation(precision="fp32", device="cpu"))
         write_result(path, task.key, Settings.of(config), embeddings)
 
 

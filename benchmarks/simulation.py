@@ -144,7 +144,7 @@ class SimulatedQueue(Queue):
             return None
         self.world.ask(CLAIMING)
         self.world.claims[key] = Holder(self.owner, self.world.clock.now)
-        return Claim(key, -1, self.owner)
+        return Claim(key, self.owner, 0, descriptor=-1)
 
     def _remove(self, key: str, meant: bytes) -> bool:
         return bool(self.world.claims.pop(key, None))

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from virnuc_rules.embedding.embedding_file import Embeddings, read_result, write_result
+from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result, write_result
 from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.training.dataset import Block, Rows
 from virnuc_rules.training.fit import Recipe, fit
@@ -38,7 +38,12 @@ def write_files(folder: Path, number: int) -> None:
         torch.manual_seed(file)
         first, second = (torch.randn(ROWS_OF_A_FILE, width) + 0.05 * (file % 2) for width in WIDTHS)
         path = folder / f"{file}.safetensors"
-        write_result(path, "key", settings, Embeddings(ids, first, second))
+        write_result(
+            path,
+            "key",
+            settings,
+            Embeddings(ids, first, second, Computation(precision="fp32", device="cpu")),
+        )
 
 
 def map_rows(folder: Path, files: int, rows: int) -> Rows:

@@ -23,13 +23,14 @@ from virnuc_rules.config.model import Chunking, Embedding
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.embedding import embed, tasks
 from virnuc_rules.embedding.embed import Networks, embed_chunk, micro_batches, self_check
-from virnuc_rules.embedding.embedding_file import Embeddings, read_result, write_result
+from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result, write_result
 from virnuc_rules.embedding.tasks import Tasks, result_key
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
 
 SETTINGS = Embedding(precision="fp32", batch_tokens=2048)
+HOW = Computation(precision="fp32", device="cpu")
 KEY = "0123456789abcdef" * 4
 
 
@@ -133,7 +134,7 @@ def by_hand(chunk: Chunk, networks: Networks) -> Embeddings:
         ids = [0, *(esm2.ALPHABET.index(letter) for letter in protein), 2]
         present = torch.ones(1, len(ids), dtype=torch.bool)
         proteins.append(networks.esm2(torch.tensor([ids]), present)[0, 1:-1].mean(dim=0))
-    return Embeddings(chunk.ids, torch.stack(dna), torch.stack(proteins))
+    return Embeddings(chunk.ids, torch.stack(dna), torch.stack(proteins), HOW)
 
 
 def test_embeddings_are_those_of_each_frame_alone(
@@ -223,7 +224,9 @@ def small(tmp_path: Path) -> tuple[Path, Embeddings]:
     """A small result file, and what is in it."""
     generator = torch.Generator().manual_seed(1)
     rows = torch.randn(3, 9, generator=generator)
-    result = Embeddings(["a_chunk_1F1", "b|x_chunk_2R3", "病_chunk_1F2"], rows[:, :4], rows[:, 4:])
+    result = Embeddings(
+        ["a_chunk_1F1", "b|x_chunk_2R3", "病_chunk_1F2"], rows[:, :4], rows[:, 4:], HOW
+    )
     path = tmp_path / "result.safetensors"
     write_result(path, KEY, SETTINGS, result)
     return path, result

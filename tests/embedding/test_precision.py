@@ -19,14 +19,20 @@ from virnuc_rules.bundles.verified import read_verified
 from virnuc_rules.chunking.format import Chunk, read_chunk
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Chunking, Config, Embedding
-from virnuc_rules.embedding.embed import Model, Networks, embed_chunk, micro_batches
+from virnuc_rules.embedding import embed
+from virnuc_rules.embedding.embed import Model, Networks, embed_chunk, micro_batches, self_check
 from virnuc_rules.embedding.embedding_file import Embeddings
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.errors import ChunkError, ModelError
 from virnuc_rules.inspection.verify import Data, verify, verify_precision
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.models.device import choose_device, choose_precision, is_out_of_memory
+from virnuc_rules.models.device import (
+    choose_device,
+    choose_precision,
+    is_out_of_memory,
+    matmul_precision,
+)
 from virnuc_rules.queue.store import Store
 from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.serving.worker import Exit
@@ -114,18 +120,43 @@ def test_the_device_of_a_machine_without_gpu() -> None:
 )
 def test_the_precision(wanted: str, device: str, expected: str | None) -> None:
     if expected:
-        for before in ("high", "highest"):
-            torch.set_float32_matmul_precision(before)
-            assert choose_precision(wanted, torch.device(device)) == expected
-            after = torch.get_float32_matmul_precision()
-            assert after == ("high" if expected == "tf32" else "highest")
+        assert choose_precision(wanted, torch.device(device)) == expected
     else:
-        torch.set_float32_matmul_precision("medium")
         with pytest.raises(ModelError) as raised:
             choose_precision(wanted, torch.device(device))
         told = f"precision {wanted} needs a CUDA device; take fp32 or bf16 on cpu"
         assert str(raised.value) == told
-        assert torch.get_float32_matmul_precision() == "medium"
+
+
+@pytest.mark.parametrize(
+    ("precision", "within"),
+    [("fp32", "highest"), ("tf32", "high"), ("bf16", "highest"), ("fp16", "highest")],
+)
+@pytest.mark.parametrize("before", ["medium", "high", "highest"])
+def test_a_precision_ends_with_its_block(precision: str, within: str, before: str) -> None:
+    torch.set_float32_matmul_precision(before)
+    with pytest.raises(ValueError, match="oh"), matmul_precision(precision):
+        assert torch.get_float32_matmul_precision() == within
+        raise ValueError("oh")
+    assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize(("precision", "within"), [("fp32", "highest"), ("tf32", "high")])
+def test_networks_multiply_in_their_precision(
+    monkeypatch: pytest.MonkeyPatch, precision: str, within: str
+) -> None:
+    seen = []
+    means = embed._means
+
+    def noting(*args: Any) -> torch.Tensor:
+        seen.append(torch.get_float32_matmul_precision())
+        return means(*args)
+
+    monkeypatch.setattr(embed, "_means", noting)
+    torch.set_float32_matmul_precision("medium")
+    self_check(Networks.open(Bundle(BUNDLE), CPU, precision), SETTINGS)
+    assert seen == [within] * 2
+    assert torch.get_float32_matmul_precision() == "medium"
 
 
 # --- what a run says ---------------------------------------------------------------------------
@@ -169,7 +200,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return found
 
 
-def computed(config: Config) -> list[str]:
+def computed(config: Config) -> list[dict[str, str]]:
     """What the metadata of the results say."""
     found = []
     for path in Store(config.run.results).embeddings.glob("*/*.safetensors"):
@@ -190,10 +221,9 @@ def test_a_worker_says_whether_its_precision_was_verified(
     assert (report.precision, report.verified, report.device) == ("bf16", False, "cpu")
     (warning,) = warnings_of(caplog)
     assert "precision bf16 has not been verified on cpu" in warning
-    assert (
-        f"virnuc-rules models verify {config.run.bundle} --precision bf16 --data FASTA" in warning
-    )
-    assert computed(config) == ["bf16 on cpu"] * 3
+    command = f"virnuc-rules models verify {config.run.bundle} --precision bf16 --data FASTA"
+    assert command in warning
+    assert computed(config) == [{"precision": "bf16", "device": "cpu"}] * 3
     list(verify(Bundle(config.run.bundle), CPU, "bf16", SETTINGS, data, None))
     remove_results(config)
     report = work(config)
@@ -222,7 +252,7 @@ def test_auto_is_fp32_on_a_cpu_and_needs_no_verification(
     report = work(config.replace(precision="auto"))
     assert (report.precision, report.verified) == ("fp32", True)
     assert warnings_of(caplog) == []
-    assert computed(config) == ["fp32 on cpu"] * 3
+    assert computed(config) == [{"precision": "fp32", "device": "cpu"}] * 3
 
 
 def test_a_precision_that_the_device_has_not(
@@ -322,7 +352,7 @@ def test_rows_that_are_not_finite_are_computed_in_fp32(
     networks = broken(model, gut[0], bad, value)
     found = embed_chunk(gut[0], networks, SETTINGS)
     assert found.notes == {"recomputed_in_fp32": 3}
-    assert found.computed == "bf16 on cpu"
+    assert str(found.computed) == "bf16 on cpu"
     rows, lower, exact = (getattr(e, model) for e in (found, clean["bf16"], clean["fp32"]))
     torch.testing.assert_close(rows[bad], exact[bad], rtol=0, atol=1e-5)
     assert ((rows - lower)[bad].abs().amax(dim=1) > 1e-3).all()

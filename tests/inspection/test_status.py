@@ -15,7 +15,8 @@ from rich.console import Console
 from virnuc_rules.config.model import Config
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.errors import ChunkError
-from virnuc_rules.inspection.status import Heartbeats, Observer, Status, render, watch
+from virnuc_rules.inspection.status import Observer, Status, render, watch
+from virnuc_rules.queue.heartbeats import Heartbeats
 from virnuc_rules.queue.store import Failure, Store
 from virnuc_rules.serving.worker_report import WorkerReport
 
@@ -139,7 +140,7 @@ def test_a_watcher_trusts_the_counter_more_than_the_clock(
 ) -> None:
     """A file server whose clock is wrong makes the living look dead, and the dead alive."""
     now = [1000.0]
-    monkeypatch.setattr("virnuc_rules.inspection.status.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("virnuc_rules.queue.heartbeats.time.monotonic", lambda: now[0])
     living, dead = run.keys[0], run.keys[1]
     heartbeats = Heartbeats(60)
     run.claim(living, owner("0", "n1"), beats=1, age=3600)

@@ -35,7 +35,7 @@ CONTIGS = ("NODE_1109_length_9622_cov_23.163061", "AE015924.1:1-15000", "NC_0014
 
 
 def test_a_window_is_viral_by_its_best_scores_and_in_a_tie() -> None:
-    consensus = Consensus(5)
+    consensus = Consensus.empty(5)
     windows, frames = np.array([0, 1, 1, 2, 3, 3]), np.array([2, 0, 3, 1, 4, 5], np.int8)
     pairs = [[0.5, 0.5], [0.7, 0.3], [0.4, 0.6], [0.4, 0.6], [0.7, 0.3], [0.3, 0.7]]
     consensus.add(windows, frames, np.array(pairs, np.float32))
@@ -53,7 +53,7 @@ def test_the_best_frame_is_the_first_with_the_best_score(data: st.DataObject, si
     rows = data.draw(st.lists(st.sampled_from(every), min_size=1, max_size=size, unique=True))
     score = data.draw(st.lists(st.sampled_from([0.1, 0.5, 0.9]), min_size=len(rows),
                                max_size=len(rows)))  # fmt: skip
-    consensus = Consensus(size // 3 + 1)
+    consensus = Consensus.empty(size // 3 + 1)
     cut = data.draw(st.integers(0, len(rows)))
     for part in (slice(0, cut), slice(cut, None)):  # of two chunks
         windows, frames = np.array(rows[part], np.int64).reshape(-1, 2).T

@@ -49,7 +49,7 @@ def write_frames(folder: Path, *frames: ScoredChunk) -> Path:
 def test_the_consensus_of_the_original(tmp_path: Path) -> None:
     rows = read_tsv(VANILLA / "prediction_results.txt")
     windows = list(dict.fromkeys(row["Sequence_ID"][:-2] for row in rows))
-    consensus = Consensus(len(windows))
+    consensus = Consensus.empty(len(windows))
     for row in rows:  # a frame at a time
         scores = np.array([[row["score1"], row["score2"]]], np.float32)
         frame = np.array([Frame(row["Sequence_ID"][-2:]).code], np.int8)

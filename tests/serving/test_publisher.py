@@ -14,13 +14,14 @@ from harness import BUNDLE, DEMO, wait_until
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Chunking, Config, Embedding
 from virnuc_rules.embedding import embedding_file as results
-from virnuc_rules.embedding.embedding_file import Embeddings, read_result
+from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.queue.claims import Claim, Queue
 from virnuc_rules.serving.publisher import Publisher
 from virnuc_rules.serving.worker import Exit
 
 SETTINGS = Embedding(precision="fp32", batch_tokens=8192)
+HOW = Computation(precision="fp32", device="cpu")
 KEYS = [letter * 64 for letter in "abc"]
 
 
@@ -31,7 +32,7 @@ def queue(tmp_path: Path) -> Iterator[Queue]:
 
 
 def result(number: int) -> Embeddings:
-    return Embeddings([str(number)], torch.full((1, 3), number), torch.full((1, 2), number))
+    return Embeddings([str(number)], torch.full((1, 3), number), torch.full((1, 2), number), HOW)
 
 
 def claimed(queue: Queue, key: str) -> Claim:

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
+from virnuc_rules.arrays import Bool, Float
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.calibration import expected_fdr, probabilities
 from virnuc_rules.models.card import Calibration
-from virnuc_rules.prediction.contig_calls import Bool, Float
 from virnuc_rules.training.calibrate import balanced_weights, fit_calibration
 
 NUMBER = 20_000

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnuc_rules.config.model import Embedding
-from virnuc_rules.embedding.embedding_file import Embeddings, write_result
+from virnuc_rules.embedding.embedding_file import Computation, Embeddings, write_result
 from virnuc_rules.training import dataset as module
 from virnuc_rules.training.dataset import Block, Rows
+
+HOW = Computation(precision="fp32", device="cpu")
 
 
 def blocks(sizes: list[int], kept: float = 1.0) -> list[Block]:
@@ -128,7 +130,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
     for number in range(FILES):
         x = torch.randn(SIZE, WIDTH) + number % 2
         path = tmp_path / f"{number}.safetensors"
-        write_result(path, "key", settings, Embeddings(IDS, x, x[:, : WIDTH // 5]))
+        write_result(path, "key", settings, Embeddings(IDS, x, x[:, : WIDTH // 5], HOW))
 
     def used(files: int) -> float:
         command = [sys.executable, "-c", MEASURE, str(tmp_path), str(files), str(SIZE)]

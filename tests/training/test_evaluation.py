@@ -1,5 +1,6 @@
 """Measures of an evaluation, against brute force and against sets where they are known."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,7 @@ def test_of_many_groups_the_worst_are_written_down(monkeypatch: pytest.MonkeyPat
 def test_those_that_could_not_be_embedded_are_counted_apart() -> None:
     data = scored()
     failed = np.isnan(data.score) & (np.arange(len(data.virus)) % 2 == 0)
-    data = Scored(**{**{n: getattr(data, n) for n in Scored.__slots__}, "failed": failed})
+    data = replace(data, failed=failed)
     counts = measure(data, NAMES, GROUPS).counts
     assert sum(each.failed for each in counts.values()) == failed.sum() > 0
 

@@ -13,6 +13,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -157,7 +158,7 @@ def _tensors_of_module(module: "_Inert", path: Path) -> dict[str, Any]:
 def _fields(value: Any) -> Mapping[Any, Any]:
     """Return what a stand-in or a dict holds; nothing for anything else."""
     if isinstance(value, _Inert):
-        return vars(value)
+        return value.fields
     return value if isinstance(value, dict) else {}
 
 
@@ -266,6 +267,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 class _Inert:
     """Stands in for an allowed class: holds what the pickle says it held, and does nothing."""
+
+    fields: Mapping[Any, Any] = MappingProxyType({})
+
+    def __setstate__(self, state: Mapping[Any, Any] | None) -> None:
+        self.fields = dict(state or {})
 
 
 def _load(path: Path, classes: tuple[str, ...] = ()) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 from Bio.Data import CodonTable
 from numpy.typing import NDArray
 
-from virnuc_rules.chunking.windows import Int
+from virnuc_rules.arrays import Int
 from virnuc_rules.vocabulary import GENETIC_CODE, NO_REASON, Reason
 
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")

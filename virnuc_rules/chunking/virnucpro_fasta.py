@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Self
 
+from virnuc_rules.arrays import Int
 from virnuc_rules.chunking.open_frames import OpenFrames
-from virnuc_rules.chunking.windows import Int
 from virnuc_rules.files.atomic import replacing
 from virnuc_rules.vocabulary import Frame
 

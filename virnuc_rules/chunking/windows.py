@@ -8,9 +8,9 @@ few steps by one base more. The last window may end up shorter than the others.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Int = NDArray[np.int64]
+from virnuc_rules.arrays import Int
+
 _PAIR = np.array([1, 1])
 
 

@@ -37,7 +37,6 @@ _WINDOW_BLOCKS = 100  # blocks whose windows are written together
 _COMPRESSION = "zstd"
 
 _IS_UNKNOWN = bytes(letter not in b"ACGT" for letter in range(256))
-_OF_A_CONTIG = ("number", "id", "length", "source")  # the columns of CONTIG_SCHEMA
 _FRAMES = pa.array(list(Frame))
 _REASONS = pa.array(list(Reason))
 _LATER = (Reason.EMBEDDING_FAILED, Reason.TOO_FEW_CALLED_WINDOWS)  # come after chunking
@@ -238,8 +237,8 @@ class _ChunkWriter:
         names = pa.array([contig.id for contig in block.contigs])
         numbers = np.array([contig.number for contig in block.contigs])
         if block.begun:
-            columns = ([getattr(contig, name) for contig in block.begun] for name in _OF_A_CONTIG)
-            self.contig_rows.append(_table(CONTIG_SCHEMA, *columns))
+            rows = [(each.number, each.id, each.length, each.source) for each in block.begun]
+            self.contig_rows.append(_table(CONTIG_SCHEMA, *zip(*rows, strict=True)))
         self.window_rows.append(
             _table(
                 WINDOW_SCHEMA,

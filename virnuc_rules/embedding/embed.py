@@ -19,11 +19,17 @@ from torch import Tensor, nn
 
 from virnuc_rules.chunking.format import Chunk
 from virnuc_rules.config.model import Embedding
-from virnuc_rules.embedding.embedding_file import Embeddings
+from virnuc_rules.embedding.embedding_file import Computation, Embeddings
 from virnuc_rules.errors import ChunkError, ModelError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.models.device import DTYPES, clear_caches, is_out_of_memory, reuse_memory
+from virnuc_rules.models.device import (
+    DTYPES,
+    clear_caches,
+    is_out_of_memory,
+    matmul_precision,
+    reuse_memory,
+)
 
 Model = Literal["dnabert_s", "esm2"]
 Ids = NDArray[np.int64]  # token ids of one sequence
@@ -130,10 +136,10 @@ def embed_chunk(
         chunk.ids,
         dnabert_s,
         proteins,
+        Computation(precision=networks.precision, device=networks.device.type),
         run.tokens,
         run.padding,
         dict(run.notes),
-        f"{networks.precision} on {networks.device.type}",
     )
 
 
@@ -192,7 +198,8 @@ class _Run:
     def _means(self, tokens: list[Ids], network: nn.Module, pad: int, skip: int) -> Tensor:
         """Run one micro-batch; where memory does not suffice, its halves."""
         try:
-            return _means(tokens, network, pad, skip, self.networks.device)
+            with matmul_precision(self.networks.precision):
+                return _means(tokens, network, pad, skip, self.networks.device)
         except RuntimeError as error:
             if len(tokens) == 1 or not is_out_of_memory(error):
                 raise

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -16,6 +16,18 @@ from virnuc_rules.errors import ResultError
 _METADATA = "virnuc"  # one JSON text: safetensors writes several keys in random order
 
 
+class Computation(BaseModel):
+    """How embeddings were computed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    precision: str  # of the matrix products
+    device: str  # its type
+
+    def __str__(self) -> str:
+        return f"{self.precision} on {self.device}"
+
+
 @dataclass(frozen=True, slots=True)
 class Embeddings:
     """R embeddings with the ids of their open frames; float32 on the CPU."""
@@ -23,10 +35,10 @@ class Embeddings:
     ids: list[str]
     dnabert_s: Tensor  # [R, width of DNABERT-S], mean over all tokens with [CLS] and [SEP]
     esm2: Tensor  # [R, width of ESM-2], mean over the residues only
+    computed: Computation
     tokens: int = 0  # of both models, without padding
     padding: int = 0  # tokens that only filled micro-batches up
     notes: dict[str, int] = field(default_factory=dict)  # what was out of the ordinary
-    computed: str = ""  # in which precision, on which type of device
 
 
 class ResultCard(BaseModel):
@@ -38,7 +50,7 @@ class ResultCard(BaseModel):
     sha256: dict[str, str]  # of each matrix
     settings: Embedding
     notes: dict[str, int]
-    computed: str
+    computed: Computation
 
 
 def write_result(path: Path, key: str, settings: Embedding, result: Embeddings) -> None:
@@ -76,9 +88,7 @@ def read_result(path: Path, key: str, ids: list[str]) -> Embeddings:
     for name, tensor in tensors.items():
         if len(tensor) != len(ids) or card.sha256.get(name) != _tensor_hash(tensor):
             raise ResultError(f"{path}: the result is damaged (sha256 of {name} differs)")
-    return Embeddings(
-        ids, tensors["dnabert_s"], tensors["esm2"], notes=card.notes, computed=card.computed
-    )
+    return Embeddings(ids, tensors["dnabert_s"], tensors["esm2"], card.computed, notes=card.notes)
 
 
 def _tensor_hash(tensor: Tensor) -> str:

@@ -13,7 +13,9 @@ from virnuc_rules.config.model import Embedding, Inputs, Run, Serving
 from virnuc_rules.config.sheet import read_samples
 from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.errors import ChunkError, VirnucError
-from virnuc_rules.queue.store import Store, listing
+from virnuc_rules.queue.claim_text import name_and_pid
+from virnuc_rules.queue.heartbeats import Heartbeats
+from virnuc_rules.queue.store import Store
 from virnuc_rules.serving.worker_report import WorkerReport, read_reports
 
 
@@ -45,40 +47,6 @@ class Status(BaseModel):
     seconds_left: float | None  # None where no worker is at work
     failures: list[str]
     workers: list[WorkerStatus]
-
-
-class Heartbeats:
-    """The claims of a run, looked at once or again and again; they are only read.
-
-    At the first look a claim's age is its file's time by our clock, which may be wrong by what the
-    clocks differ. From then on it is as for a worker: the counter must not stand still for
-    `lease_seconds` of our own clock.
-    """
-
-    def __init__(self, lease_seconds: float) -> None:
-        self.lease_seconds = lease_seconds
-        self._seen: dict[str, tuple[str, float]] = {}  # content, and when it was new to us
-
-    def owners(self, store: Store) -> dict[str, str | None]:
-        """Return the claimed keys with their owner; None where the heartbeat has stopped."""
-        owners: dict[str, str | None] = {}
-        for key in listing(store.claims):
-            path = store.claims / key
-            try:
-                content, age = path.read_text(), time.time() - path.stat().st_mtime
-            except OSError:
-                continue  # released meanwhile
-            if key.startswith("."):
-                continue
-            now = time.monotonic()
-            before, since = self._seen.get(key, ("", now - max(age, 0.0)))
-            if before and before != content:
-                since = now
-            self._seen[key] = content, since
-            identity = content.partition(" ")[0]  # .<key>.<owner>-<number>
-            owner = identity.removeprefix(f".{key}.").rpartition("-")[0]
-            owners[key] = owner if now - since < self.lease_seconds else None
-        return owners
 
 
 class Observer:
@@ -146,10 +114,10 @@ def _workers(reports: list[WorkerReport], at_work: set[str]) -> list[WorkerStatu
     known = {report.owner for report in reports}
     workers = [_worker(report, report.owner in at_work) for report in reports]
     for owner in sorted(at_work - known):
-        name, pid, _ = owner.rsplit("-", 2)  # the host is a part of the name
+        name, pid = name_and_pid(owner)
         workers.append(
             WorkerStatus(
-                worker=name, host="", pid=int(pid), device="", working=True, chunks=0,
+                worker=name, host="", pid=pid, device="", working=True, chunks=0,
                 open_frames=0, open_frames_per_second=0.0, state="working",
             )
         )  # fmt: skip

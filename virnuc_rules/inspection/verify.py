@@ -29,7 +29,7 @@ from virnuc_rules.errors import ModelError
 from virnuc_rules.files.atomic import file_sha256
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.models.device import choose_precision
+from virnuc_rules.models.device import matmul_precision
 from virnuc_rules.prediction.scored_chunks import ScoredChunk
 from virnuc_rules.prediction.window_calls import Consensus
 
@@ -81,10 +81,7 @@ def verify_precision(
     networks = {name: Networks.open(bundle, device, name) for name in (EXACT, precision)}
     comparison = _Comparison(bundle, data.manifest.windows)
     for chunk in data.chunks():
-        embedded = {}
-        for name, used in networks.items():
-            choose_precision(name, device)  # it sets how torch multiplies
-            embedded[name] = embed_chunk(chunk, used, settings)
+        embedded = {name: embed_chunk(chunk, used, settings) for name, used in networks.items()}
         comparison.add(chunk, embedded[EXACT], embedded[precision])
     return Verification(
         precision=precision, **comparison.result(), **data.described(bundle, device)
@@ -97,24 +94,27 @@ class _Comparison:
     def __init__(self, bundle: Bundle, windows: int) -> None:
         self.classifier = bundle.open_classifier() if bundle.card.classifier else None
         self.windows = windows
-        self.consensus = Consensus(windows), Consensus(windows)
+        self.consensus = Consensus.empty(windows), Consensus.empty(windows)
         self.cosine = {"dnabert_s": 1.0, "esm2": 1.0}
         self.recomputed = self.flips = 0
         self.differences: list[np.ndarray[Any, Any]] = []
 
     def add(self, chunk: Chunk, exact: Embeddings, other: Embeddings) -> None:
-        for name in self.cosine:
-            cosine = F.cosine_similarity(getattr(exact, name), getattr(other, name)).min()
-            self.cosine[name] = min(self.cosine[name], float(cosine))
+        pairs = {
+            "dnabert_s": (exact.dnabert_s, other.dnabert_s),
+            "esm2": (exact.esm2, other.esm2),
+        }
+        for name, (ours, theirs) in pairs.items():
+            cosine = float(F.cosine_similarity(ours, theirs).min())
+            self.cosine[name] = min(self.cosine[name], cosine)
         self.recomputed += other.notes.get("recomputed_in_fp32", 0)
         if self.classifier is None:
             return
         one, two = (self.classifier.scores(e.dnabert_s, e.esm2).numpy() for e in (exact, other))
         self.flips += int(((one[:, 1] >= one[:, 0]) != (two[:, 1] >= two[:, 0])).sum())
         self.differences.append(np.abs(one[:, 1] - two[:, 1]))
-        frames = ScoredChunk(chunk.table, one)
         for consensus, scores in zip(self.consensus, (one, two), strict=True):
-            consensus.add(frames.window_row, frames.frame, scores)
+            consensus.add_chunk(ScoredChunk(chunk.table, scores))
 
     def result(self) -> dict[str, Any]:
         found: dict[str, Any] = dict.fromkeys(
@@ -146,13 +146,13 @@ def verify_parity(
     Raises ModelError where fair-esm is not installed or the checkpoint is none of its own.
     """
     theirs = _open_fair_esm(checkpoint).to(device)
-    choose_precision(EXACT, device)
     networks = Networks.open(bundle, device, EXACT)
     largest = scale = 0.0
     cosine = 1.0
     for chunk in data.chunks():
         ours = embed_chunk(chunk, networks, settings).esm2
-        expected = torch.stack([_fair_esm_mean(theirs, p, device) for p in chunk.protein])
+        with matmul_precision(EXACT):
+            expected = torch.stack([_fair_esm_mean(theirs, p, device) for p in chunk.protein])
         if ours.shape != expected.shape:
             raise ModelError(
                 f"{checkpoint}: its width is {expected.shape[1]}, not that of the bundle"

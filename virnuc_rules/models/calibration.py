@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
+from virnuc_rules.arrays import Double
 from virnuc_rules.models.card import BundleCard, Calibration
-
-Double = NDArray[np.float64]
 
 
 def calibrated(

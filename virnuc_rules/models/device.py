@@ -2,6 +2,8 @@
 
 import ctypes
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -35,14 +37,27 @@ def choose_device(wanted: str, number: int = 0) -> torch.device:
 def choose_precision(wanted: str, device: torch.device) -> str:
     """Return the precision of matrix products: `auto` is fp16 on CUDA and fp32 elsewhere.
 
-    Sets how torch multiplies float32. Raises ModelError for what the device cannot do.
+    Raises ModelError for what the device cannot do.
     """
     if wanted in _CUDA_ONLY and device.type != "cuda":
         raise ModelError(f"precision {wanted} needs a CUDA device; take fp32 or bf16 on {device}")
     if wanted == "auto":
-        wanted = "fp16" if device.type == "cuda" else "fp32"
-    torch.set_float32_matmul_precision("high" if wanted == "tf32" else "highest")
+        return "fp16" if device.type == "cuda" else "fp32"
     return wanted
+
+
+@contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """Have torch round the factors of float32 products within the block if it is tf32, else not.
+
+    torch knows one setting for all threads of the process; what it was before comes back.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -8,12 +8,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from virnuc_rules.arrays import Bool, Float, Int
 from virnuc_rules.config.model import Calling
 from virnuc_rules.vocabulary import NO_REASON, Call, Reason
-
-Int = NDArray[np.int64]
-Float = NDArray[np.float32]
-Bool = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

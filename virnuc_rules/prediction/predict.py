@@ -6,15 +6,17 @@ from pathlib import Path
 
 import torch
 
+from virnuc_rules.arrays import Int
 from virnuc_rules.bundles.verified import read_verified
 from virnuc_rules.chunking.format import contig_lengths, contig_numbers, read_manifest, read_windows
 from virnuc_rules.config.model import Calling, Embedding, Probability, Run
 from virnuc_rules.config.run_folder import RunFolder, SampleFolder
+from virnuc_rules.embedding.embedding_file import Computation
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.files.atomic import staged_folder, writing
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.calibration import calibrated, expected_fdr
-from virnuc_rules.prediction.contig_calls import Int, whole_contigs
+from virnuc_rules.prediction.contig_calls import whole_contigs
 from virnuc_rules.prediction.scored_chunks import ScoredChunk, scored_chunks
 from virnuc_rules.prediction.tables import SampleTables, move_into_place
 from virnuc_rules.prediction.viral_fasta import write_viral
@@ -48,8 +50,8 @@ def predict(
     probabilities = calibrated(bundle.card, probability.prevalence)
     torch.set_num_threads(1)  # the classifier is small; samples run beside each other
     numbers, lengths = contig_numbers(folder, manifest), contig_lengths(folder, manifest)
-    consensus = Consensus(manifest.windows)
-    computed: set[str] = set()  # in which precision, on which type of device
+    consensus = Consensus.empty(manifest.windows)
+    computed: set[Computation] = set()
     work = manifest.open_frames + manifest.windows
     with writing(out), staged_folder(out) as staged, progress(f"sample {sample}", work) as advance:
         stage = SampleFolder(staged, sample)
@@ -78,10 +80,10 @@ def predict(
             "sample %s: %.1f %% of the windows called virus are expected not to be, if %g of the "
             "windows are viral (`prevalence`)", sample, 100 * share, probability.prevalence,
         )  # fmt: skip
-    for name in sorted(computed):
-        precision, _, device = name.partition(" on ")
-        known = "" if verified.covers(precision, device) else " (not verified with this bundle)"
-        logger.info("sample %s: embeddings computed in %s%s", sample, name, known)
+    for how in sorted(computed, key=str):
+        known = verified.covers(how.precision, how.device)
+        note = "" if known else " (not verified with this bundle)"
+        logger.info("sample %s: embeddings computed in %s%s", sample, how, note)
 
 
 def _add_frames(
@@ -92,10 +94,7 @@ def _add_frames(
     advance: Callable[[int], None],
 ) -> None:
     for chunk in chunks:
+        consensus.add_chunk(chunk)
         rows = chunk.window_row
-        if chunk.scores is None:
-            consensus.fail(rows)
-        else:
-            consensus.add(rows, chunk.frame, chunk.scores)
         tables.add_frames(chunk, numbers[rows])
         advance(len(rows))

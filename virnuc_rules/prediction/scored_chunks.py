@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from virnuc_rules.arrays import Float, Int
 from virnuc_rules.chunking.format import Chunk
 from virnuc_rules.config.model import Run
-from virnuc_rules.embedding.embedding_file import Embeddings, read_result
+from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result
 from virnuc_rules.embedding.scoring import frame_scores
 from virnuc_rules.embedding.tasks import Task
 from virnuc_rules.errors import ResultError
 from virnuc_rules.models.classifier import MLPClassifier
-from virnuc_rules.prediction.contig_calls import Float, Int
 from virnuc_rules.queue.store import Store
 from virnuc_rules.vocabulary import Frame
 
@@ -70,7 +70,7 @@ def usable_results(tasks: list[Task], run: Run) -> Iterator[tuple[Chunk, Embeddi
 
 
 def scored_chunks(
-    tasks: list[Task], run: Run, classifier: MLPClassifier, computed: set[str]
+    tasks: list[Task], run: Run, classifier: MLPClassifier, computed: set[Computation]
 ) -> Iterator[ScoredChunk]:
     """Yield the chunks of a sample in order, with scores where there are embeddings.
 

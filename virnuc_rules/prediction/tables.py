@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from virnuc_rules.arrays import Float, Int
 from virnuc_rules.chunking.format import frame_ids, window_ids
 from virnuc_rules.config.model import Calling
 from virnuc_rules.config.run_folder import ChunkFolder, SampleFolder
@@ -22,8 +23,6 @@ from virnuc_rules.errors import ChunkError
 from virnuc_rules.files.atomic import sync_directory, sync_files
 from virnuc_rules.files.tsv import lines, text
 from virnuc_rules.prediction.contig_calls import (
-    Float,
-    Int,
     Regions,
     WindowCalls,
     contig_calls,

@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from virnuc_rules.arrays import Int
 from virnuc_rules.config.run_folder import SampleFolder
 from virnuc_rules.files.gzip import Gzip
 from virnuc_rules.files.tsv import lines, shortest
-from virnuc_rules.prediction.contig_calls import Int, Regions, WindowCalls
+from virnuc_rules.prediction.contig_calls import Regions, WindowCalls
 
 _SEQID = ".:^*$@!+?-|"  # what GFF3 allows in a name, beside letters, digits and what quote keeps
 

@@ -1,12 +1,17 @@
 """Calls of windows: the consensus of their open frames, by upstream's rule."""
 
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
 from numpy.typing import NDArray
 
-from virnuc_rules.prediction.contig_calls import Float, Int
+from virnuc_rules.arrays import Bool, Float, Int
+from virnuc_rules.prediction.scored_chunks import ScoredChunk
 from virnuc_rules.vocabulary import Frame
 
 
+@dataclass(slots=True)
 class Consensus:
     """The best scores of each of W windows over its open frames, collected chunk by chunk.
 
@@ -14,12 +19,29 @@ class Consensus:
     (upstream's rule: the two may come from different frames).
     """
 
-    def __init__(self, windows: int) -> None:
-        self.score1: Float = np.full(windows, -np.inf, np.float32)
-        self.score2: Float = np.full(windows, -np.inf, np.float32)
-        self.best = np.full(windows, len(Frame), np.int8)  # first frame with score2
-        self.frames = np.zeros(windows, np.int8)  # open frames so far
-        self.failed = np.zeros(windows, np.bool_)  # a frame of it could not be embedded
+    score1: Float  # [W] best of its frames, -inf without any
+    score2: Float  # [W]
+    best: NDArray[np.int8]  # [W] first frame with score2, code of a Frame
+    frames: NDArray[np.int8]  # [W] open frames so far
+    failed: Bool  # [W] a frame of it could not be embedded
+
+    @classmethod
+    def empty(cls, windows: int) -> Self:
+        """Return that of so many windows, of which no open frame was seen yet."""
+        return cls(
+            np.full(windows, -np.inf, np.float32),
+            np.full(windows, -np.inf, np.float32),
+            np.full(windows, len(Frame), np.int8),
+            np.zeros(windows, np.int8),
+            np.zeros(windows, np.bool_),
+        )
+
+    def add_chunk(self, chunk: ScoredChunk) -> None:
+        """Take in the open frames of a chunk; without scores its windows have failed."""
+        if chunk.scores is None:
+            self.fail(chunk.window_row)
+        else:
+            self.add(chunk.window_row, chunk.frame, chunk.scores)
 
     def add(self, window_row: Int, frame: NDArray[np.int8], scores: Float) -> None:
         """Take in scores [R, 2] of open frames [R] (codes of frames) of windows [R]."""
@@ -40,10 +62,13 @@ class Consensus:
 
     def part(self, rows: slice) -> "Consensus":
         """Return the consensus of some windows, as a view."""
-        part = Consensus(0)
-        for name, array in vars(self).items():
-            setattr(part, name, array[rows])
-        return part
+        return Consensus(
+            self.score1[rows],
+            self.score2[rows],
+            self.best[rows],
+            self.frames[rows],
+            self.failed[rows],
+        )
 
     @property
     def margin(self) -> Float:
@@ -57,11 +82,11 @@ class Consensus:
         return np.where(self.called, both, np.float32(np.nan))
 
     @property
-    def called(self) -> NDArray[np.bool_]:
+    def called(self) -> Bool:
         """Tell which windows have a call."""
         return (self.frames > 0) & ~self.failed
 
     @property
-    def virus(self) -> NDArray[np.bool_]:
+    def virus(self) -> Bool:
         """Tell which windows are viral; False also where there is no call."""
         return self.called & (self.score2 >= self.score1)

@@ -14,7 +14,6 @@ import os
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import Self
 
 from virnuc_rules.files.atomic import replacing, sync_directory
+from virnuc_rules.queue.claim_text import ClaimText, new_owner
 from virnuc_rules.queue.store import Failure, Store, by_shard
 
 _BEATS_PER_LEASE = 5
@@ -30,18 +30,11 @@ _FIRST_PAUSE = 0.05  # seconds between looks at what others hold; doubles up to 
 _REST = 9  # a pause is at least so many times as long as the look before it
 
 
-@dataclass
-class Claim:
+@dataclass(kw_only=True)
+class Claim(ClaimText):
     """The right to work on `key`, held by a link `claims/<key>` to a file of this worker."""
 
-    key: str
-    descriptor: int
-    identity: str  # what the file begins with, unique to this claim
-    beats: int = 0
-
-    def content(self) -> bytes:
-        """Return what the file says: identity and counter, always of the same length."""
-        return f"{self.identity} {self.beats:012d}\n".encode()
+    descriptor: int  # of the file, open for writing
 
     def beat(self) -> None:
         """Raise the counter. An error means that the file is gone: the claim was taken over."""
@@ -92,8 +85,7 @@ class Queue:
         self.store = Store(results)
         self.worker, self.lease_seconds, self.log = worker, lease_seconds, log
         self.host = socket.gethostname()
-        # Part of file names, which may have 255 bytes.
-        self.owner = f"{worker[:40]}-{self.host[:40]}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        self.owner = new_owner(worker, self.host)
         self.seconds_waiting = 0.0
         self.held: dict[str, Claim] = {}
         self._observed: dict[str, _Observed] = {}
@@ -125,9 +117,10 @@ class Queue:
         """Try to get the right to work on a key; None where it is done or another's."""
         if self.store.is_done(key) or not self._take_over(key):
             return None
-        target, name = self.store.claims / key, self._unique(key)
+        number = next(self._number)
+        target, name = self.store.claims / key, self._hidden(key, number)
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        claim = Claim(key, descriptor, name.name)
+        claim = Claim(key, self.owner, number, descriptor=descriptor)
         os.write(descriptor, claim.content())  # the first beat makes sure that others see it
         error = _link(name, target)
         # Only the link count tells the truth: NFS can lose the reply to a link that worked. It may
@@ -166,7 +159,7 @@ class Queue:
         A claim that turns out to be another's is linked back. For a moment it was not there, and a
         third may have claimed the key: then two do the same work, which does no harm.
         """
-        target, aside = self.store.claims / key, self._unique(key)
+        target, aside = self.store.claims / key, self._hidden(key, next(self._number))
         try:
             target.rename(aside)
             found = aside.read_bytes().startswith(meant)
@@ -182,7 +175,7 @@ class Queue:
         """Give a claim up; the task is as its files say: done, failed or pending."""
         with self._lock:
             self.held.pop(claim.key, None)
-        self._remove(claim.key, f"{claim.identity} ".encode())
+        self._remove(claim.key, claim.beginning)
         os.close(claim.descriptor)
 
     def publish(self, claim: Claim, write: Callable[[Path], None]) -> None:
@@ -298,8 +291,9 @@ class Queue:
                 if path.name.split(".")[1] in done:
                     path.unlink(missing_ok=True)
 
-    def _unique(self, key: str) -> Path:
-        return self.store.claims / f".{key}.{self.owner}-{next(self._number)}"
+    def _hidden(self, key: str, number: int) -> Path:
+        """Return a name that nobody else uses: where a claim begins, or is put aside."""
+        return self.store.claims / ClaimText(key, self.owner, number).identity
 
 
 def _link(source: Path, target: Path) -> OSError | None:

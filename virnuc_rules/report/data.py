@@ -16,13 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from virnuc_rules.arrays import Int
 from virnuc_rules.chunking.format import Manifest, read_manifest
 from virnuc_rules.config.labels import Labels
 from virnuc_rules.config.run_folder import RunFolder, SampleFolder
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.vocabulary import Call, Label
-
-Int = NDArray[np.int64]
 
 BINS = 40  # of score histograms
 LENGTHS = (0, 500, 1_000, 2_500, 5_000, 10_000, 50_000)  # bases where the classes of contigs begin

@@ -61,10 +61,6 @@ class Run:
         """Return how many contigs of all samples have this call."""
         return sum(sample.contig_calls[call] for sample in self.samples)
 
-    def total(self, name: str) -> int:
-        """Return the sum of a number of the manifests."""
-        return sum(getattr(sample.manifest, name) for sample in self.samples)
-
 
 def write_report(config: Config, out: Path) -> Run:
     """Write the page `out`, and beside it figures, provenance and the tables for MultiQC.

@@ -29,7 +29,7 @@ class Input(BaseModel):
     sha256: str
 
 
-class Computed(BaseModel):
+class WorkerSummary(BaseModel):
     """How one worker computed."""
 
     worker: str
@@ -56,13 +56,13 @@ class Provenance(BaseModel):
     bundle: str
     bundle_fingerprint: str
     bundle_sha256: dict[str, str]
-    computed: list[Computed]
+    computed: list[WorkerSummary]
 
 
 def provenance(config: Config, samples: dict[str, Manifest]) -> Provenance:
     """Collect it."""
     card = read_card(config.run.bundle)
-    fields = set(Computed.model_fields)
+    fields = set(WorkerSummary.model_fields)
     reports = read_reports(Store(config.run.results).workers)
     return Provenance(
         made=datetime.now(UTC),
@@ -87,7 +87,7 @@ def provenance(config: Config, samples: dict[str, Manifest]) -> Provenance:
         bundle=card.name,
         bundle_fingerprint=card.fingerprint,
         bundle_sha256=card.sha256,
-        computed=[Computed(**report.model_dump(include=fields)) for report in reports],
+        computed=[WorkerSummary(**report.model_dump(include=fields)) for report in reports],
     )
 
 

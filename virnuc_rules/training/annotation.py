@@ -15,7 +15,7 @@ from Bio import SeqIO
 from Bio.SeqRecord import SeqRecord
 from numpy.typing import NDArray
 
-from virnuc_rules.chunking.windows import Int
+from virnuc_rules.arrays import Int
 from virnuc_rules.errors import InputError
 from virnuc_rules.reading.streams import Source
 

@@ -9,10 +9,10 @@ from scipy.optimize import minimize_scalar
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import log_loss
 
+from virnuc_rules.arrays import Bool, Float, Int
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.calibration import probabilities
 from virnuc_rules.models.card import Calibration
-from virnuc_rules.prediction.contig_calls import Bool, Float, Int
 from virnuc_rules.training.split import place_of
 from virnuc_rules.vocabulary import Label
 

@@ -252,7 +252,7 @@ def _evaluate(
             if calibration
             else []
         ),
-        embeddings=", ".join(sorted(scores.computed)),
+        embeddings=", ".join(sorted(map(str, scores.computed))),
         versions=_versions(),
         windows=measure(windows, sources, labelled.groups),
         contigs=measure(scores.contigs, sources, labelled.groups),

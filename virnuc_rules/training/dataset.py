@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from virnuc_rules.arrays import Bool, Int
 from virnuc_rules.chunking.format import Chunk
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.errors import VirnucError
-from virnuc_rules.prediction.contig_calls import Bool, Int
 from virnuc_rules.prediction.scored_chunks import usable_results
 from virnuc_rules.training.annotation import CodingSequences
 from virnuc_rules.training.labelled import Labelled, LabelledRun, annotated

@@ -22,7 +22,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from virnuc_rules.prediction.contig_calls import Bool, Int
+from virnuc_rules.arrays import Bool, Int
 from virnuc_rules.report.data import LENGTHS
 from virnuc_rules.training.calibrate import balanced_weights
 from virnuc_rules.training.scored import Scored

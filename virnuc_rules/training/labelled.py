@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from virnuc_rules.arrays import Int
 from virnuc_rules.chunking.format import (
     Manifest,
     contig_lengths,
@@ -17,7 +18,6 @@ from virnuc_rules.chunking.format import (
 from virnuc_rules.config.model import Calling, Compute, Embedding, Inputs, Run, Splitting
 from virnuc_rules.config.run_folder import ChunkFolder, RunFolder
 from virnuc_rules.errors import InputError, VirnucError
-from virnuc_rules.prediction.contig_calls import Int
 from virnuc_rules.training.annotation import CodingSequences, read_genbank
 from virnuc_rules.training.sheet import LabelledFile, read_labelled_sheet
 from virnuc_rules.training.split import PARTS, Part, part_of

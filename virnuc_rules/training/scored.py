@@ -1,21 +1,21 @@
 """Labelled windows and contigs with their scores and calls: what is calibrated and evaluated."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from virnuc_rules.arrays import Bool, Float, Int
 from virnuc_rules.chunking.format import read_windows
 from virnuc_rules.config.model import Calling
+from virnuc_rules.embedding.embedding_file import Computation
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.prediction.contig_calls import (
-    Bool,
-    Float,
-    Int,
     WindowCalls,
     contig_calls,
     viral_regions,
@@ -47,7 +47,18 @@ class Scored:
 
     def where(self, rows: Bool | Int) -> "Scored":
         """Return those of a mask [N], or of row numbers."""
-        return Scored(**{name: getattr(self, name)[rows] for name in self.__slots__})
+        return Scored(*(column[rows] for column in self._columns()))
+
+    @classmethod
+    def joined(cls, parts: Iterable[Self]) -> Self:
+        """Return all of several parts, in their order."""
+        return cls(*map(np.concatenate, zip(*(part._columns() for part in parts), strict=True)))
+
+    def _columns(self) -> tuple[Any, ...]:
+        """Return what the constructor takes."""
+        return (
+            self.virus, self.score, self.call, self.failed, self.sample, self.group, self.length
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +67,7 @@ class Scores:
 
     windows: Scored
     contigs: Scored
-    computed: set[str]  # in which precision, on which type of device
+    computed: set[Computation]
 
 
 def score_labelled(
@@ -68,19 +79,13 @@ def score_labelled(
     their windows; calls are those of `predict`. Raises what `scored_chunks` raises.
     """
     torch.set_num_threads(run.compute.threads)
-    computed: set[str] = set()
+    computed: set[Computation] = set()
     found = [
         _score(run, bundle, number, sample, part, computed)
         for number, sample in enumerate(labelled.samples)
     ]
     windows, contigs = zip(*found, strict=True)
-    return Scores(_joined(windows), _joined(contigs), computed)
-
-
-def _joined(parts: tuple[Scored, ...]) -> Scored:
-    return Scored(
-        **{name: np.concatenate([getattr(p, name) for p in parts]) for name in Scored.__slots__}
-    )
+    return Scores(Scored.joined(windows), Scored.joined(contigs), computed)
 
 
 def _score(
@@ -89,17 +94,14 @@ def _score(
     number: int,
     sample: LabelledSample,
     part: Part | Literal["all"],
-    computed: set[str],
+    computed: set[Computation],
 ) -> tuple[Scored, Scored]:
-    consensus = Consensus(sample.manifest.windows)
+    consensus = Consensus.empty(sample.manifest.windows)
     tasks = list(Tasks.of(run.run, run.embedding).of_sample(sample.name))
     classifier = bundle.open_classifier()
     with progress(f"sample {sample.name}", sample.manifest.open_frames) as advance:
         for chunk in scored_chunks(tasks, run.run, classifier, computed):
-            if chunk.scores is None:
-                consensus.fail(chunk.window_row)
-            else:
-                consensus.add(chunk.window_row, chunk.frame, chunk.scores)
+            consensus.add_chunk(chunk)
             advance(len(chunk.window_row))
     calls = _contig_calls(run.calling, sample, consensus)
     contig = sample.window_contig
