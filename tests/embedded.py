@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from harness import BUNDLE
 
 from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Config, WorkerSettings
 from virnuc_rules.config.run_folder import ChunkFolder, RunFolder
 from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.prediction.predict import predict as predict_by_sections
@@ -28,8 +28,8 @@ def tasks_of(config: Config) -> list[Task]:
 
 
 def worker_of(config: Config, name: str, tasks: dict[str, Task]) -> Worker:
-    sections = config.run, config.embedding, config.compute, config.serving
-    return Worker(*sections, name, int(name) if name.isdigit() else 0, tasks)
+    index = int(name) if name.isdigit() else 0
+    return Worker(config.part(WorkerSettings), name, index, tasks)
 
 
 def work(config: Config) -> Exit:

@@ -126,7 +126,7 @@ print(next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Rss
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
-    settings = Embedding(precision="fp32", batch_tokens=1)
+    settings = Embedding(precision="fp32", batch_tokens=64)
     for number in range(FILES):
         x = torch.randn(SIZE, WIDTH) + number % 2
         path = tmp_path / f"{number}.safetensors"

@@ -14,11 +14,11 @@ from Bio.SeqRecord import SeqRecord
 from harness import REPO, Project, environment, jobs, read_tsv, rules, sha256, spoil
 from labelled import write_fasta, write_sheet
 
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Config, LabelledSettings
 from virnuc_rules.models.bundle import rewrite_card
 from virnuc_rules.models.card import read_card
 from virnuc_rules.training.dataset import read_rows
-from virnuc_rules.training.labelled import LabelledRun, read_labelled
+from virnuc_rules.training.labelled import read_labelled
 from virnuc_rules.training.split import PARTS, part_of
 
 SETTINGS: dict[str, Any] = {
@@ -290,10 +290,7 @@ def test_embeddings_stay_on_the_disk(trained: Project) -> None:
         samples=trained.folder / "labelled.tsv", results=trained.results,
         bundle=Path(trained.settings["bundle"]), seed=3,
     )  # fmt: skip
-    run = LabelledRun(
-        config.inputs, config.run, config.embedding, config.compute, config.calling,
-        config.splitting,
-    )  # fmt: skip
+    run = config.part(LabelledSettings)
     rows = read_rows(run, read_labelled(run), "train", "validation")
     maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
     mapped = [

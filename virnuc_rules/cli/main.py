@@ -41,7 +41,7 @@ def command_options(config: Config, command: str) -> str:
     """Return the sections of a command as its options, quoted for a shell line."""
     words: list[str] = []
     for kind in SECTIONS_OF[command]:
-        for key, value in config.section(kind):
+        for key, value in config.part(kind):
             name = key.replace("_", "-")
             if isinstance(value, bool):
                 words.append(f"--{name}" if value else f"--no-{name}")

@@ -9,12 +9,11 @@ from virnuc_rules.cli.settings import Log, Stamp, with_settings
 from virnuc_rules.config.model import (
     Calling,
     Chunking,
-    Compute,
     Embedding,
     Inputs,
     Probability,
     Run,
-    Serving,
+    WorkerSettings,
 )
 from virnuc_rules.config.sheet import read_samples
 from virnuc_rules.errors import VirnucError
@@ -66,10 +65,7 @@ def chunk(
 @with_settings
 def serve(
     inputs: Inputs,
-    run: Run,
-    embedding: Embedding,
-    compute: Compute,
-    serving: Serving,
+    settings: WorkerSettings,
     worker: Annotated[int, typer.Option(help="index of this worker, from 0")] = 0,
     deadline: Annotated[
         float, typer.Option(min=0, help="minutes that the job may last; 0 = no limit")
@@ -81,18 +77,14 @@ def serve(
     from virnuc_rules.embedding.tasks import Tasks
     from virnuc_rules.serving.worker import Worker
 
-    tasks = Tasks.of(run, embedding).of_samples(read_samples(inputs.samples))
-    settings = run, embedding, compute, serving
-    _work(Worker(*settings, str(worker), worker, tasks, deadline), stamp, log)
+    tasks = Tasks.of(settings.run, settings.embedding).of_samples(read_samples(inputs.samples))
+    _work(Worker(settings, str(worker), worker, tasks, deadline), stamp, log)
 
 
 @app.command()
 @with_settings
 def embed(
-    run: Run,
-    embedding: Embedding,
-    compute: Compute,
-    serving: Serving,
+    settings: WorkerSettings,
     sample: Annotated[str, typer.Option(help="name of the sample")],
     chunk: Annotated[str, typer.Option(help="name of the chunk file, as in the manifest")],
     stamp: Stamp = None,
@@ -102,12 +94,11 @@ def embed(
     from virnuc_rules.embedding.tasks import Tasks
     from virnuc_rules.serving.worker import Worker
 
-    tasks = Tasks.of(run, embedding).of_sample(sample)
+    tasks = Tasks.of(settings.run, settings.embedding).of_sample(sample)
     wanted = {task.key: task for task in tasks if task.path.name == chunk}
     if not wanted:
         raise VirnucError(f"sample {sample}: no chunk {chunk} in its manifest; run `chunk` first")
-    settings = run, embedding, compute, serving
-    _work(Worker(*settings, f"{sample}-{chunk}", 0, wanted), stamp, log, report=False)
+    _work(Worker(settings, f"{sample}-{chunk}", 0, wanted), stamp, log, report=False)
 
 
 @app.command()

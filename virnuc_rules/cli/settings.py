@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from virnuc_rules.config.load import load_config
-from virnuc_rules.config.model import SECTIONS, Chunking, Config, Section
+from virnuc_rules.config.model import SECTIONS, Chunking, Config, Group, Section
 from virnuc_rules.logs import logger, start_log
 
 Log = Annotated[Path | None, typer.Option(help="also log to this file, with tracebacks")]
@@ -27,14 +27,13 @@ SECTIONS_OF: dict[str, list[type[Section]]] = {}  # by command
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the keys of its sections as options, and `--configfile`.
 
-    Each parameter that is annotated with a section gets it, checked; one annotated with `Config`
-    gets all. Type and help text of an option are those of the key.
+    Each parameter that is annotated with a section, or a group of sections such as `Config`, gets
+    it, checked. Type and help text of an option are those of the key.
     """
     parameters = signature(command).parameters
-    kinds: dict[str, Any] = {
-        name: p.annotation for name, p in parameters.items() if _is_settings(p.annotation)
-    }
-    sections = [kind for kind in SECTIONS.values() if {kind, Config} & set(kinds.values())]
+    kinds = {name: p.annotation for name, p in parameters.items() if _sections(p.annotation)}
+    wanted = {section for kind in kinds.values() for section in _sections(kind)}
+    sections = [section for section in SECTIONS.values() if section in wanted]
     keys = [key for kind in sections for key in kind.model_fields]
     SECTIONS_OF[command.__name__] = sections
 
@@ -45,7 +44,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         given = {key: values.pop(key) for key in keys}
         config = _load(configfile, {k: v for k, v in given.items() if v is not None}, sections)
         for name, kind in kinds.items():
-            values[name] = config if kind is Config else config.section(kind)
+            values[name] = config.part(kind)
         command(**values)
 
     own = [p.replace(kind=_KEYWORD) for name, p in parameters.items() if name not in kinds]
@@ -58,8 +57,13 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _is_settings(annotation: object) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Section | Config)
+def _sections(annotation: Any) -> list[type[Section]]:
+    """Return the sections that a parameter asks for; none where it is another parameter."""
+    if not isinstance(annotation, type):
+        return []
+    if issubclass(annotation, Group):
+        return [SECTIONS[name] for name in annotation.model_fields]
+    return [annotation] if issubclass(annotation, Section) else []
 
 
 def _option(key: str, kind: type[Section]) -> Parameter:

@@ -11,16 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from virnuc_rules.cli.settings import Log, with_settings
-from virnuc_rules.config.model import (
-    Calibrating,
-    Calling,
-    Compute,
-    Embedding,
-    Fitting,
-    Inputs,
-    Run,
-    Splitting,
-)
+from virnuc_rules.config.model import Calibrating, Fitting, LabelledSettings
 from virnuc_rules.config.run_folder import EVALUATION, RunFolder
 from virnuc_rules.logs import logger
 from virnuc_rules.vocabulary import Label
@@ -37,12 +28,7 @@ _PART = "part of the groups: train, validation, test, or all"
 @app.command()
 @with_settings
 def train(
-    inputs: Inputs,
-    run: Run,
-    embedding: Embedding,
-    compute: Compute,
-    calling: Calling,
-    splitting: Splitting,
+    settings: LabelledSettings,
     calibrating: Calibrating,
     fitting: Fitting,
     log: Log = None,
@@ -50,43 +36,29 @@ def train(
     """Train a classifier on embedded, labelled samples; makes a bundle with its evaluation."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the same bytes again on CUDA
     from virnuc_rules.training.commands import train as train_bundle
-    from virnuc_rules.training.labelled import LabelledRun
 
-    labelled = LabelledRun(inputs, run, embedding, compute, calling, splitting)
     page = fitting.trained_bundle / EVALUATION
-    _say(train_bundle(labelled, calibrating, fitting), page)
+    _say(train_bundle(settings, calibrating, fitting), page)
 
 
 @app.command()
 @with_settings
 def calibrate(
-    inputs: Inputs,
-    run: Run,
-    embedding: Embedding,
-    compute: Compute,
-    calling: Calling,
-    splitting: Splitting,
+    settings: LabelledSettings,
     calibrating: Calibrating,
     part: Annotated[Parts, typer.Option(help=_PART)] = "validation",
     log: Log = None,
 ) -> None:
     """Fit a calibration to embedded, labelled samples, and write it into the bundle's card."""
     from virnuc_rules.training.commands import calibrate as calibrate_bundle
-    from virnuc_rules.training.labelled import LabelledRun
 
-    labelled = LabelledRun(inputs, run, embedding, compute, calling, splitting)
-    calibrate_bundle(labelled, calibrating, part)
+    calibrate_bundle(settings, calibrating, part)
 
 
 @app.command()
 @with_settings
 def evaluate(
-    inputs: Inputs,
-    run: Run,
-    embedding: Embedding,
-    compute: Compute,
-    calling: Calling,
-    splitting: Splitting,
+    settings: LabelledSettings,
     part: Annotated[Parts, typer.Option(help=_PART)] = "all",
     out: Annotated[
         Path | None, typer.Option(help="page to write [default: evaluation.html in the results]")
@@ -95,11 +67,9 @@ def evaluate(
 ) -> None:
     """Measure a bundle on embedded, labelled samples; writes a page, and JSON beside it."""
     from virnuc_rules.training.commands import evaluate as evaluate_bundle
-    from virnuc_rules.training.labelled import LabelledRun
 
-    labelled = LabelledRun(inputs, run, embedding, compute, calling, splitting)
-    out = out or RunFolder(run.results).evaluation
-    _say(evaluate_bundle(labelled, part, out), out)
+    out = out or RunFolder(settings.run.results).evaluation
+    _say(evaluate_bundle(settings, part, out), out)
 
 
 def _say(evaluation: "Evaluation", page: Path) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from virnuc_rules.config.model import KEYS, SECTIONS, Config
+from virnuc_rules.config.model import SECTIONS
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.atomic import replacing
 
@@ -61,15 +61,18 @@ def json_schema() -> dict[str, Any]:
 
 
 def _properties() -> dict[str, dict[str, Any]]:
-    defaults = Config().model_dump(mode="json")
+    """Return the JSON schema of each key, with one line of description and its default."""
     found: dict[str, dict[str, Any]] = {}
-    for name, kind in SECTIONS.items():
+    for kind in SECTIONS.values():
         for key, schema in kind.model_json_schema()["properties"].items():
-            rest = {part: value for part, value in schema.items() if part != "title"}
             default = kind.model_fields[key].default
-            shown = str(default) if isinstance(default, Path) else defaults[name][key]
-            found[key] = {**rest, "default": shown}
-    return {key: found[key] for key in KEYS}
+            del schema["title"]
+            schema["description"] = " ".join(schema["description"].split())
+            found[key] = {
+                **schema,
+                "default": str(default) if isinstance(default, Path) else default,
+            }
+    return found
 
 
 def _default(schema: dict[str, Any]) -> str:

@@ -48,195 +48,185 @@ def _window(bases: int) -> int:
 
 
 UserPath = Annotated[Path, AfterValidator(expanded)]
+Count = Annotated[int, Field(ge=1)]
+CountOrNone = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
-    """Keys that are needed together."""
+    """Keys that are needed together. The text below a key describes it to users."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-SectionT = TypeVar("SectionT", bound=Section)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
 
 
 class Inputs(Section):
     """What is to be looked at."""
 
-    samples: UserPath = Field(
-        Path("config/samples.tsv"), description="sample sheet: columns sample and path"
-    )
+    samples: UserPath = Path("config/samples.tsv")
+    """sample sheet: columns sample and path"""
 
 
 class Run(Section):
     """Where a run keeps what it makes, with which models, and what a failed chunk means to it."""
 
-    results: Annotated[UserPath, AfterValidator(_results)] = Field(
-        Path("results"), description="folder for everything that is written"
-    )
-    bundle: Annotated[UserPath, AfterValidator(_bundle)] = Field(
-        SHIPPED_BUNDLE, description="folder of the model bundle"
-    )
-    on_failed_chunks: Literal["error", "report"] = Field(
-        "error",
-        description="error: the run fails after all other chunks are done; report: go on, and mark "
-        "their windows no_call",
-    )
+    results: Annotated[UserPath, AfterValidator(_results)] = Path("results")
+    """folder for everything that is written"""
+    bundle: Annotated[UserPath, AfterValidator(_bundle)] = SHIPPED_BUNDLE
+    """folder of the model bundle"""
+    on_failed_chunks: Literal["error", "report"] = "error"
+    """error: the run fails after all other chunks are done; report: go on, and mark their windows
+    no_call"""
 
 
 class Chunking(Section):
     """What chunk folders depend on, beside the sequences."""
 
-    window: Annotated[int, Field(ge=0), AfterValidator(_window)] = Field(
-        0, description="bases in a window; 0: as the bundle was trained for; another is an error"
-    )
-    chunk_size: Annotated[int, Field(ge=1)] = Field(
-        10_000, description="open frames in a chunk, the unit of work and of repetition"
-    )
-    min_length: Annotated[int, Field(ge=0)] = Field(
-        0, description="bases of a contig below which its windows get no call (short_contig)"
-    )
-    max_ambiguous: Annotated[float, Field(ge=0, le=1)] = Field(
-        1.0,
-        description="fraction of a window's bases that may be other than A C G T U; with more it "
-        "gets no call (too_ambiguous)",
-    )
-    duplicate_ids: Literal["error", "keep"] = Field(
-        "error",
-        description="two contigs of a sample with one id; error: stop; keep: tell them apart by "
-        "contig_index, as for the reads of pairs",
-    )
+    window: Annotated[CountOrNone, AfterValidator(_window)] = 0
+    """bases in a window; 0: as the bundle was trained for; another number is an error"""
+    chunk_size: Count = 10_000
+    """open frames in a chunk, the unit of work and of repetition"""
+    min_length: CountOrNone = 0
+    """bases of a contig below which its windows get no call (short_contig)"""
+    max_ambiguous: Fraction = 1.0
+    """fraction of a window's bases that may be other than A C G T U; with more it gets no call
+    (too_ambiguous)"""
+    duplicate_ids: Literal["error", "keep"] = "error"
+    """two contigs of a sample with one id; error: stop; keep: tell them apart by contig_index, as
+    for the reads of pairs"""
 
 
 class Workflow(Section):
     """What only the workflow reads: which jobs there are."""
 
-    bundle_definition: str = Field(
-        "",
-        description="name or YAML file of the definition from which a missing `bundle` is made; "
-        "empty: it must be there",
-    )
-    persistent_models: bool = Field(
-        True,
-        description="true: workers keep the models and pull chunks; false: a job loads them anew "
-        "for every chunk (same bytes, for debugging)",
-    )
-    workers: Annotated[int, Field(ge=1)] = Field(
-        1, description="number of model servers, one for each device"
-    )
+    bundle_definition: str = ""
+    """name or YAML file of the definition from which a missing `bundle` is made; empty: it must be
+    there"""
+    persistent_models: bool = True
+    """true: workers keep the models and pull chunks; false: a job loads them anew for every chunk
+    (same bytes, for debugging)"""
+    workers: Count = 1
+    """number of model servers, one for each device"""
 
 
 class Compute(Section):
     """What a command computes on."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
-        "auto", description="auto (CUDA where there is one, else the CPU), cpu, cuda or cuda:N"
-    )
-    threads: Annotated[int, Field(ge=1)] = Field(
-        2,
-        description="CPU threads of a model server or an embedding job; on a CPU other numbers may "
-        "give other last digits",
-    )
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """auto (CUDA where there is one, else the CPU), cpu, cuda or cuda:N"""
+    threads: Count = 2
+    """CPU threads of a model server or an embedding job; on a CPU other numbers may give other last
+    digits"""
 
 
 class Embedding(Section):
     """What decides the bytes of embeddings, beside chunk and bundle: part of their keys."""
 
-    precision: Literal["auto", "fp32", "tf32", "fp16", "bf16"] = Field(
-        "auto",
-        description="of matrix products; auto: fp32 on a CPU, fp16 on CUDA (rows that are not "
-        "finite again in fp32)",
-    )
-    batch_tokens: Annotated[int, Field(ge=64)] = Field(
-        8192, description="tokens in a micro-batch, padding included"
-    )
+    precision: Literal["auto", "fp32", "tf32", "fp16", "bf16"] = "auto"
+    """of matrix products; auto: fp32 on a CPU, fp16 on CUDA (rows that are not finite again in
+    fp32)"""
+    batch_tokens: Annotated[int, Field(ge=64)] = 8192
+    """tokens in a micro-batch, padding included"""
 
 
 class Serving(Section):
     """How long workers wait: for each other, and for their models."""
 
-    lease_seconds: Annotated[float, Field(gt=0)] = Field(
-        60, description="a claim whose heartbeat stood still this long is taken over"
-    )
-    load_timeout: Annotated[float, Field(gt=0)] = Field(
-        1800, description="seconds after which loading the models is given up"
-    )
+    lease_seconds: Seconds = 60.0
+    """a claim whose heartbeat stood still this long is taken over"""
+    load_timeout: Seconds = 1800.0
+    """seconds after which loading the models is given up"""
 
 
 class Calling(Section):
     """When a contig is called, and when it is called virus."""
 
-    min_score: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5,
-        description="a contig is called virus if the mean score_virus of its viral windows is at "
-        "least this, and also the next key holds; no viral window is below 0.5",
-    )
-    min_viral_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="a contig is called virus if this fraction of its called windows is viral"
-    )
-    min_called_windows: Annotated[int, Field(ge=1)] = Field(
-        1, description="a contig with fewer windows that have a call has none itself"
-    )
+    min_score: Fraction = 0.5
+    """a contig is called virus if the mean score_virus of its viral windows is at least this, and
+    also the next key holds; no viral window is below 0.5"""
+    min_viral_fraction: Fraction = 0.5
+    """a contig is called virus if this fraction of its called windows is viral"""
+    min_called_windows: Count = 1
+    """a contig with fewer windows that have a call has none itself"""
 
 
 class Probability(Section):
     """What calibrated probabilities depend on, beside the bundle."""
 
-    prevalence: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.5,
-        description="fraction of the windows with a call that you expect to be viral; it shifts "
-        "the calibrated probability and the expected false calls, never scores or calls",
-    )
+    prevalence: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """fraction of the windows with a call that you expect to be viral; it shifts the calibrated
+    probability and the expected false calls, never scores or calls"""
 
 
 class Splitting(Section):
     """Which labelled sequences are trained on, and which are held out."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
-        1, description="training: decides which group is in which part, and the first weights"
-    )
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
+    """training: decides which group is in which part, and the first weights"""
 
 
 class Calibrating(Section):
     """How a calibration is fitted."""
 
-    calibration: Literal["auto", "temperature", "isotonic", "none"] = Field(
-        "auto",
-        description="how scores become probabilities; auto: what does better on held-out groups of "
-        "the validation part",
-    )
+    calibration: Literal["auto", "temperature", "isotonic", "none"] = "auto"
+    """how scores become probabilities; auto: what does better on held-out groups of the validation
+    part"""
 
 
 class Fitting(Section):
     """How a classifier is fitted, and where the new bundle goes."""
 
-    trained_bundle: UserPath = Field(
-        Path("bundles/trained"), description="training: folder for the bundle that it makes"
-    )
-    hidden: Annotated[int, Field(ge=1)] = Field(
-        512, description="training: width of the classifier's hidden layer"
-    )
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.5, description="training: fraction of the hidden layer that is left out at each step"
-    )
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
-        0.0005, description="training: of the optimizer, Adam"
-    )
-    batch: Annotated[int, Field(ge=2)] = Field(256, description="training: open frames a step")
-    max_epochs: Annotated[int, Field(ge=1)] = Field(
-        100, description="training: maximum number of passes over the open frames"
-    )
-    patience: Annotated[int, Field(ge=1)] = Field(
-        5, description="training: epochs without a better validation loss after which it ends"
-    )
-    max_per_label: Annotated[int, Field(ge=0)] = Field(
-        0, description="training: maximum of open frames of a label, drawn at random; 0 = all"
-    )
+    trained_bundle: UserPath = Path("bundles/trained")
+    """training: folder for the bundle that it makes"""
+    hidden: Count = 512
+    """training: width of the classifier's hidden layer"""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """training: fraction of the hidden layer that is left out at each step"""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.0005
+    """training: of the optimizer, Adam"""
+    batch: Annotated[int, Field(ge=2)] = 256
+    """training: open frames a step"""
+    max_epochs: Count = 100
+    """training: maximum number of passes over the open frames"""
+    patience: Count = 5
+    """training: epochs without a better validation loss after which it ends"""
+    max_per_label: CountOrNone = 0
+    """training: maximum of open frames of a label, drawn at random; 0 = all"""
 
 
-class Config(BaseModel):
-    """All settings, by section. `of` makes it from flat keys, `flat` gives them back."""
+class Group(BaseModel):
+    """Sections that a function needs together."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+PartT = TypeVar("PartT", bound=Section | Group)
+
+
+class WorkerSettings(Group):
+    """What a worker needs."""
+
+    run: Run
+    embedding: Embedding
+    compute: Compute
+    serving: Serving
+
+
+class LabelledSettings(Group):
+    """What is needed of labelled samples: to train, to calibrate, to evaluate."""
+
+    inputs: Inputs
+    run: Run
+    embedding: Embedding
+    compute: Compute
+    calling: Calling
+    splitting: Splitting
+
+
+class Config(Group):
+    """All settings, by section. `of` makes it from flat keys, `flat` gives them back."""
 
     inputs: Inputs = Field(default_factory=Inputs)
     run: Run = Field(default_factory=Run)
@@ -271,8 +261,10 @@ class Config(BaseModel):
         """Return the config with other values of some flat keys."""
         return self.of(**{**self.flat(), **settings})
 
-    def section(self, kind: type[SectionT]) -> SectionT:
-        """Return the section of a kind."""
+    def part(self, kind: type[PartT]) -> PartT:
+        """Return the section of a kind, or a group of sections."""
+        if issubclass(kind, Group):
+            return kind(**{name: getattr(self, name) for name in kind.model_fields})
         return next(section for _, section in self if isinstance(section, kind))
 
 

@@ -24,7 +24,7 @@ import psutil
 
 from virnuc_rules import __version__
 from virnuc_rules.bundles.verified import read_verified
-from virnuc_rules.config.model import Compute, Embedding, Run, Serving
+from virnuc_rules.config.model import WorkerSettings
 from virnuc_rules.embedding.tasks import Task
 from virnuc_rules.errors import ModelError, VirnucError
 from virnuc_rules.files.atomic import remove_dead_partials, replacing
@@ -69,17 +69,13 @@ class Worker:
 
     def __init__(
         self,
-        run: Run,
-        embedding: Embedding,
-        compute: Compute,
-        serving: Serving,
+        settings: WorkerSettings,
         name: str,
         index: int,  # among the workers: `device: auto` spreads them over the devices
         tasks: dict[str, Task],
         minutes: float = 0,  # that its job may last; 0 = no limit
     ) -> None:
-        self.paths, self.settings, self.compute, self.serving = run, embedding, compute, serving
-        self.name, self.index, self.tasks = name, index, tasks
+        self.settings, self.name, self.index, self.tasks = settings, name, index, tasks
         self.lifetime = Lifetime(minutes, self._interrupt)
         self.interruption = ""
         self.loading = False
@@ -88,7 +84,9 @@ class Worker:
 
     def run(self, log: str = "", report: bool = True) -> Exit:
         """Work until every task is done or has failed; returns the exit code."""
-        with Queue(self.paths.results, self.name, self.serving.lease_seconds, log) as queue:
+        with Queue(
+            self.settings.run.results, self.name, self.settings.serving.lease_seconds, log
+        ) as queue:
             self.queue = queue
             self.report = self._new_report(queue)
             if report:
@@ -104,7 +102,7 @@ class Worker:
             except ModelError as error:
                 reason, code = f"models cannot be loaded: {error}", Exit.NO_MODELS
             except OSError as error:
-                where = error.filename or self.paths.results
+                where = error.filename or self.settings.run.results
                 reason = f"cannot go on: {where}: {error.strerror or error}"
                 code = Exit.FAILED_CHUNKS
             unwritten = self._finish(reason)
@@ -119,7 +117,7 @@ class Worker:
             owner=queue.owner,
             pid=os.getpid(),
             host=socket.gethostname(),
-            precision=self.settings.precision,
+            precision=self.settings.embedding.precision,
             versions={"virnuc_rules": __version__, "python": platform.python_version()},
             started=now,
             updated=now,
@@ -136,7 +134,7 @@ class Worker:
             self.queue.sweep(self.tasks)
             return "nothing left to do; no model was loaded", Exit.DRAINED
         networks = self._load_within_deadline()
-        with Publisher(self.queue, self.settings, self._published) as publisher:
+        with Publisher(self.queue, self.settings.embedding, self._published) as publisher:
             for claim in self.queue.drain(self.tasks):
                 self._work_on(claim, networks, publisher)
         if self.queue.interrupted.is_set() and len(store.done(self.tasks)) < len(self.tasks):
@@ -159,7 +157,7 @@ class Worker:
                 failure.task, failure.attempts, failure.error, failure.log,
             )  # fmt: skip
         summary = f"{embedded}; {len(failures)} failed"
-        if self.paths.on_failed_chunks == "report":
+        if self.settings.run.on_failed_chunks == "report":
             return f"{summary}, their windows become no_call", Exit.DRAINED
         return f"{summary}; mend the cause and run the same command again", Exit.FAILED_CHUNKS
 
@@ -189,17 +187,21 @@ class Worker:
         run; `faulthandler` needs no lock: it prints where that was, and exits with 1.
         """
 
+        seconds = self.settings.serving.load_timeout
+
         def give_up() -> None:
-            reason = f"models cannot be loaded: not done after {self.serving.load_timeout:g} s"
+            reason = (
+                f"models cannot be loaded: not done after {self.settings.serving.load_timeout:g} s"
+            )
             logger.error("worker %s: %s", self.name, reason)
             self._finish(reason)
             logging.shutdown()
             os._exit(Exit.NO_MODELS)
 
-        watchdog = threading.Timer(self.serving.load_timeout, give_up)
+        watchdog = threading.Timer(seconds, give_up)
         watchdog.daemon = True
         watchdog.start()
-        faulthandler.dump_traceback_later(self.serving.load_timeout + _GRACE, exit=True)
+        faulthandler.dump_traceback_later(seconds + _GRACE, exit=True)
         self.loading = True
         try:
             return self._load()
@@ -220,17 +222,17 @@ class Worker:
         from virnuc_rules.models.bundle import Bundle
         from virnuc_rules.models.device import choose_device, choose_precision
 
-        torch.set_num_threads(self.compute.threads)
+        torch.set_num_threads(self.settings.compute.threads)
         self.report.versions["torch"] = torch.__version__
-        self.device = device = choose_device(self.compute.device, self.index)
+        self.device = device = choose_device(self.settings.compute.device, self.index)
         self.report.device = str(device)
         if device.type == "cuda":
             self.report.device = f"{device} ({torch.cuda.get_device_name(device)})"
-        precision = choose_precision(self.settings.precision, device)
-        bundle = Bundle(self.paths.bundle)
+        precision = choose_precision(self.settings.embedding.precision, device)
+        bundle = Bundle(self.settings.run.bundle)
         self._note_precision(bundle, precision, device.type)
         networks = Networks.open(bundle, device, precision, self._timed)
-        self.expected = self_check(networks, self.settings)
+        self.expected = self_check(networks, self.settings.embedding)
         self._save_report()
         return networks
 
@@ -263,7 +265,9 @@ class Worker:
 
         task, start = self.tasks[claim.key], time.monotonic()
         try:
-            result = embed_chunk(task.read(), networks, self.settings, self._stop_if_asked)
+            result = embed_chunk(
+                task.read(), networks, self.settings.embedding, self._stop_if_asked
+            )
         except Interrupted:
             self.queue.release(claim)
             raise
@@ -309,7 +313,7 @@ class Worker:
         from virnuc_rules.embedding.embed import self_check
 
         try:
-            found = self_check(networks, self.settings)
+            found = self_check(networks, self.settings.embedding)
             sound = torch.allclose(found, self.expected, rtol=1e-3, atol=1e-3)
         except Exception:
             sound = False

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from virnuc_rules import __version__
 from virnuc_rules.bundles import verified
-from virnuc_rules.config.model import Calibrating, Fitting
+from virnuc_rules.config.model import Calibrating, Fitting, LabelledSettings
 from virnuc_rules.config.run_folder import EVALUATION, evaluation_json
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.atomic import (
@@ -35,7 +35,7 @@ from virnuc_rules.training.dataset import Rows, read_rows
 from virnuc_rules.training.evaluation import measure, reliability
 from virnuc_rules.training.fit import Fitted, fit
 from virnuc_rules.training.holdout import files_of, not_held_out, parts_of
-from virnuc_rules.training.labelled import Labelled, LabelledRun, read_labelled
+from virnuc_rules.training.labelled import Labelled, read_labelled
 from virnuc_rules.training.page import Evaluation, write_evaluation
 from virnuc_rules.training.scored import score_labelled
 from virnuc_rules.training.sheet import read_labelled_sheet, tables_beside
@@ -49,7 +49,7 @@ _TRAINED = {"train", "validation"}  # parts that a classifier has seen
 _PACKAGES = ("torch", "scikit-learn", "numpy")
 
 
-def train(run: LabelledRun, calibrating: Calibrating, fitting: Fitting) -> Evaluation:
+def train(settings: LabelledSettings, calibrating: Calibrating, fitting: Fitting) -> Evaluation:
     """Make the bundle `trained_bundle`: the networks of `bundle`, a new classifier.
 
     The classifier is fitted to the train part, stopped and calibrated by the validation part, and
@@ -58,16 +58,16 @@ def train(run: LabelledRun, calibrating: Calibrating, fitting: Fitting) -> Evalu
     ModelError for a damaged bundle, and what `read_labelled`, `read_rows`, `fit` and
     `fit_calibration` raise.
     """
-    out, base = fitting.trained_bundle, Bundle(run.run.bundle)
-    _check_place(out, run.run.bundle)
+    out, base = fitting.trained_bundle, Bundle(settings.run.bundle)
+    _check_place(out, settings.run.bundle)
     base.check(*card.EMBEDDING_FILES)  # the new card hashes them again: they must be sound
-    torch.set_num_threads(run.compute.threads)
-    labelled = read_labelled(run)
-    parts = read_rows(run, labelled, "train", "validation")
-    parts["train"] = parts["train"].capped(fitting.max_per_label, run.splitting.seed)
-    training = _training(run, fitting, labelled, parts)
+    torch.set_num_threads(settings.compute.threads)
+    labelled = read_labelled(settings)
+    parts = read_rows(settings, labelled, "train", "validation")
+    parts["train"] = parts["train"].capped(fitting.max_per_label, settings.splitting.seed)
+    training = _training(settings, fitting, labelled, parts)
     _say(training)
-    device, seed = choose_device(run.compute.device), run.splitting.seed
+    device, seed = choose_device(settings.compute.device), settings.splitting.seed
     fitted = fit(parts["train"], parts["validation"], fitting, seed, device)
     training = training.model_copy(
         update={"best_epoch": fitted.best_epoch, "losses": fitted.losses}
@@ -76,8 +76,8 @@ def train(run: LabelledRun, calibrating: Calibrating, fitting: Fitting) -> Evalu
         with writing(out):
             _write_bundle(stage, out.name, base, fitted, training)
         if calibrating.calibration != "none":
-            _calibrate(run, calibrating, stage, labelled, "validation")
-        evaluation = _evaluate(run, stage, labelled, "test")
+            _calibrate(settings, calibrating, stage, labelled, "validation")
+        evaluation = _evaluate(settings, stage, labelled, "test")
         with writing(out):
             write_evaluation(evaluation, stage / EVALUATION)
             _put_in_place(stage, out)
@@ -102,23 +102,23 @@ def _say(training: card.Training) -> None:
 
 
 def _training(
-    run: LabelledRun, fitting: Fitting, labelled: Labelled, parts: dict[Part, Rows]
+    settings: LabelledSettings, fitting: Fitting, labelled: Labelled, parts: dict[Part, Rows]
 ) -> card.Training:
     """Describe the data and the settings; what came of them is not known yet."""
     groups: dict[str, int] = {
         part: len({*np.concatenate([s.group[s.part == i] for s in labelled.samples]).tolist()})
         for i, part in enumerate(PARTS)
     }
-    settings = {**fitting.model_dump(exclude={"trained_bundle"}), **run.splitting.model_dump()}
-    tables = tables_beside(read_labelled_sheet(run.inputs.samples))
+    recipe = {**fitting.model_dump(exclude={"trained_bundle"}), **settings.splitting.model_dump()}
+    tables = tables_beside(read_labelled_sheet(settings.inputs.samples))
     return card.Training(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         data=files_of(labelled),
         tables={str(path): file_sha256(path) for path in tables},
-        seed=run.splitting.seed,
+        seed=settings.splitting.seed,
         groups=groups,
         open_frames={part: rows.by_label() for part, rows in parts.items()},
-        recipe={name: float(value) for name, value in settings.items()},
+        recipe={name: float(value) for name, value in recipe.items()},
         best_epoch=1,
         losses=[],
         versions=_versions(),
@@ -170,21 +170,21 @@ def _put_in_place(stage: Path, out: Path) -> None:
 
 
 def calibrate(
-    run: LabelledRun, calibrating: Calibrating, part: Part | Literal["all"]
+    settings: LabelledSettings, calibrating: Calibrating, part: Part | Literal["all"]
 ) -> card.Calibration | None:
     """Fit a calibration of `bundle` to labelled windows, and write it into its card.
 
     With `calibration: none` the one that is there is taken out.
     """
-    bundle = Bundle(run.run.bundle)
+    bundle = Bundle(settings.run.bundle)
     bundle.check(*bundle.card.sha256)  # the card is written anew, with what the files are by then
     if calibrating.calibration == "none":
-        return rewrite_card(run.run.bundle, calibration=None).calibration
-    return _calibrate(run, calibrating, run.run.bundle, read_labelled(run), part)
+        return rewrite_card(settings.run.bundle, calibration=None).calibration
+    return _calibrate(settings, calibrating, settings.run.bundle, read_labelled(settings), part)
 
 
 def _calibrate(
-    run: LabelledRun,
+    settings: LabelledSettings,
     calibrating: Calibrating,
     folder: Path,
     labelled: Labelled,
@@ -198,7 +198,7 @@ def _calibrate(
             f"{folder}: its classifier was trained on a part of {seen[0]}; calibrate with the "
             "sheet and seed that it was trained with and --part validation, or with other data"
         )
-    windows = score_labelled(run, bundle, labelled, part).windows
+    windows = score_labelled(settings, bundle, labelled, part).windows
     windows = windows.where(windows.called)
     found = fit_calibration(
         windows.score,
@@ -214,9 +214,9 @@ def _calibrate(
     return found
 
 
-def evaluate(run: LabelledRun, part: Part | Literal["all"], page: Path) -> Evaluation:
+def evaluate(settings: LabelledSettings, part: Part | Literal["all"], page: Path) -> Evaluation:
     """Evaluate `bundle` on labelled samples; writes the page, and JSON beside it."""
-    evaluation = _evaluate(run, run.run.bundle, read_labelled(run), part)
+    evaluation = _evaluate(settings, settings.run.bundle, read_labelled(settings), part)
     if evaluation.trained_on:
         logger.warning("the classifier was trained on a part of %s", evaluation.trained_on[0])
     if evaluation.calibrated_on:
@@ -227,11 +227,11 @@ def evaluate(run: LabelledRun, part: Part | Literal["all"], page: Path) -> Evalu
 
 
 def _evaluate(
-    run: LabelledRun, folder: Path, labelled: Labelled, part: Part | Literal["all"]
+    settings: LabelledSettings, folder: Path, labelled: Labelled, part: Part | Literal["all"]
 ) -> Evaluation:
     bundle = Bundle(folder)
     about, training, calibration = bundle.card, bundle.card.training, bundle.card.calibration
-    scores = score_labelled(run, bundle, labelled, part)
+    scores = score_labelled(settings, bundle, labelled, part)
     sources = [sample.name for sample in labelled.samples]
     windows, probability = scores.windows, calibrated(about, 0.5)
     return Evaluation(
@@ -242,10 +242,10 @@ def _evaluate(
         window=about.window,
         fingerprint=about.fingerprint,
         classifier=about.sha256[card.CLASSIFIER],
-        data=str(run.inputs.samples),
+        data=str(settings.inputs.samples),
         files=files_of(labelled),
         part=part,
-        seed=run.splitting.seed,
+        seed=settings.splitting.seed,
         trained_on=not_held_out(training.data, _TRAINED, labelled, part) if training else [],
         calibrated_on=(
             not_held_out(calibration.data, parts_of(calibration.part), labelled, part)

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from virnuc_rules.arrays import Bool, Int
 from virnuc_rules.chunking.format import Chunk
+from virnuc_rules.config.model import LabelledSettings
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.prediction.scored_chunks import usable_results
 from virnuc_rules.training.annotation import CodingSequences
-from virnuc_rules.training.labelled import Labelled, LabelledRun, annotated
+from virnuc_rules.training.labelled import Labelled, annotated
 from virnuc_rules.training.split import PARTS, Part
 from virnuc_rules.vocabulary import Label
 
@@ -130,7 +131,7 @@ def _pool(rest: _Batch | None, segments: list[tuple[Block, Int]]) -> _Batch:
     return x, y
 
 
-def read_rows(run: LabelledRun, labelled: Labelled, *parts: Part) -> dict[Part, Rows]:
+def read_rows(settings: LabelledSettings, labelled: Labelled, *parts: Part) -> dict[Part, Rows]:
     """Map the embeddings of the labelled samples, and sort their open frames into parts.
 
     Where a file has an annotation, open frames outside of its coding sequences are left out.
@@ -138,11 +139,11 @@ def read_rows(run: LabelledRun, labelled: Labelled, *parts: Part) -> dict[Part, 
     frame of one of the labels.
     """
     blocks: dict[Part, list[Block]] = {part: [] for part in parts}
-    tasks = Tasks.of(run.run, run.embedding)
+    tasks = Tasks.of(settings.run, settings.embedding)
     for sample in labelled.samples:
         coding = dict(annotated(sample))
         failed = outside = 0
-        for chunk, result in usable_results(list(tasks.of_sample(sample.name)), run.run):
+        for chunk, result in usable_results(list(tasks.of_sample(sample.name)), settings.run):
             if result is None:
                 failed += len(chunk.ids)
                 continue
@@ -161,8 +162,8 @@ def read_rows(run: LabelledRun, labelled: Labelled, *parts: Part) -> dict[Part, 
         for label, count in rows.by_label().items():
             if not count:
                 raise VirnucError(
-                    f"{run.inputs.samples}: no open frame of label {label} in the {part} part; "
-                    "give more groups, or name parts in the column `part`"
+                    f"{settings.inputs.samples}: no open frame of label {label} in the {part} "
+                    "part; give more groups, or name parts in the column `part`"
                 )
     return found
 

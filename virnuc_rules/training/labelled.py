@@ -15,24 +15,12 @@ from virnuc_rules.chunking.format import (
     read_contig_table,
     read_manifest,
 )
-from virnuc_rules.config.model import Calling, Compute, Embedding, Inputs, Run, Splitting
+from virnuc_rules.config.model import LabelledSettings
 from virnuc_rules.config.run_folder import ChunkFolder, RunFolder
 from virnuc_rules.errors import InputError, VirnucError
 from virnuc_rules.training.annotation import CodingSequences, read_genbank
 from virnuc_rules.training.sheet import LabelledFile, read_labelled_sheet
 from virnuc_rules.training.split import PARTS, Part, part_of
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledRun:
-    """The settings of what is done with labelled samples."""
-
-    inputs: Inputs
-    run: Run
-    embedding: Embedding
-    compute: Compute
-    calling: Calling
-    splitting: Splitting
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +48,21 @@ class Labelled:
     groups: list[str]
 
 
-def read_labelled(run: LabelledRun) -> Labelled:
+def read_labelled(settings: LabelledSettings) -> Labelled:
     """Read the labelled sheet and the chunk folders of its samples.
 
     Raises VirnucError for a sheet or table that is wrong, a record without a group, a group that
     the sheet puts into two parts, and a file that has both labels; ChunkError for a sample that is
     not chunked.
     """
-    sheet = run.inputs.samples
+    sheet = settings.inputs.samples
     names: dict[str, int] = {}  # groups, by their index
     samples = [
-        _read_sample(run, name, files, names) for name, files in read_labelled_sheet(sheet).items()
+        _read_sample(settings, name, files, names)
+        for name, files in read_labelled_sheet(sheet).items()
     ]
     _check_labels(samples, sheet)
-    _split(samples, list(names), run.splitting.seed, sheet)
+    _split(samples, list(names), settings.splitting.seed, sheet)
     return Labelled(samples, list(names))
 
 
@@ -89,14 +78,14 @@ def _check_labels(samples: list[LabelledSample], sheet: Path) -> None:
 
 
 def _read_sample(
-    run: LabelledRun, name: str, sheet: dict[str, LabelledFile], names: dict[str, int]
+    settings: LabelledSettings, name: str, sheet: dict[str, LabelledFile], names: dict[str, int]
 ) -> LabelledSample:
-    folder = RunFolder(run.run.results).chunks(name)
+    folder = RunFolder(settings.run.results).chunks(name)
     manifest = read_manifest(folder)
     if differing := sorted(set(manifest.sources) ^ set(sheet)):
         raise VirnucError(
-            f"{run.inputs.samples}: sample {name}: {differing[0]} is not both in the sheet and in "
-            "what was chunked; run `chunk` again"
+            f"{settings.inputs.samples}: sample {name}: {differing[0]} is not both in the sheet and "
+            "in what was chunked; run `chunk` again"
         )
     files = [sheet[source] for source in manifest.sources]
     length, window_contig = contig_lengths(folder, manifest), contig_numbers(folder, manifest)
@@ -109,7 +98,7 @@ def _read_sample(
             known = files[file].group_of(contig)
         except KeyError:
             raise VirnucError(
-                f"{run.inputs.samples}: sample {name}: {manifest.sources[file]}: record "
+                f"{settings.inputs.samples}: sample {name}: {manifest.sources[file]}: record "
                 f'"{contig}" has no group; add it to the table of groups'
             ) from None
         group[number] = names.setdefault(known, len(names))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Bool, Float, Int
 from virnuc_rules.chunking.format import read_windows
-from virnuc_rules.config.model import Calling
+from virnuc_rules.config.model import Calling, LabelledSettings
 from virnuc_rules.embedding.embedding_file import Computation
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.models.bundle import Bundle
@@ -23,7 +23,7 @@ from virnuc_rules.prediction.contig_calls import (
 from virnuc_rules.prediction.scored_chunks import scored_chunks
 from virnuc_rules.prediction.window_calls import Consensus
 from virnuc_rules.progress import progress
-from virnuc_rules.training.labelled import Labelled, LabelledRun, LabelledSample
+from virnuc_rules.training.labelled import Labelled, LabelledSample
 from virnuc_rules.training.split import PARTS, Part
 from virnuc_rules.vocabulary import NO_REASON, Call, Reason
 
@@ -71,17 +71,17 @@ class Scores:
 
 
 def score_labelled(
-    run: LabelledRun, bundle: Bundle, labelled: Labelled, part: Part | Literal["all"]
+    settings: LabelledSettings, bundle: Bundle, labelled: Labelled, part: Part | Literal["all"]
 ) -> Scores:
     """Score the embedded windows of labelled samples, and their contigs.
 
     Windows are ranked by their margin (`Consensus.margin`), contigs by the mean score_virus of
     their windows; calls are those of `predict`. Raises what `scored_chunks` raises.
     """
-    torch.set_num_threads(run.compute.threads)
+    torch.set_num_threads(settings.compute.threads)
     computed: set[Computation] = set()
     found = [
-        _score(run, bundle, number, sample, part, computed)
+        _score(settings, bundle, number, sample, part, computed)
         for number, sample in enumerate(labelled.samples)
     ]
     windows, contigs = zip(*found, strict=True)
@@ -89,7 +89,7 @@ def score_labelled(
 
 
 def _score(
-    run: LabelledRun,
+    settings: LabelledSettings,
     bundle: Bundle,
     number: int,
     sample: LabelledSample,
@@ -97,13 +97,13 @@ def _score(
     computed: set[Computation],
 ) -> tuple[Scored, Scored]:
     consensus = Consensus.empty(sample.manifest.windows)
-    tasks = list(Tasks.of(run.run, run.embedding).of_sample(sample.name))
+    tasks = list(Tasks.of(settings.run, settings.embedding).of_sample(sample.name))
     classifier = bundle.open_classifier()
     with progress(f"sample {sample.name}", sample.manifest.open_frames) as advance:
-        for chunk in scored_chunks(tasks, run.run, classifier, computed):
+        for chunk in scored_chunks(tasks, settings.run, classifier, computed):
             consensus.add_chunk(chunk)
             advance(len(chunk.window_row))
-    calls = _contig_calls(run.calling, sample, consensus)
+    calls = _contig_calls(settings.calling, sample, consensus)
     contig = sample.window_contig
 
     def scored(score: Float, call: Bool, failed: Bool, contig: Int) -> Scored:
