@@ -230,7 +230,7 @@ def test_the_evaluation_is_that_of_the_tables(trained: Project, tmp_path: Path) 
         for level in ("windows", "contigs"):
             rows = [
                 row for row in read_tsv(out / f"{level}.tsv")
-                if part_of(f"{label}_genome_{int(row['contig'].split('_')[1]) // 3}", 3) == "test"
+                if part_of(f"{label}_genome_{int(row['contig'].split('_')[-1]) // 3}", 3) == "test"
             ]  # fmt: skip
             calls = [row["call"] for row in rows]
             assert found[level]["counts"][label] == {
