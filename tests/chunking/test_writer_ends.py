@@ -114,3 +114,22 @@ def test_samples_with_names_alike_do_not_disturb_each_other(
     chunk_it(SOURCE, tmp_path / "lake.2")
     assert contents(tmp_path / "lake") == contents(tmp_path / "lake.2")
     assert {path.name for path in tmp_path.iterdir()} == {"lake", "lake.2"}
+
+
+@pytest.mark.parametrize("chunk_size", [9, 10])
+def test_a_manifest_is_there_only_beside_its_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_size: int
+) -> None:
+    """An older one goes before the first file moves; an equal one stays for those who read it."""
+    chunk_it(SOURCE, tmp_path / "out", chunk_size=9)
+    manifest, replace, seen = tmp_path / "out/manifest.json", Path.replace, []
+
+    def spy(path: Path, target: Path) -> Path:
+        if target.parent == manifest.parent:
+            seen.append((target.name, manifest.exists()))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", spy)
+    chunk_it(SOURCE, tmp_path / "out", chunk_size=chunk_size)
+    assert len(seen) > 3 and seen[-1][0] == "manifest.json"
+    assert {there for _, there in seen} == {chunk_size == 9}

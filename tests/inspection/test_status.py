@@ -165,6 +165,17 @@ def test_failed_chunks_and_odd_texts(run: Run) -> None:
     assert "[red]host" in table and "a [/b] reason" in table
 
 
+def test_a_failed_chunk_is_neither_stalled_nor_left(run: Run) -> None:
+    """Its worker was killed between writing why it failed and releasing the claim."""
+    run.fail(run.keys[0], "bad")
+    run.claim(run.keys[0], owner("0", "n1"), age=3600)
+    run.claim(run.keys[1], owner("0", "n1"), age=3600)
+    now = run.read()
+    assert (now.failed, now.stalled, now.running) == (1, 1, 0)
+    assert now.pending == len(run.keys) - 1
+    assert now.open_frames_left == sum(run.tasks[key].entry.open_frames for key in run.keys[1:])
+
+
 def test_a_chunk_that_is_tried_again_is_running(run: Run) -> None:
     run.fail(run.keys[0], "bad")
     run.claim(run.keys[0], owner("0", "n1"))

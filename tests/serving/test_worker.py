@@ -82,22 +82,37 @@ def test_a_new_worker_tries_a_failed_chunk_once_more(config: Config) -> None:
     assert report(config).chunks == 1
 
 
+def drift(monkeypatch: pytest.MonkeyPatch, *drifts: float) -> None:
+    """Let the self-checks of a worker give numbers that are off, by a share and absolutely."""
+    right, answers = embed.self_check, iter(drifts)
+
+    def drifting(*arguments: object) -> torch.Tensor:
+        found = right(*arguments)  # type: ignore[arg-type]
+        return found + next(answers) * (1 + found.abs())
+
+    monkeypatch.setattr(embed, "self_check", drifting)
+
+
 def test_a_bad_device_fails_no_chunk(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a failure the self-check gives other numbers: the device is to blame."""
     one = worker(config)
     spoil_a_chunk(one)
-    right = embed.self_check
-    answers = iter([0.0, 0.5])
-
-    def drifting(*arguments: object) -> torch.Tensor:
-        return right(*arguments) + next(answers)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(embed, "self_check", drifting)
+    drift(monkeypatch, 0.0, 0.002)
     assert one.run() == Exit.BAD_DEVICE
     store = Store(config.run.results)
     assert store.failed(one.tasks) == {}
     assert not list(store.claims.iterdir())
     assert report(config).exit_reason == "the device gives wrong numbers"
+
+
+def test_a_device_that_rounds_otherwise_is_no_bad_one(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = worker(config)
+    key, _ = spoil_a_chunk(one)
+    drift(monkeypatch, 0.0, 0.0005)
+    assert one.run() == Exit.FAILED_CHUNKS
+    assert Store(config.results).failed(one.tasks).keys() == {key}
 
 
 def test_a_full_disk_is_no_fault_of_the_chunk(

@@ -84,8 +84,8 @@ def _read_sample(
     manifest = read_manifest(folder)
     if differing := sorted(set(manifest.sources) ^ set(sheet)):
         raise VirnucError(
-            f"{settings.inputs.samples}: sample {name}: {differing[0]} is not both in the sheet and "
-            "in what was chunked; run `chunk` again"
+            f"{settings.inputs.samples}: sample {name}: {differing[0]} is not both in the sheet "
+            "and in what was chunked; run `chunk` again"
         )
     files = [sheet[source] for source in manifest.sources]
     length, window_contig = contig_lengths(folder, manifest), contig_numbers(folder, manifest)
