@@ -10,7 +10,8 @@ from virnuc_rules.arrays import Bool, Float
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.calibration import expected_fdr, probabilities
 from virnuc_rules.models.card import Calibration
-from virnuc_rules.training.calibrate import balanced_weights, fit_calibration
+from virnuc_rules.training import calibrate
+from virnuc_rules.training.calibrate import balanced_weights
 
 NUMBER = 20_000
 
@@ -24,6 +25,14 @@ def draw(temperature: float, seed: int = 0) -> tuple[Float, Bool, list[str]]:
     return (temperature * odds).astype(np.float32), virus, groups
 
 
+def fit_calibration(
+    margin: Float, virus: Bool, groups: list[str], method: str = "auto"
+) -> Calibration:
+    return calibrate.fit_calibration(
+        margin, virus, groups, method, classifier="sha", data=[], part="all"
+    )
+
+
 def temperature(value: float) -> Calibration:
     return Calibration(
         method="temperature", temperature=value, classifier="", data=[], part="all", windows={},
@@ -33,7 +42,7 @@ def temperature(value: float) -> Calibration:
 
 @pytest.mark.parametrize("true", [0.5, 1.0, 3.0])
 def test_a_temperature_is_found_again(true: float) -> None:
-    found = fit_calibration(*draw(true), "temperature", classifier="sha", part="all")
+    found = fit_calibration(*draw(true), "temperature")
     assert found.method == "temperature"
     assert found.temperature == pytest.approx(true, rel=0.05)
     assert (found.classifier, found.part) == ("sha", "all")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from virnuc_rules.arrays import Double
-from virnuc_rules.models.card import BundleCard, Calibration
+from virnuc_rules.models.card import BundleCard, CalibrationCurve
 
 
 def calibrated(
@@ -28,16 +28,16 @@ def calibrated(
 
 
 def probabilities(
-    calibration: Calibration, margin: NDArray[np.float32], prevalence: float = 0.5
+    curve: CalibrationCurve, margin: NDArray[np.float32], prevalence: float = 0.5
 ) -> Double:
     """Return the probability that each window [W] is viral; NaN where the margin is.
 
     prevalence: the share of windows with a call that are viral, above 0 and below 1.
     """
-    if calibration.temperature is not None:
-        odds = margin.astype(np.float64) / calibration.temperature
+    if curve.temperature is not None:
+        odds = margin.astype(np.float64) / curve.temperature
     else:
-        odds = logit(np.interp(margin, calibration.margin, calibration.probability))
+        odds = logit(np.interp(margin, curve.margin, curve.probability))
     shifted: Double = expit(odds + logit(prevalence))
     return shifted
 

@@ -70,20 +70,13 @@ class Seen(_Shape):
     split: str  # sha256 of the parts of its records
 
 
-class Calibration(_Shape):
+class CalibrationCurve(_Shape):
     """How log odds of windows become probabilities; see `models.calibration`."""
 
     method: Literal["temperature", "isotonic"]
     temperature: PositiveFloat | None = None
     margin: list[float] = []  # isotonic: ascending, and the probability at each
     probability: list[float] = []
-    classifier: str  # sha256 of the classifier's file that it was fitted to
-    data: list[Seen]
-    part: str  # of the data, or all
-    windows: dict[Label, PositiveInt]  # that it was fitted to, by label
-    log_loss: dict[
-        str, float
-    ]  # of each method on windows of groups it was not fitted to; raw: none
 
     @model_validator(mode="after")
     def _is_a_function(self) -> Self:
@@ -93,6 +86,16 @@ class Calibration(_Shape):
         elif len(self.margin) < 2 or len(self.margin) != len(self.probability):
             raise ValueError("an isotonic calibration needs as many margins as probabilities")
         return self
+
+
+class Calibration(CalibrationCurve):
+    """A curve, and what it was fitted to."""
+
+    classifier: str  # sha256 of the classifier's file
+    data: list[Seen]
+    part: str  # of the data, or all
+    windows: dict[Label, PositiveInt]
+    log_loss: dict[str, float]  # by method (raw: none), on windows of groups it was not fitted to
 
 
 class Training(_Shape):

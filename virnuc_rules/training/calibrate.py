@@ -1,7 +1,6 @@
 """Fitting a calibration to labelled windows that the classifier was not trained on."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from sklearn.metrics import log_loss
 from virnuc_rules.arrays import Bool, Float, Int
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.calibration import probabilities
-from virnuc_rules.models.card import Calibration
+from virnuc_rules.models.card import Calibration, CalibrationCurve, Seen
 from virnuc_rules.training.split import place_of
 from virnuc_rules.vocabulary import Label
 
@@ -22,13 +21,20 @@ _HALVES = -1  # seed of a split that is none of those that users choose
 
 
 def fit_calibration(
-    margin: Float, virus: Bool, group: list[str], method: str = "auto", **about: Any
+    margin: Float,
+    virus: Bool,
+    group: list[str],
+    method: str,
+    *,
+    classifier: str,
+    data: list[Seen],
+    part: str,
 ) -> Calibration:
     """Fit a calibration to windows with a call: margins [W], whether they are viral, their groups.
 
     `auto` takes the method with the smaller loss on groups that it was not fitted to: each method
     is fitted to one half of the groups and measured on the other, both ways round. Labels weigh
-    the same. `about` says what it was fitted to: `classifier`, `data`, `part` of a Calibration.
+    the same. `classifier`, `data` and `part` are written down: see Calibration.
     Raises VirnucError for too few windows.
     """
     counts = np.bincount(virus, minlength=len(Label))
@@ -40,12 +46,13 @@ def fit_calibration(
     losses = _held_out_losses(margin, virus, group)
     if method == "auto":
         method = min(("temperature", "isotonic"), key=lambda name: losses.get(name, 0))
-    return _METHODS[method](margin, virus).model_copy(
-        update={
-            **about,
-            "windows": dict(zip(Label, counts.tolist(), strict=True)),
-            "log_loss": losses,
-        }
+    return Calibration(
+        **_METHODS[method](margin, virus).model_dump(),
+        classifier=classifier,
+        data=data,
+        part=part,
+        windows=dict(zip(Label, counts.tolist(), strict=True)),
+        log_loss=losses,
     )
 
 
@@ -58,11 +65,11 @@ def _held_out_losses(margin: Float, virus: Bool, group: list[str]) -> dict[str, 
         return {}  # too few groups to hold any out
     found: dict[str, list[float]] = {name: [] for name in ("raw", *_METHODS)}
     for side in sides:
-        fitted = {name: fit(margin[~side], virus[~side]) for name, fit in _METHODS.items()}
+        weights = balanced_weights(virus[side])
+        curves = {name: fit(margin[~side], virus[~side]) for name, fit in _METHODS.items()}
+        curves["raw"] = CalibrationCurve(method="temperature", temperature=1.0)
         for name in found:
-            raw = _calibration(method="temperature", temperature=1.0)
-            p = probabilities(fitted.get(name, raw), margin[side])
-            weights = balanced_weights(virus[side])
+            p = probabilities(curves[name], margin[side])
             found[name].append(log_loss(virus[side], p, sample_weight=weights))
     return {name: float(np.mean(values)) for name, values in found.items()}
 
@@ -75,11 +82,7 @@ def balanced_weights(virus: Bool, prevalence: float = 0.5) -> NDArray[np.float64
     return weights
 
 
-def _calibration(**fields: object) -> Calibration:
-    return Calibration(classifier="", data=[], part="", windows={}, log_loss={}, **fields)  # type: ignore[arg-type]
-
-
-def _temperature(margin: Float, virus: Bool) -> Calibration:
+def _temperature(margin: Float, virus: Bool) -> CalibrationCurve:
     """The temperature of the least loss.
 
     The targets are Platt's (1999), (n + 1) / (n + 2) and its like: where the labels are told apart
@@ -95,10 +98,10 @@ def _temperature(margin: Float, virus: Bool) -> Calibration:
         return float(np.sum(weights * (np.logaddexp(0, odds) - target * odds)))
 
     best = minimize_scalar(loss, bounds=_TEMPERATURES, method="bounded")
-    return _calibration(method="temperature", temperature=float(best.x))
+    return CalibrationCurve(method="temperature", temperature=float(best.x))
 
 
-def _isotonic(margin: Float, virus: Bool) -> Calibration:
+def _isotonic(margin: Float, virus: Bool) -> CalibrationCurve:
     """A rising curve through means; no surer than so many windows of each label can show."""
     non_viral, viral = np.bincount(virus, minlength=2)
     curve = IsotonicRegression(
@@ -108,10 +111,10 @@ def _isotonic(margin: Float, virus: Bool) -> Calibration:
     x, y = curve.X_thresholds_.astype(float), curve.y_thresholds_.astype(float)
     if len(x) == 1:
         x, y = np.repeat(x, 2), np.repeat(y, 2)
-    return _calibration(method="isotonic", margin=x.tolist(), probability=y.tolist())
+    return CalibrationCurve(method="isotonic", margin=x.tolist(), probability=y.tolist())
 
 
-_METHODS: dict[str, Callable[[Float, Bool], Calibration]] = {
+_METHODS: dict[str, Callable[[Float, Bool], CalibrationCurve]] = {
     "temperature": _temperature,
     "isotonic": _isotonic,
 }

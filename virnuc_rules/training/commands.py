@@ -65,13 +65,13 @@ def train(settings: LabelledSettings, calibrating: Calibrating, fitting: Fitting
     labelled = read_labelled(settings)
     parts = read_rows(settings, labelled, "train", "validation")
     parts["train"] = parts["train"].capped(fitting.max_per_label, settings.splitting.seed)
-    training = _training(settings, fitting, labelled, parts)
-    _say(training)
+    _say(labelled, parts)
+    named = tables_beside(read_labelled_sheet(settings.inputs.samples))
+    tables = {str(path): file_sha256(path) for path in named}
     device, seed = choose_device(settings.compute.device), settings.splitting.seed
     fitted = fit(parts["train"], parts["validation"], fitting, seed, device)
-    training = training.model_copy(
-        update={"best_epoch": fitted.best_epoch, "losses": fitted.losses}
-    )
+    recipe = {**fitting.model_dump(exclude={"trained_bundle"}), **settings.splitting.model_dump()}
+    training = _training(labelled, parts, tables, recipe, fitted)
     with staged_folder(out) as stage:
         with writing(out):
             _write_bundle(stage, out.name, base, fitted, training)
@@ -94,33 +94,40 @@ def _check_place(out: Path, base: Path) -> None:
         raise VirnucError(f"{out}: is a bundle that `train` did not make; give another folder")
 
 
-def _say(training: card.Training) -> None:
+def _say(labelled: Labelled, parts: dict[Part, Rows]) -> None:
+    groups = _groups(labelled)
     for part in PARTS:
-        frames = training.open_frames.get(part, {})
+        frames = parts[part].by_label() if part in parts else {}
         counts = ", ".join(f"{number} {label}" for label, number in frames.items())
-        logger.info("%s: %d groups; open frames: %s", part, training.groups[part], counts or "–")
+        logger.info("%s: %d groups; open frames: %s", part, groups[part], counts or "–")
 
 
-def _training(
-    settings: LabelledSettings, fitting: Fitting, labelled: Labelled, parts: dict[Part, Rows]
-) -> card.Training:
-    """Describe the data and the settings; what came of them is not known yet."""
-    groups: dict[str, int] = {
+def _groups(labelled: Labelled) -> dict[str, int]:
+    """Count the groups of each part."""
+    return {
         part: len({*np.concatenate([s.group[s.part == i] for s in labelled.samples]).tolist()})
         for i, part in enumerate(PARTS)
     }
-    recipe = {**fitting.model_dump(exclude={"trained_bundle"}), **settings.splitting.model_dump()}
-    tables = tables_beside(read_labelled_sheet(settings.inputs.samples))
+
+
+def _training(
+    labelled: Labelled,
+    parts: dict[Part, Rows],
+    tables: dict[str, str],
+    recipe: dict[str, float],
+    fitted: Fitted,
+) -> card.Training:
+    """Describe the data, the settings, and what came of them; `tables` as they were before."""
     return card.Training(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         data=files_of(labelled),
-        tables={str(path): file_sha256(path) for path in tables},
-        seed=settings.splitting.seed,
-        groups=groups,
+        tables=tables,
+        seed=int(recipe["seed"]),
+        groups=_groups(labelled),
         open_frames={part: rows.by_label() for part, rows in parts.items()},
         recipe={name: float(value) for name, value in recipe.items()},
-        best_epoch=1,
-        losses=[],
+        best_epoch=fitted.best_epoch,
+        losses=fitted.losses,
         versions=_versions(),
     )
 
