@@ -1,5 +1,5 @@
 # make demo    install, then run the workflow on the demo data
-# make evaluate BUNDLE=folder POS=viral.fa NEG=others.fa    measure a bundle; OUT=folder for results
+# make evaluate BUNDLE=folder POS=viral.fa NEG=non_viral.fa    measure a bundle; OUT=folder for results
 # make test    install, then run the tests
 # make soak    kill workers at 1,000 random moments
 # make check   lint, format, types, workflow
@@ -23,9 +23,9 @@ demo: $(INSTALLED)
 OUT ?= results/evaluation
 evaluate: $(INSTALLED)
 	@test -n "$(BUNDLE)" -a -n "$(POS)" -a -n "$(NEG)" || \
-	    { echo "make evaluate BUNDLE=folder POS=viral.fa NEG=others.fa"; exit 2; }
+	    { echo "make evaluate BUNDLE=folder POS=viral.fa NEG=non_viral.fa"; exit 2; }
 	mkdir -p "$(OUT)"
-	printf 'sample\tpath\tlabel\nvirus\t%s\tvirus\nothers\t%s\tothers\n' '$(POS)' '$(NEG)' > "$(OUT)/samples.tsv"
+	printf 'sample\tpath\tlabel\nvirus\t%s\tvirus\nnon_viral\t%s\tnon_viral\n' '$(POS)' '$(NEG)' > "$(OUT)/samples.tsv"
 	card=$$(virnuc-rules models show "$(BUNDLE)") && window=$$(echo "$$card" | sed -n 's/^window: //p') && \
 	snakemake evaluate --profile profiles/local --config samples="$(OUT)/samples.tsv" \
 	    results="$(OUT)" bundle="$(BUNDLE)" duplicate_ids=keep window=$$window

@@ -41,7 +41,6 @@ from sklearn.preprocessing import StandardScaler
 
 from virnuc_rules.chunking.open_frames import open_frames
 from virnuc_rules.chunking.windows import count, cut
-from virnuc_rules.config.labels import LABELS
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.training.evaluation import Measures, measure
@@ -49,6 +48,7 @@ from virnuc_rules.training.page import Evaluation
 from virnuc_rules.training.scored import Scored
 from virnuc_rules.training.sheet import read_sheet
 from virnuc_rules.training.split import Part, part_of
+from virnuc_rules.vocabulary import Label
 
 SHORTEST = 2048  # bases of a contig: jaeger's model was made for pieces of 2 kb
 SEED = 1  # of the split (`seed` of the workflow), and of what is drawn
@@ -69,14 +69,14 @@ class Record:
 
     id: str
     source: str  # sample of the sheet
-    label: int  # index into LABELS
+    label: int  # code of a Label
     group: str
     bases: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Sequences that every tool gets: FASTA files `virus.fa` and `others.fa`, and their records."""
+    """Sequences that every tool gets: files `virus.fa` and `non_viral.fa`, and their records."""
 
     name: str
     folder: Path
@@ -89,7 +89,7 @@ class Task:
 
     def first(self) -> "Task":
         """The first sequence of each label: on these a tool does little more than start."""
-        some = [next(r for r in self.records if r.label == label) for label in range(len(LABELS))]
+        some = [next(r for r in self.records if r.label == label) for label in range(len(Label))]
         return write_task(f"first {self.name}", self.folder / "first", some, self.window)
 
 
@@ -136,7 +136,7 @@ def draw(windows: list[Record], most: int) -> list[Record]:
     """Draw at most half of `most` of each label, in their order."""
     random = np.random.default_rng(SEED)
     kept: list[Record] = []
-    for label in range(len(LABELS)):
+    for label in range(len(Label)):
         mine = [record for record in windows if record.label == label]
         drawn = random.permutation(len(mine))[: most // 2]
         kept.extend(mine[row] for row in np.sort(drawn).tolist())
@@ -150,7 +150,7 @@ def write_task(name: str, folder: Path, records: list[Record], window: int) -> T
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = ["sample\tpath\tlabel\tgroups\n"]
-    for index, label in enumerate(LABELS):
+    for index, label in enumerate(Label):
         mine = [(n, record) for n, record in enumerate(records) if record.label == index]
         fasta, groups = folder / f"{label}.fa", folder / f"{label}.groups.tsv"
         fasta.write_text("".join(f">s{n}\n{record.bases.decode()}\n" for n, record in mine))
@@ -192,7 +192,7 @@ def to_measures(task: Task, score: Floats, call: NDArray[np.bool_]) -> Measures:
     number = {group: n for n, group in enumerate(groups)}
     label = np.array([record.label for record in task.records])
     scored = Scored(
-        virus=label == LABELS.index("virus"),
+        virus=label == Label.VIRUS.code,
         score=score.astype(np.float32),
         call=call & ~np.isnan(score),
         failed=np.zeros(len(label), bool),
@@ -200,7 +200,7 @@ def to_measures(task: Task, score: Floats, call: NDArray[np.bool_]) -> Measures:
         group=np.array([number[record.group] for record in task.records]),
         length=np.array([len(record.bases) for record in task.records]),
     )
-    found = measure(scored, list(LABELS), groups)
+    found = measure(scored, list(Label), groups)
     if found.ranking is None:
         raise SystemExit(f"{task.name}: one of the labels has no sequence with a score")
     return found
@@ -238,7 +238,7 @@ def run_virnuc(task: Task, bundle: Path, threads: int) -> tuple[float, Evaluatio
     shutil.rmtree(results, ignore_errors=True)
     results.mkdir()
     steps = {"chunk": 0.0}
-    for label in LABELS:
+    for label in Label:
         out = ("--out", results / "chunks" / label, "--sample", label)
         fasta, window = task.folder / f"{label}.fa", str(task.window)
         steps["chunk"] += run(log, program, "chunk", *out, "--window", window, fasta)
@@ -267,7 +267,7 @@ def run_jaeger(task: Task, jaeger: Path, threads: int) -> tuple[float, Path]:
     Everything is its default but for windows, which it would leave out as too short.
     """
     fasta, out = task.folder / "both.fa", task.folder / "jaeger"
-    fasta.write_text("".join((task.folder / f"{label}.fa").read_text() for label in LABELS))
+    fasta.write_text("".join((task.folder / f"{label}.fa").read_text() for label in Label))
     shutil.rmtree(out, ignore_errors=True)
     size = str(task.window)
     short = ("--fsize", size, "--stride", size) if task.name.endswith("windows") else ()
@@ -358,7 +358,7 @@ def fit_composition(windows: list[Record], window: int) -> dict[str, Any]:
             max_iter=200, early_stopping=False, random_state=SEED
         ),
     }
-    counts = Counter(LABELS[value] for value in label.tolist())
+    counts = Counter(list(Label)[value] for value in label.tolist())
     of = ", ".join(f"{number:,} {name}" for name, number in counts.items())
     for name, model in models.items():
         begin = time.perf_counter()
@@ -373,7 +373,7 @@ def composition(task: Task, name: str, model: Any) -> Outcome:
     cuts = [cut_open(record, task.window) for record in task.records]
     contig = np.repeat(np.arange(len(cuts)), [len(found) for found in cuts])
     windows = [piece for found in cuts for piece in found]
-    probability = model.predict_proba(features(windows, task.window))[:, LABELS.index("virus")]
+    probability = model.predict_proba(features(windows, task.window))[:, Label.VIRUS.code]
     number = np.bincount(contig, minlength=len(cuts))
     score = np.bincount(contig, probability, len(cuts)) / number
     votes = np.bincount(contig, probability >= 0.5, len(cuts)) / number

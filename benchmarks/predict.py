@@ -21,7 +21,7 @@ import torch
 
 from virnuc_rules.chunking.format import read_manifest, read_windows
 from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Chunking, Config
 from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result, write_result
 from virnuc_rules.embedding.tasks import Settings, read_settings, sample_tasks
 from virnuc_rules.prediction.predict import predict
@@ -42,31 +42,33 @@ def make_sample(folder: Path, windows: int, contigs: str) -> None:
     fasta = folder / "large.fa"
     write_fasta(fasta, lengths, seed=1)
     config = configure(folder)
-    out = config.results / "chunks" / SAMPLE
-    write_chunks([fasta], out, sample=SAMPLE, window=WINDOW, chunk_size=config.chunk_size)
+    out = config.run.results / "chunks" / SAMPLE
+    write_chunks(
+        [fasta], out, sample=SAMPLE, chunking=Chunking(window=WINDOW, chunk_size=config).chunk_size
+    )
     card, settings = read_settings(config)
     generator = torch.Generator().manual_seed(1)
-    for task in sample_tasks(config.results, SAMPLE, card, settings):
+    for task in sample_tasks(config.run.results, SAMPLE, card, settings):
         ids = task.read().ids
         widths = (card.dnabert_s.hidden_size, card.esm2.hidden_size)
         dnabert_s, esm2 = (torch.randn(len(ids), w, generator=generator) for w in widths)
-        path = Store(config.results).result(task.key)
+        path = Store(config.run.results).result(task.key)
         path.parent.mkdir(parents=True, exist_ok=True)
         embeddings = Embeddings(ids, dnabert_s, esm2, Computation(precision="fp32", device="cpu"))
         write_result(path, task.key, Settings.of(config), embeddings)
 
 
 def configure(folder: Path) -> Config:
-    return Config(results=folder / "results", bundle=BUNDLE)
+    return Config.of(results=folder / "results", bundle=BUNDLE)
 
 
 def read_only(folder: Path) -> None:
     """Read and check what `predict` needs, and throw it away."""
     config = configure(folder)
-    for task in sample_tasks(config.results, SAMPLE, *read_settings(config)):
+    for task in sample_tasks(config.run.results, SAMPLE, *read_settings(config)):
         chunk = task.read()
-        read_result(Store(config.results).result(task.key), task.key, chunk.ids)
-    for part in read_windows(config.results / "chunks" / SAMPLE):
+        read_result(Store(config.run.results).result(task.key), task.key, chunk.ids)
+    for part in read_windows(config.run.results / "chunks" / SAMPLE):
         np.sum(part["open_frames"].to_numpy())
 
 

@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data")
     args = parser.parse_args()
 
-    kinds = dict(zip(args.sources, ("virus", "", "others"), strict=True))
+    kinds = dict(zip(args.sources, ("virus", "", "non_viral"), strict=True))
     sources, labels = {}, {}
     for path, kind in kinds.items():
         for name, bases in read_fasta(path):

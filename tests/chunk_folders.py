@@ -10,6 +10,8 @@ from Bio import SeqIO
 
 from virnuc_rules.chunking.format import CHUNK_SCHEMA, Chunk, Manifest, read_chunk, read_manifest
 from virnuc_rules.chunking.writer import write_chunks
+from virnuc_rules.config.model import Chunking
+from virnuc_rules.config.run_folder import ChunkFolder
 
 DATA = Path(__file__).parent / "data"
 UPSTREAM = DATA / "upstream"
@@ -25,12 +27,18 @@ def chunk_it(
     **more: Any,
 ) -> Manifest:
     sources = [source] if isinstance(source, Path) else source
-    return write_chunks(sources, out, sample="lake", window=window, chunk_size=chunk_size, **more)
+    settings = {key: more.pop(key) for key in list(more) if key in Chunking.model_fields}
+    chunking = Chunking(window=window, chunk_size=chunk_size, **settings)
+    return write_chunks(sources, out, chunking, sample="lake", **more)
+
+
+def manifest_of(folder: Path) -> Manifest:
+    return read_manifest(ChunkFolder(folder))
 
 
 def read_all(folder: Path) -> list[Chunk]:
     """Every chunk of a folder, checked, in order."""
-    return [read_chunk(folder / entry.file, entry) for entry in read_manifest(folder).chunks]
+    return [read_chunk(folder / entry.file, entry) for entry in manifest_of(folder).chunks]
 
 
 def sequences(folder: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
@@ -47,11 +55,11 @@ def fasta_pairs(path: Path) -> list[tuple[str, str]]:
 
 
 def windows_of(folder: Path) -> pa.Table:
-    return pq.read_table(folder / "windows.parquet", page_checksum_verification=True)
+    return pq.read_table(ChunkFolder(folder).windows, page_checksum_verification=True)
 
 
 def contigs_of(folder: Path) -> pa.Table:
-    return pq.read_table(folder / "contigs.parquet", page_checksum_verification=True)
+    return pq.read_table(ChunkFolder(folder).contigs, page_checksum_verification=True)
 
 
 def frames_of(folder: Path) -> pa.Table:

@@ -10,7 +10,7 @@ from harness import DEMO, Project
 from hypothesis import settings
 
 from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Chunking, Config
 from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.serving.worker import Exit
 
@@ -49,7 +49,10 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         handle.write(f">short\nAC\n>gap|1\n{'N' * 600}\n")
     results = folder / "results"
     write_chunks(
-        [folder / "gut.fa"], results / "chunks/gut", sample="gut", window=500, chunk_size=8
+        [folder / "gut.fa"],
+        results / "chunks/gut",
+        sample="gut",
+        chunking=Chunking(window=500, chunk_size=8),
     )
     assert work(configure(results)) == Exit.DRAINED
     return results

@@ -13,20 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from virnuc_rules.config.run_folder import RunFolder
+
 REPO = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 DEMO = {name: REPO / "demo" / "data" / f"{name}.fa.gz" for name in ("lake", "gut")}
 BUNDLE = REPO / "tests" / "data" / "bundle"  # random weights
-TABLES = (
-    *(f"{name}.{kind}" for name in ("orfs", "windows", "contigs", "regions")
-      for kind in ("tsv", "parquet")),
-    "prediction_results.txt",
-    "prediction_results_highestscore.csv",
-    "viral.fa.gz",
-    "tracks/{sample}.scores.bedgraph.gz",
-    "tracks/{sample}.viral.bed",
-    "tracks/{sample}.viral.gff3",
-)  # fmt: skip
 Environment = dict[str, str]
 
 
@@ -37,6 +29,7 @@ class Project:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.results = folder / "results"
+        self.paths = RunFolder(self.results)
         self.settings: dict[str, Any] = {
             "samples": "samples.tsv",
             "bundle": str(BUNDLE),
@@ -81,13 +74,14 @@ class Project:
         """Chunk all samples by hand, as rule `chunk` does."""
         for name, path in self.samples.items():
             size = ("--chunk-size", str(self.settings["chunk_size"]))
-            rules("chunk", path, "--out", self.results / "chunks" / name, *size, check=True)
+            out = self.paths.chunks(name).path
+            rules("chunk", path, "--out", out, "--window", 500, *size, check=True)
 
     def serve_command(self, worker: int, **settings: Any) -> list[str]:
         values = {**self.settings, **settings}
         keys = (
             "samples", "bundle", "threads", "lease_seconds", "load_timeout", "device", "precision",
-            "cache_clear_interval", "batch_tokens",
+            "batch_tokens",
         )  # fmt: skip
         options = [f"--{k.replace('_', '-')}={values[k]}" for k in keys if k in values]
         return [str(BIN / "virnuc-rules"), "serve", "--worker", str(worker), *options]
@@ -104,35 +98,37 @@ class Project:
 
     def embeddings(self) -> dict[str, int]:
         """Inodes of the results by key: a result that was made again has another."""
-        found = (self.results / "embeddings").glob("*/*.safetensors")
+        found = self.paths.embeddings.glob("*/*.safetensors")
         return {path.stem: path.stat().st_ino for path in found}
 
     def digests(self) -> dict[str, str]:
         """sha256 of the results by key."""
-        found = (self.results / "embeddings").glob("*/*.safetensors")
+        found = self.paths.embeddings.glob("*/*.safetensors")
         return {path.stem: sha256(path) for path in found}
 
     def chunks(self) -> int:
-        manifests = (self.results / "chunks").glob("*/manifest.json")
-        return sum(len(json.loads(path.read_text())["chunks"]) for path in manifests)
+        manifests = [self.paths.chunks(sample).manifest for sample in self.samples]
+        return sum(
+            len(json.loads(path.read_text())["chunks"]) for path in manifests if path.exists()
+        )
 
     def report(self, worker: int = 0) -> dict[str, Any]:
-        path = self.results / "queue" / "workers" / f"{worker}.json"
+        path = self.paths.worker_reports / f"{worker}.json"
         return json.loads(path.read_text())  # type: ignore[no-any-return]
 
     def tables(self) -> dict[str, str]:
         """sha256 of every table of every sample."""
         return {
-            table: sha256(self.results / table)
-            for s in self.samples
-            for table in (f"{s}/{t.format(sample=s)}" for t in TABLES)
+            str(path.relative_to(self.results)): sha256(path)
+            for sample in self.samples
+            for path in self.paths.sample(sample).files()
         }
 
     def claims(self) -> list[Path]:
-        return list((self.results / "queue" / "claims").iterdir())
+        return list(self.paths.claims.iterdir())
 
     def failures(self) -> list[Path]:
-        return list((self.results / "queue" / "failed").iterdir())
+        return list(self.paths.failures.iterdir())
 
     def processes(self) -> list[int]:
         """Ids of the processes whose working directory is the project's folder."""
@@ -153,14 +149,20 @@ class Project:
 
     def left_over(self) -> list[Path]:
         """Files that must not be there once all is done."""
-        claims = list((self.results / "queue" / "claims").iterdir())
-        return claims + [p for p in self.results.rglob("*") if p.name.startswith(".")]
+        return self.claims() + [p for p in self.results.rglob("*") if p.name.startswith(".")]
 
 
 def rules(*arguments: object, check: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run `virnuc-rules` and capture what it prints."""
+    """Run `virnuc-rules` and capture what it prints, but for where its settings are from."""
     command = [str(BIN / "virnuc-rules"), *map(str, arguments)]
-    return subprocess.run(command, text=True, capture_output=True, check=check, timeout=300)
+    done = subprocess.run(command, text=True, capture_output=True, check=check, timeout=300)
+    done.stderr = without_settings(done.stderr)
+    return done
+
+
+def without_settings(text: str) -> str:
+    """Drop the line that says where the settings of a command are from."""
+    return re.sub(r"^settings: .*\n", "", text)
 
 
 def is_worker(pid: int) -> bool:

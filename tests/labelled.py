@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 STOPS = ("TAA", "TAG", "TGA")
-SHARE_OF_AT = {"virus": 0.62, "others": 0.40}
+SHARE_OF_AT = {"virus": 0.62, "non_viral": 0.40}
 LINE = 60
 
 

@@ -57,6 +57,7 @@ class Server:
         self.files: dict[str, bytes] = {}
         self.redirects: dict[str, str] = {}
         self.requests: list[tuple[str, str | None]] = []
+        self.encodings: list[str | None] = []  # that it might have compressed the answers with
         self.ranges = True  # False: a server that ignores Range and sends all
         self.cut: int | None = None  # bytes after which a connection is lost; then it answers 503
         self.hold = threading.Event()  # what a connection that is cut waits for
@@ -84,6 +85,7 @@ class Server:
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path, wanted = request.path, request.headers["Range"]
         self.requests.append((path, wanted))
+        self.encodings.append(request.headers["Accept-Encoding"])
         if path in self.redirects:
             request.send_response(302)
             request.send_header("Location", self.redirects[path])

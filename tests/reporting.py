@@ -11,7 +11,8 @@ from harness import BUNDLE
 from virnuc_rules import __version__
 from virnuc_rules.chunking.format import Manifest
 from virnuc_rules.chunking.windows import cut
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Chunking, Config
+from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.prediction.tables import SCHEMAS
 
 HOSTILE = (
@@ -26,10 +27,10 @@ def make_results(folder: Path, samples: dict[str, int], called: float = 0.6) -> 
     """Write chunk manifests, tables and a worker's report of samples with so many contigs."""
     sheet = folder / "samples.tsv"
     sheet.write_text("sample\tpath\n" + "".join(f"{s}\t/data/{s}.fa\n" for s in samples))
-    config = Config(samples=sheet, results=folder / "results", bundle=BUNDLE)
+    config = Config.of(samples=sheet, results=folder / "results", bundle=BUNDLE)
     for number, (name, contigs) in enumerate(samples.items()):
-        _make_sample(config.results, name, contigs, called, np.random.default_rng(number))
-    workers = config.results / "queue" / "workers"
+        _make_sample(config.run.results, name, contigs, called, np.random.default_rng(number))
+    workers = RunFolder(config.run.results).worker_reports
     workers.mkdir(parents=True)
     report = {
         "worker": "0", "owner": "0-node-1-a", "pid": 1, "host": "node<1>", "device": "cpu",
@@ -52,8 +53,8 @@ def _make_sample(
     cutting = cut(length, np.zeros_like(length), windows, 500)
     contig = cutting.contig
     has_call = draw.random(len(contig)) < called
-    score, others = draw.random((2, len(contig)), np.float32)  # best of each, of any frame
-    virus = has_call & (score >= others)
+    score, non_viral = draw.random((2, len(contig)), np.float32)  # best of each, of any frame
+    virus = has_call & (score >= non_viral)
     ids = np.array([f"NODE_{n}_length_{n}_cov_{n}.000000" for n in range(contigs)], object)
     ids[: len(HOSTILE)] = HOSTILE[:contigs]
     null = np.where(has_call, score, np.nan)
@@ -61,10 +62,10 @@ def _make_sample(
         "contig_number": contig, "contig": ids[contig], "window": cutting.number,
         "start": cutting.start, "end": cutting.end, "open_frames": has_call.astype(int),
         "best_frame": np.where(has_call, "F1", ""),
-        "score_others": pa.array(np.where(has_call, others, np.nan), from_pandas=True),
+        "score_non_viral": pa.array(np.where(has_call, non_viral, np.nan), from_pandas=True),
         "score_virus": pa.array(null, from_pandas=True),
         "probability": pa.nulls(len(contig)),
-        "call": np.where(has_call, np.where(virus, "virus", "others"), "no_call"),
+        "call": np.where(has_call, np.where(virus, "virus", "non_viral"), "no_call"),
         "reason": pa.array(np.where(has_call, None, "no_open_frame")),
     }  # fmt: skip
     _write(results / name, "windows", columns)
@@ -72,7 +73,7 @@ def _make_sample(
     mean = np.bincount(contig, np.where(has_call, score, 0), contigs) / np.maximum(1, n_called)
     mean = pa.array(np.where(n_called > 0, mean, np.nan), from_pandas=True)
     share = n_virus / np.maximum(1, n_called)
-    call = np.where(n_called == 0, "no_call", np.where(share >= 0.5, "virus", "others"))
+    call = np.where(n_called == 0, "no_call", np.where(share >= 0.5, "virus", "non_viral"))
     columns = {
         "contig_number": np.arange(contigs), "contig": ids, "length": length, "windows": windows,
         "called_windows": n_called, "viral_windows": n_virus, "viral_fraction": share,
@@ -81,15 +82,15 @@ def _make_sample(
         "reason": pa.array(np.where(call == "no_call", "no_open_frame", None)),
     }  # fmt: skip
     _write(results / name, "contigs", columns)
-    chunks = results / "chunks" / name
-    chunks.mkdir(parents=True)
+    chunks = RunFolder(results).chunks(name)
+    chunks.path.mkdir(parents=True)
     manifest = Manifest(
-        version=__version__, sources=[f"/data/{name}.fa"], sources_sha256=["0" * 64], window=500,
-        chunk_size=10_000, min_length=0, max_ambiguous=1.0, duplicate_ids="error", contigs=contigs,
+        version=__version__, sources=[f"/data/{name}.fa"], sources_sha256=["0" * 64],
+        chunking=Chunking(window=500), contigs=contigs,
         bases=int(length.sum()), windows=len(contig), open_frames=int(has_call.sum()),
         reasons={"no_open_frame": int((~has_call).sum())}, chunks=[],
     )  # fmt: skip
-    (chunks / "manifest.json").write_text(manifest.model_dump_json())
+    chunks.manifest.write_text(manifest.model_dump_json())
 
 
 def _write(folder: Path, name: str, columns: dict[str, object]) -> None:

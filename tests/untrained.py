@@ -43,7 +43,7 @@ _WINDOW = 500
 def make_untrained_bundle(fasta: Iterable[Path], out: Path, seed: int) -> card.BundleCard:
     """Write an untrained bundle: tokenizer trained on `fasta`, weights drawn from `seed`."""
     out.mkdir(parents=True, exist_ok=True)
-    _train_tokenizer(fasta).save(str(out / card.TOKENIZER))
+    train_tokenizer(fasta).save(str(out / card.TOKENIZER))
     generator = torch.Generator().manual_seed(seed)
     networks: dict[str, nn.Module] = {
         card.DNABERT_S: Dnabert(_DNABERT_S),
@@ -68,7 +68,7 @@ def make_untrained_bundle(fasta: Iterable[Path], out: Path, seed: int) -> card.B
     )
 
 
-def _train_tokenizer(fasta: Iterable[Path]) -> Tokenizer:
+def train_tokenizer(fasta: Iterable[Path]) -> Tokenizer:
     tokenizer = Tokenizer(BPE(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     trainer = BpeTrainer(

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.training.split import Part, part_of
+from virnuc_rules.vocabulary import Label
 
 SEED = 1  # of the split; `virnuc-rules train` must be given the same
 K = 31
@@ -253,7 +254,7 @@ def main() -> None:
             some = [record for record in records if part in ("", record.part)]
             sample = f"{name}_{part}" if part else name
             fasta, groups = write(some, args.out, sample)
-            label = "virus" if name.startswith("viral") else "others"
+            label = Label.VIRUS if name.startswith("viral") else Label.NON_VIRAL
             rows.append(f"{sample}\t{fasta}\t{label}\t{groups}\t{part}\n")
         for part, count in sorted(Counter(record.part for record in records).items()):
             held = [record for record in records if record.part == part]

@@ -43,7 +43,8 @@ def evaluate(args: argparse.Namespace, kind: str) -> str:
     return (
         f"AUROC {ranking['auroc']:.3f} (95 % interval {low:.3f} to {high:.3f}) for {kind}, "
         f"{found['recall']:.0%} of {counts['virus']['called']:,} viral windows and "
-        f"{found['false_positive_rate']:.0%} of {counts['others']['called']:,} others called virus"
+        f"{found['false_positive_rate']:.0%} of {counts['non_viral']['called']:,} non-viral ones "
+        "called virus"
     )
 
 

@@ -11,10 +11,11 @@ from tokenizers import Tokenizer
 
 from virnuc_rules.chunking.open_frames import OpenFrames, open_frames
 from virnuc_rules.chunking.windows import count, cut
-from virnuc_rules.config.labels import LABELS, read_pairs
+from virnuc_rules.config.labels import read_pairs
 from virnuc_rules.models import esm2
 from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.training.split import Part, part_of
+from virnuc_rules.vocabulary import Label
 
 SEED = 1  # of the split, as in data.py
 WINDOW = 500
@@ -30,7 +31,7 @@ class Labelled:
     bases: bytes
     start: Int  # [N] first base of each sequence
     length: Int  # [N]
-    label: Int  # [N] 1 virus, 0 others
+    label: Int  # [N] 1 virus, 0 non-viral
     source: Int  # [N] index into `sources`
     sources: list[str]  # names of the samples in the sheet
 
@@ -61,7 +62,7 @@ def read_part(sheet: Path, part: Part) -> Labelled:
                 if (row["part"] or part_of(groups[contig.id], SEED)) == part:
                     bases.append(contig.bases(0, contig.length).upper())
                     length.append(contig.length)
-                    label.append(LABELS.index(row["label"]))
+                    label.append(Label(row["label"]).code)
                     source.append(len(sources) - 1)
     lengths = np.array(length, np.int64)
     return Labelled(
@@ -120,7 +121,7 @@ def _padded(rows: list[list[int]], pad: int) -> Int:
 def scores_of_windows(
     log_scores: NDArray[np.float32], window: Int, windows: int
 ) -> NDArray[np.float64]:
-    """Return log(max virus score) - log(max others score) over the open frames of each window.
+    """Return log(max virus score) - log(max non-viral score) over the open frames of each window.
 
     log_scores: [R, 2]; window: [R] row of the window; the result, [windows], is NaN for windows
     without an open frame.

@@ -98,6 +98,8 @@ def test_an_interrupted_download_goes_on(server: Server, tmp_path: Path, ranges:
     assert fetch(source(server), tmp_path).path.read_bytes() == CONTENT
     assert server.requests == [("/models/big.pt", f"bytes={10 * MIB}-")]
     assert kept(tmp_path) == {"big.pt": len(CONTENT)}
+    # A part of what a server has compressed is no part of the file.
+    assert set(server.encodings) == {"identity"}
 
 
 def test_ctrl_c_leaves_what_can_be_resumed(server: Server, tmp_path: Path) -> None:

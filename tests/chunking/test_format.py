@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from chunk_folders import SOURCE, chunk_it
+from chunk_folders import SOURCE, chunk_it, manifest_of
 
 from virnuc_rules.chunking.format import (
     ChunkEntry,
@@ -17,6 +17,7 @@ from virnuc_rules.chunking.format import (
     read_manifest,
     read_windows,
 )
+from virnuc_rules.config.run_folder import ChunkFolder
 from virnuc_rules.errors import ChunkError
 
 
@@ -153,7 +154,7 @@ def test_the_hash_is_that_of_the_rows(one: tuple[Path, ChunkEntry]) -> None:
 
 def manifest_error(folder: Path) -> str:
     with pytest.raises(ChunkError) as raised:
-        read_manifest(folder)
+        manifest_of(folder)
     message = str(raised.value)
     assert len(message.splitlines()) == 1
     assert message.startswith(f"{folder / 'manifest.json'}: ")
@@ -207,9 +208,9 @@ def test_a_changed_number_of_rows_in_the_manifest(one: tuple[Path, ChunkEntry]) 
 
 @pytest.mark.parametrize("name", ["windows", "contigs"])
 def test_a_damaged_table(one: tuple[Path, ChunkEntry], name: str) -> None:
-    folder = one[0].parent
+    folder = ChunkFolder(one[0].parent)
     read = {"windows": read_windows, "contigs": read_contig_table}[name]
-    path = folder / f"{name}.parquet"
+    path = folder.path / f"{name}.parquet"
     whole = path.read_bytes()
     rows = sum(part.num_rows for part in read(folder))
     assert rows == getattr(read_manifest(folder), name)

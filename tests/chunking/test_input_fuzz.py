@@ -13,6 +13,7 @@ import pytest
 from packing import PACK
 
 from virnuc_rules.chunking.writer import write_chunks
+from virnuc_rules.config.model import Chunking
 from virnuc_rules.errors import InputError
 
 FILES = 10_000
@@ -190,7 +191,9 @@ def test_a_right_result_or_one_clear_line(folder: Path, shard: int) -> None:
         data, good = any_file(random.Random(number))
         path.write_bytes(data)
         try:
-            made = write_chunks([path], out, sample="lake", window=WINDOW, chunk_size=50)
+            made = write_chunks(
+                [path], out, sample="lake", chunking=Chunking(window=WINDOW, chunk_size=50)
+            )
         except InputError as error:
             message = str(error)
             assert not good, (number, message)

@@ -10,13 +10,15 @@ from Bio.Seq import Seq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnuc_rules.chunking.open_frames import FRAMES, REASONS, OpenFrames, open_frames
+from virnuc_rules.chunking.open_frames import OpenFrames, open_frames
+from virnuc_rules.vocabulary import NO_REASON, Frame, Reason
 
+FRAMES = list(Frame)
 IUPAC = "ACGTURYSWKMBDHVN"
 COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A"}
 # Few stops, many stops, a few unknown letters, mostly unknown letters.
 LETTERS = st.sampled_from(["ACGT", "ACG", "CGT", "TAG", "ACGTACGTN", "ACGRYN", IUPAC, "NRY"])
-Frame = tuple[str, str, str]  # name, nucleotides, protein
+Open = tuple[str, str, str]  # name, nucleotides, protein
 
 
 @functools.cache
@@ -33,7 +35,7 @@ def codons(strand: str, offset: int) -> list[str]:
     return [strand[at : at + 3] for at in range(offset, len(strand) - 2, 3)]
 
 
-def reference(window: str) -> tuple[list[Frame], str]:
+def reference(window: str) -> tuple[list[Open], str]:
     """The open frames of a window, and the reason where there are none."""
     frames, stop_free = [], False
     for direction, strand in (("F", window), ("R", reverse_complement(window))):
@@ -58,6 +60,10 @@ def find(bases: str, windows: list[tuple[int, int]]) -> OpenFrames:
     return open_frames(bases.encode(), start, end)
 
 
+def reason_of(code: int) -> str:
+    return "" if code == NO_REASON else list(Reason)[code]
+
+
 def check(bases: str, windows: list[tuple[int, int]]) -> None:
     """Compare all that `open_frames` says of these windows with the reference."""
     found = find(bases, windows)
@@ -67,7 +73,7 @@ def check(bases: str, windows: list[tuple[int, int]]) -> None:
     nucleotide = [bases.decode() for bases in found.nucleotide]
     protein = [residues.decode() for residues in found.protein]
     assert list(zip(found.window.tolist(), names, nucleotide, protein, strict=True)) == rows
-    assert [REASONS[reason] for reason in found.reason] == [reason for _, reason in expected]
+    assert [reason_of(code) for code in found.reason] == [reason for _, reason in expected]
     assert len(found.start) == len(found.end) == len(rows)
 
 
@@ -165,8 +171,8 @@ def test_a_codon_with_an_unknown_letter_is_dropped(letter: str, place: int) -> N
 def test_the_nucleotides_have_one_base_more_than_the_codons() -> None:
     frames = find("ATGGCCAAGC", [(0, 10)])
     first = dict(zip(frames.frame.tolist(), frames.nucleotide, strict=True))
-    assert first[FRAMES.index("F1")] == b"ATGGCCAAGC"  # 3 codons, 10 bases
-    assert first[FRAMES.index("F2")] == b"TGGCCAAGC"  # no base is left: 3 codons, 9 bases
+    assert first[Frame.F1.code] == b"ATGGCCAAGC"  # 3 codons, 10 bases
+    assert first[Frame.F2.code] == b"TGGCCAAGC"  # no base is left: 3 codons, 9 bases
 
 
 def test_dropped_codons_shorten_the_nucleotides() -> None:
@@ -192,7 +198,7 @@ def test_dropped_codons_shorten_the_nucleotides() -> None:
 )
 def test_reasons(bases: str, reason: str) -> None:
     found = find(bases, [(0, len(bases))])
-    assert [REASONS[number] for number in found.reason] == [reason]
+    assert [reason_of(code) for code in found.reason] == [reason]
     assert (len(found.frame) == 0) == (reason != "")
     assert reference(bases)[1] == reason
 

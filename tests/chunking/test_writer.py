@@ -14,6 +14,7 @@ from chunk_folders import (
     contigs_of,
     fasta_pairs,
     frames_of,
+    manifest_of,
     read_all,
     sequences,
     windows_of,
@@ -21,7 +22,7 @@ from chunk_folders import (
 )
 
 from virnuc_rules.chunking import writer as chunks
-from virnuc_rules.chunking.format import CONTIG_SCHEMA, WINDOW_SCHEMA, read_manifest, window_ids
+from virnuc_rules.chunking.format import CONTIG_SCHEMA, WINDOW_SCHEMA, window_ids
 
 # --- parity with the original ------------------------------------------------------------------
 
@@ -98,7 +99,7 @@ def test_results_do_not_depend_on_blocks(
     monkeypatch.setattr("virnuc_rules.reading.fastx._BLOCK", read_block)
     monkeypatch.setattr("virnuc_rules.reading.fastx._SPILL", spill)
     out = tmp_path / "out"
-    assert chunk_it(SOURCE, out) == read_manifest(usual)  # the hashes of the chunks among it
+    assert chunk_it(SOURCE, out) == manifest_of(usual)  # the hashes of the chunks among it
     assert frames_of(out).to_pylist() == frames_of(usual).to_pylist()
     assert windows_of(out).to_pylist() == windows_of(usual).to_pylist()
     assert contigs_of(out).to_pylist() == contigs_of(usual).to_pylist()
@@ -122,7 +123,7 @@ def test_a_rerun_replaces_the_folder(tmp_path: Path) -> None:
 def test_gzip_gives_the_same_frames(tmp_path: Path, usual: Path) -> None:
     packed = tmp_path / "input.fa.gz"
     packed.write_bytes(gzip.compress(SOURCE.read_bytes()))
-    assert chunk_it(packed, tmp_path / "out").chunks == read_manifest(usual).chunks
+    assert chunk_it(packed, tmp_path / "out").chunks == manifest_of(usual).chunks
 
 
 # --- nothing disappears ------------------------------------------------------------------------
@@ -149,7 +150,7 @@ def test_every_window_is_in_the_table(tmp_path: Path, window: int) -> None:
 
 
 def test_rows_in_are_rows_out(usual: Path) -> None:
-    manifest, table, frames = read_manifest(usual), windows_of(usual), frames_of(usual)
+    manifest, table, frames = manifest_of(usual), windows_of(usual), frames_of(usual)
     assert table.num_rows == manifest.windows
     assert sum(table["open_frames"].to_pylist()) == manifest.open_frames == frames.num_rows
     assert sum(entry.open_frames for entry in manifest.chunks) == manifest.open_frames
@@ -201,7 +202,7 @@ def test_frames_join_their_windows_and_contigs(tmp_path: Path) -> None:
 
 
 def test_the_counts_of_a_chunk_are_those_of_its_sequences(usual: Path) -> None:
-    manifest = read_manifest(usual)
+    manifest = manifest_of(usual)
     assert len(manifest.chunks) > 2
     for entry, chunk in zip(manifest.chunks, read_all(usual), strict=True):
         assert entry.open_frames == len(chunk.ids) == len(set(chunk.ids)) == chunk.table.num_rows
@@ -226,5 +227,5 @@ def test_no_open_frames_give_no_chunk_files(tmp_path: Path) -> None:
     assert (manifest.chunks, manifest.open_frames, manifest.windows) == ([], 0, 5)
     tables = {"contigs.parquet", "windows.parquet"}
     assert set(contents(tmp_path / "out")) == {"manifest.json", *tables}
-    assert read_manifest(tmp_path / "out") == manifest
+    assert manifest_of(tmp_path / "out") == manifest
     assert windows_of(tmp_path / "out")["reason"].to_pylist() == ["ambiguous"] * 4 + ["too_short"]

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chunk_folders import SOURCE, chunk_it, contents, windows_of
+from chunk_folders import SOURCE, chunk_it, contents, manifest_of, windows_of
 
 from virnuc_rules.chunking import writer as chunks
-from virnuc_rules.chunking.format import read_manifest
 from virnuc_rules.errors import InputError, VirnucError
 from virnuc_rules.reading.fastx import Contig, Sequences
 
@@ -53,15 +52,13 @@ def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.Monkey
     def full(path: Path) -> None:
         seen.append(path.name)
         staged = path.parent
-        names = [
-            f"chunk_{n:06d}.parquet" for n in range(len(read_manifest(tmp_path / "out").chunks))
-        ]
+        names = [f"chunk_{n:06d}.parquet" for n in range(len(manifest_of(tmp_path / "out").chunks))]
         assert sorted(p.name for p in staged.iterdir()) == [
             *names,
             "contigs.parquet",
             "windows.parquet",
         ]
-        assert windows_of(staged).num_rows == read_manifest(tmp_path / "out").windows
+        assert windows_of(staged).num_rows == manifest_of(tmp_path / "out").windows
         raise OSError("no space left on device")
 
     monkeypatch.setattr(chunks, "replacing", full)
@@ -77,7 +74,9 @@ import os, sys
 from pathlib import Path
 from virnuc_rules.chunking import writer as chunks
 chunks.replacing = lambda path: os._exit(9)
-chunks.write_chunks([Path(sys.argv[1])], Path(sys.argv[2]), sample="a", window=300, chunk_size=9)
+from virnuc_rules.config.model import Chunking
+chunking = Chunking(window=300, chunk_size=9)
+chunks.write_chunks([Path(sys.argv[1])], Path(sys.argv[2]), chunking, sample="a")
 """
     command = [sys.executable, "-c", program, str(SOURCE), str(tmp_path / "out")]
     assert subprocess.run(command, check=False).returncode == 9
@@ -115,3 +114,22 @@ def test_samples_with_names_alike_do_not_disturb_each_other(
     chunk_it(SOURCE, tmp_path / "lake.2")
     assert contents(tmp_path / "lake") == contents(tmp_path / "lake.2")
     assert {path.name for path in tmp_path.iterdir()} == {"lake", "lake.2"}
+
+
+@pytest.mark.parametrize("chunk_size", [9, 10])
+def test_a_manifest_is_there_only_beside_its_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_size: int
+) -> None:
+    """An older one goes before the first file moves; an equal one stays for those who read it."""
+    chunk_it(SOURCE, tmp_path / "out", chunk_size=9)
+    manifest, replace, seen = tmp_path / "out/manifest.json", Path.replace, []
+
+    def spy(path: Path, target: Path) -> Path:
+        if target.parent == manifest.parent:
+            seen.append((target.name, manifest.exists()))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", spy)
+    chunk_it(SOURCE, tmp_path / "out", chunk_size=chunk_size)
+    assert len(seen) > 3 and seen[-1][0] == "manifest.json"
+    assert {there for _, there in seen} == {chunk_size == 9}

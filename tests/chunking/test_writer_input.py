@@ -16,10 +16,11 @@ from chunk_folders import (
 )
 from packing import PACK
 
-from virnuc_rules.chunking.open_frames import REASONS
 from virnuc_rules.errors import InputError
 
-NONE = dict.fromkeys(REASONS[1:], 0)
+NONE = dict.fromkeys(
+    ("short_contig", "no_open_frame", "too_ambiguous", "ambiguous", "too_short"), 0
+)
 
 
 def test_several_files_are_one_sample(tmp_path: Path) -> None:
@@ -47,7 +48,7 @@ def test_equal_ids_are_told_apart_by_their_number(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="this id is used twice"):
         chunk_it([forward, reverse], tmp_path / "out")
     manifest = chunk_it([forward, reverse], tmp_path / "out", chunk_size=2, duplicate_ids="keep")
-    assert (manifest.contigs, manifest.duplicate_ids) == (5, "keep")
+    assert (manifest.contigs, manifest.chunking.duplicate_ids) == (5, "keep")
     contigs = contigs_of(tmp_path / "out").to_pylist()
     assert [(c["number"], c["contig"], c["length"]) for c in contigs] == [
         (0, "r1", 9), (1, "r2", 6), (2, "r1", 9), (3, "r1", 900), (4, "r2", 3)
@@ -91,7 +92,7 @@ def test_windows_that_the_settings_leave_out_have_a_reason(tmp_path: Path) -> No
         ("tiny", 1, "short_contig"),
     ]
     assert manifest.reasons == {**NONE, "short_contig": 2, "too_ambiguous": 1}
-    assert (manifest.min_length, manifest.max_ambiguous) == (300, 50 / 300)
+    assert (manifest.chunking.min_length, manifest.chunking.max_ambiguous) == (300, 50 / 300)
     assert all((row["open_frames"] > 0) == (row["reason"] is None) for row in table)
     found = set(frames_of(tmp_path / "out")["contig"].to_pylist())
     assert found == {"long", "at_the_limit", "beyond", "two"}

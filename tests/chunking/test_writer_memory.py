@@ -12,9 +12,10 @@ import pytest
 MEASURE = """
 import sys
 from pathlib import Path
+from virnuc_rules.config.model import Chunking
 from virnuc_rules.chunking.writer import write_chunks
 source, out = map(Path, sys.argv[1:])
-made = write_chunks([source], out, sample="a", window=500, chunk_size=10_000)
+made = write_chunks([source], out, sample="a", chunking=Chunking(window=500, chunk_size=10_000))
 status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
 print(made.bases, made.open_frames, int(status["VmHWM"].split()[0]) // 1024)
 """

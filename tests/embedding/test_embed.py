@@ -10,23 +10,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from chunk_folders import manifest_of
 from harness import BUNDLE, DEMO
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
+from virnuc_rules.chunking.format import Chunk, read_chunk
 from virnuc_rules.chunking.writer import write_chunks
+from virnuc_rules.config.model import Chunking, Embedding
+from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.embedding import embed, tasks
 from virnuc_rules.embedding.embed import Networks, embed_chunk, micro_batches, self_check
 from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result, write_result
-from virnuc_rules.embedding.tasks import Settings, all_tasks, result_key, sample_tasks
+from virnuc_rules.embedding.tasks import Tasks, result_key
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
 
-SETTINGS = Settings(precision="fp32", batch_tokens=2048)
+SETTINGS = Embedding(precision="fp32", batch_tokens=2048)
 HOW = Computation(precision="fp32", device="cpu")
 KEY = "0123456789abcdef" * 4
 
@@ -47,13 +50,13 @@ def networks() -> Networks:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The chunk folder of the demo's sample `gut`, of 40 open frames a chunk."""
     out = tmp_path_factory.mktemp("chunks") / "gut"
-    write_chunks([DEMO["gut"]], out, sample="gut", window=500, chunk_size=40)
+    write_chunks([DEMO["gut"]], out, sample="gut", chunking=Chunking(window=500, chunk_size=40))
     return out
 
 
 @pytest.fixture(scope="module")
 def chunks(folder: Path) -> list[Chunk]:
-    return [read_chunk(folder / entry.file, entry) for entry in read_manifest(folder).chunks[:2]]
+    return [read_chunk(folder / entry.file, entry) for entry in manifest_of(folder).chunks[:2]]
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +155,7 @@ def test_embeddings_are_those_of_each_frame_alone(
 def test_embeddings_do_not_depend_on_the_batches(
     chunks: list[Chunk], networks: Networks, embedded: Embeddings, batch_tokens: int
 ) -> None:
-    settings = Settings(precision="fp32", batch_tokens=batch_tokens)
+    settings = Embedding(precision="fp32", batch_tokens=batch_tokens)
     assert_close(embed_chunk(chunks[0], networks, settings), embedded)
 
 
@@ -336,11 +339,8 @@ def test_the_key_names_all_that_decides_the_bytes(monkeypatch: pytest.MonkeyPatc
 def test_equal_chunks_of_two_samples_are_one_task(tmp_path: Path, folder: Path) -> None:
     for sample in ("gut", "again"):
         shutil.copytree(folder, tmp_path / "chunks" / sample)
-    card = Bundle(BUNDLE).card
-    found = {
-        sample: [task.key for task in sample_tasks(tmp_path, sample, card, SETTINGS)]
-        for sample in ("gut", "again")
-    }
+    every = Tasks(RunFolder(tmp_path), Bundle(BUNDLE).card, SETTINGS)
+    found = {sample: [task.key for task in every.of_sample(sample)] for sample in ("gut", "again")}
     assert found["gut"] == found["again"]
     assert len(set(found["gut"])) == len(found["gut"]) == 13
-    assert list(all_tasks(tmp_path, ["gut", "again"], card, SETTINGS)) == found["gut"]
+    assert list(every.of_samples(["gut", "again"])) == found["gut"]

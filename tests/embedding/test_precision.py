@@ -9,18 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from chunk_folders import manifest_of
+from embedded import predict, worker_of
 from harness import BUNDLE, DEMO, copy_bundle
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from virnuc_rules.bundles.verified import read_verified
-from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
+from virnuc_rules.chunking.format import Chunk, read_chunk
 from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Chunking, Config, Embedding
 from virnuc_rules.embedding import embed
 from virnuc_rules.embedding.embed import Model, Networks, embed_chunk, micro_batches, self_check
 from virnuc_rules.embedding.embedding_file import Embeddings
-from virnuc_rules.embedding.tasks import Settings, all_tasks, read_settings
+from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.errors import ChunkError, ModelError
 from virnuc_rules.inspection.verify import Data, verify, verify_precision
 from virnuc_rules.models import esm2
@@ -31,14 +33,13 @@ from virnuc_rules.models.device import (
     is_out_of_memory,
     matmul_precision,
 )
-from virnuc_rules.prediction.predict import predict
 from virnuc_rules.queue.store import Store
 from virnuc_rules.reading.fastx import Sequences
-from virnuc_rules.serving.worker import Exit, Worker
+from virnuc_rules.serving.worker import Exit
 from virnuc_rules.serving.worker_report import WorkerReport
 
 CPU = torch.device("cpu")
-SETTINGS = Settings(precision="bf16", batch_tokens=2048)
+SETTINGS = Embedding(precision="bf16", batch_tokens=2048)
 MODELS: list[Model] = ["dnabert_s", "esm2"]
 
 
@@ -56,8 +57,8 @@ def as_before() -> Iterator[None]:
 def gut(tmp_path_factory: pytest.TempPathFactory) -> list[Chunk]:
     """The first chunks of a demo sample, of 8 open frames each."""
     folder = tmp_path_factory.mktemp("chunks") / "gut"
-    write_chunks([DEMO["gut"]], folder, sample="gut", window=500, chunk_size=8)
-    return [read_chunk(folder / entry.file, entry) for entry in read_manifest(folder).chunks[:3]]
+    write_chunks([DEMO["gut"]], folder, sample="gut", chunking=Chunking(window=500, chunk_size=8))
+    return [read_chunk(folder / entry.file, entry) for entry in manifest_of(folder).chunks[:3]]
 
 
 # --- devices and precisions --------------------------------------------------------------------
@@ -167,8 +168,8 @@ def config(tmp_path: Path) -> Config:
     fasta, out = tmp_path / "lake.fa", tmp_path / "results" / "chunks" / "lake"
     contig = max(Sequences([DEMO["lake"]], "lake").contigs(), key=lambda contig: contig.length)
     fasta.write_text(f">{contig.id}\n{contig.bases(0, contig.length).decode()}\n")
-    write_chunks([fasta], out, sample="lake", window=500, chunk_size=25)
-    return Config(
+    write_chunks([fasta], out, sample="lake", chunking=Chunking(window=500, chunk_size=25))
+    return Config.of(
         results=tmp_path / "results",
         bundle=copy_bundle(tmp_path),
         precision="bf16",
@@ -187,9 +188,9 @@ def data(tmp_path: Path, gut: list[Chunk]) -> Path:
 
 def work(config: Config, expected: Exit = Exit.DRAINED) -> WorkerReport:
     """Run a worker in this process; return what it left as its report."""
-    tasks = all_tasks(config.results, ["lake"], *read_settings(config))
-    assert Worker(config, "0", 0, tasks).run() == expected
-    path = Store(config.results).workers / "0.json"
+    tasks = Tasks.of(config.run, config.embedding).of_samples(["lake"])
+    assert worker_of(config, "0", tasks).run() == expected
+    path = Store(config.run.results).workers / "0.json"
     return WorkerReport.model_validate_json(path.read_bytes())
 
 
@@ -202,14 +203,14 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 def computed(config: Config) -> list[dict[str, str]]:
     """What the metadata of the results say."""
     found = []
-    for path in Store(config.results).embeddings.glob("*/*.safetensors"):
+    for path in Store(config.run.results).embeddings.glob("*/*.safetensors"):
         with safe_open(path, framework="pt") as file:
             found.append(json.loads(file.metadata()["virnuc"])["computed"])
     return found
 
 
 def remove_results(config: Config) -> None:
-    for path in Store(config.results).embeddings.glob("*/*.safetensors"):
+    for path in Store(config.run.results).embeddings.glob("*/*.safetensors"):
         path.unlink()
 
 
@@ -220,9 +221,10 @@ def test_a_worker_says_whether_its_precision_was_verified(
     assert (report.precision, report.verified, report.device) == ("bf16", False, "cpu")
     (warning,) = warnings_of(caplog)
     assert "precision bf16 has not been verified on cpu" in warning
-    assert f"virnuc-rules models verify {config.bundle} --precision bf16 --data FASTA" in warning
+    command = f"virnuc-rules models verify {config.run.bundle} --precision bf16 --data FASTA"
+    assert command in warning
     assert computed(config) == [{"precision": "bf16", "device": "cpu"}] * 3
-    list(verify(Bundle(config.bundle), CPU, "bf16", SETTINGS, data, None))
+    list(verify(Bundle(config.run.bundle), CPU, "bf16", SETTINGS, data, None))
     remove_results(config)
     report = work(config)
     assert (report.precision, report.verified) == ("bf16", True)
@@ -232,8 +234,8 @@ def test_a_worker_says_whether_its_precision_was_verified(
 def test_what_was_verified_elsewhere_is_not_verified_here(
     config: Config, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    list(verify(Bundle(config.bundle), CPU, "bf16", SETTINGS, data, None))
-    file = config.bundle / "verified.json"
+    list(verify(Bundle(config.run.bundle), CPU, "bf16", SETTINGS, data, None))
+    file = config.run.bundle / "verified.json"
     content = file.read_text()
     for name, other in (("device", "cuda"), ("precision", "fp16"), ("fingerprint", "0" * 64)):
         changed = json.loads(content)
@@ -247,7 +249,7 @@ def test_what_was_verified_elsewhere_is_not_verified_here(
 def test_auto_is_fp32_on_a_cpu_and_needs_no_verification(
     config: Config, caplog: pytest.LogCaptureFixture
 ) -> None:
-    report = work(config.model_copy(update={"precision": "auto"}))
+    report = work(config.replace(precision="auto"))
     assert (report.precision, report.verified) == ("fp32", True)
     assert warnings_of(caplog) == []
     assert computed(config) == [{"precision": "fp32", "device": "cpu"}] * 3
@@ -256,7 +258,7 @@ def test_auto_is_fp32_on_a_cpu_and_needs_no_verification(
 def test_a_precision_that_the_device_has_not(
     config: Config, caplog: pytest.LogCaptureFixture
 ) -> None:
-    report = work(config.model_copy(update={"precision": "fp16"}), Exit.NO_MODELS)
+    report = work(config.replace(precision="fp16"), Exit.NO_MODELS)
     assert "precision fp16 needs a CUDA device" in (report.exit_reason or "")
     assert len(warnings_of(caplog)) == 1
     assert report.load_count == {}
@@ -275,9 +277,9 @@ def test_predict_says_how_the_embeddings_were_computed(
 
     work(config)
     assert said() == ["bf16 on cpu (not verified with this bundle)"]
-    list(verify(Bundle(config.bundle), CPU, "bf16", SETTINGS, data, None))
+    list(verify(Bundle(config.run.bundle), CPU, "bf16", SETTINGS, data, None))
     assert said() == ["bf16 on cpu"]
-    config = config.model_copy(update={"precision": "auto"})
+    config = config.replace(precision="auto")
     work(config)
     assert said() == ["fp32 on cpu"]
 
@@ -393,7 +395,7 @@ def test_rows_that_are_not_finite_in_fp32_either(
 def test_a_worker_loads_fp32_once_for_all_chunks(
     config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tasks = all_tasks(config.results, ["lake"], *read_settings(config)).values()
+    tasks = Tasks.of(config.run, config.embedding).of_samples(["lake"]).values()
     bad = [esm2.tokenize(task.read().protein[row]) for task in tasks for row in (0, 7)]
     sound = Bundle.open_esm2
 
@@ -408,13 +410,13 @@ def test_a_worker_loads_fp32_once_for_all_chunks(
     assert report.chunks == 3
     noted = [line for line in warnings_of(caplog) if line.endswith("{'recomputed_in_fp32': 2}")]
     assert len(noted) == 3
-    folder = config.results / "verify"
-    bundle = Bundle(config.bundle)
+    folder = config.run.results / "verify"
+    bundle = Bundle(config.run.bundle)
     run = verify_precision(
-        bundle, Data(config.results.parent / "lake.fa", 500, folder), CPU, "bf16", SETTINGS
+        bundle, Data(config.run.results.parent / "lake.fa", 500, folder), CPU, "bf16", SETTINGS
     )
     assert run.recomputed_in_fp32 == 6
-    assert read_verified(config.bundle, bundle.card.fingerprint).precisions == []
+    assert read_verified(config.run.bundle, bundle.card.fingerprint).precisions == []
 
 
 # --- memory that does not suffice --------------------------------------------------------------

@@ -23,12 +23,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedded import worker_of
+
 from virnuc_rules.config.model import Config, read_samples
+from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.embedding import embedding_file as results  # noqa: F401 - before the fork: they import torch
-from virnuc_rules.embedding.tasks import Task, all_tasks, read_settings
+from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.models import bundle, device  # noqa: F401
 from virnuc_rules.queue.store import Store
-from virnuc_rules.serving.worker import Exit, Worker
+from virnuc_rules.serving.worker import Exit
 
 SEED = 20240229
 WORKERS, KILLS_A_RUN = 2, 10
@@ -53,13 +56,13 @@ class Run:
     def __init__(self, project: Path, number: int, chance: random.Random) -> None:
         self.results = project / f"run_{number}"
         self.results.mkdir()
-        (self.results / "chunks").symlink_to(project / "results" / "chunks")
-        settings = json.loads((project / "config.json").read_text())
-        self.config = Config(**settings, results=self.results, threads=1, lease_seconds=LEASE)
-        card = read_settings(self.config)
-        self.tasks: dict[str, Task] = all_tasks(
-            self.results, read_samples(self.config.samples), *card
+        RunFolder(self.results).chunk_folders.symlink_to(
+            RunFolder(project / "results").chunk_folders
         )
+        settings = json.loads((project / "config.json").read_text())
+        self.config = Config.of(**settings, results=self.results, threads=1, lease_seconds=LEASE)
+        every = Tasks.of(self.config.run, self.config.embedding)
+        self.tasks: dict[str, Task] = every.of_samples(read_samples(self.config.inputs.samples))
         self.store, self.chance = Store(self.results), chance
         self.deadline = time.monotonic() + GENEROUS
         self.seen = Counter[str]()
@@ -73,7 +76,7 @@ class Run:
             with contextlib.suppress(BaseException):
                 if steps:
                     die_at_step(self.results, steps)
-                code = Worker(self.config, str(worker), worker, self.tasks).run()
+                code = worker_of(self.config, str(worker), self.tasks).run()
             os._exit(code)
         self.children[worker] = Child(pid, time.monotonic() + seconds)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from harness import Project
 
+from virnuc_rules.serving.worker import CHUNKS_BETWEEN_CLEARINGS
+
 CHUNKS, SETTLED = 150, 50
 # MB; 10 were seen, 54 with a leak of one result a chunk, 39 where torch remembers all products.
 BOUND = 30
@@ -31,30 +33,29 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def test_memory_is_flat(mixed: Project) -> None:
-    worker = mixed.serve(cache_clear_interval=10)
+    worker = mixed.serve()
     _, errors = worker.communicate(timeout=400)
     assert worker.returncode == 0, errors
     report = mixed.report()
     series = [point["resident"] for point in report["memory"]]
     assert len(series) == report["chunks"] == mixed.chunks() >= CHUNKS
-    assert report["cache_clears"] == mixed.chunks() // 10
+    assert report["cache_clears"] == mixed.chunks() // CHUNKS_BETWEEN_CLEARINGS
     early, late = series[SETTLED : 2 * SETTLED], series[-SETTLED:]
     grown = statistics.median(late) - statistics.median(early)
     assert grown < BOUND, f"{grown:.0f} MB more: {series}"
     print(f"grown by {grown:.1f} MB over {len(series)} chunks, {series[0]:.0f} to {series[-1]:.0f}")
 
 
-@pytest.mark.parametrize("interval", [0, 4])
-def test_failed_chunks_count_too(tmp_path: Path, interval: int) -> None:
+def test_failed_chunks_count_too(tmp_path: Path) -> None:
     project = Project(tmp_path)
     project.chunk()
-    bad = sorted((project.results / "chunks" / "gut").glob("chunk_*.parquet"))[:3]
+    bad = project.paths.chunks("gut").chunk_files()[:3]
     for path in bad:
         path.write_bytes(b"no chunk")
-    worker = project.serve(cache_clear_interval=interval)
+    worker = project.serve()
     worker.communicate(timeout=200)
     assert worker.returncode == 1
     report = project.report()
     assert report["failed_chunks"] == 3
     assert report["chunks"] + report["failed_chunks"] == project.chunks()
-    assert report["cache_clears"] == (project.chunks() // interval if interval else 0)
+    assert report["cache_clears"] == project.chunks() // CHUNKS_BETWEEN_CLEARINGS

@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from chunk_folders import manifest_of
+from embedded import worker_of
 from harness import BUNDLE, DEMO
 
-from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
+from virnuc_rules.chunking.format import Chunk, read_chunk
 from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Chunking, Config, Embedding
 from virnuc_rules.embedding.embed import Networks, embed_chunk
 from virnuc_rules.embedding.embedding_file import Embeddings
-from virnuc_rules.embedding.tasks import Settings, all_tasks, read_settings
+from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.device import choose_device, choose_precision, clear_caches
 from virnuc_rules.serving.worker import Exit, Worker
@@ -21,14 +23,16 @@ from virnuc_rules.serving.worker import Exit, Worker
 if not torch.cuda.is_available():
     pytest.skip("no GPU", allow_module_level=True)
 pytestmark = pytest.mark.gpu
-SETTINGS = Settings(precision="auto", batch_tokens=8192)
+SETTINGS = Embedding(precision="auto", batch_tokens=8192)
 
 
 @pytest.fixture(scope="module")
 def chunk(tmp_path_factory: pytest.TempPathFactory) -> Chunk:
     folder = tmp_path_factory.mktemp("chunks")
-    write_chunks([DEMO["lake"]], folder, sample="lake", window=500, chunk_size=200)
-    entry = read_manifest(folder).chunks[0]
+    write_chunks(
+        [DEMO["lake"]], folder, sample="lake", chunking=Chunking(window=500, chunk_size=200)
+    )
+    entry = manifest_of(folder).chunks[0]
     return read_chunk(folder / entry.file, entry)
 
 
@@ -60,7 +64,7 @@ def test_auto_is_fp16_near_fp32_and_repeatable(chunk: Chunk) -> None:
         assert F.cosine_similarity(getattr(first, name), getattr(exact, name)).min() > 0.999
 
 
-def peak(chunk: Chunk, networks: Networks, settings: Settings) -> int:
+def peak(chunk: Chunk, networks: Networks, settings: Embedding) -> int:
     """Bytes that torch takes from the device for a chunk, weights included."""
     clear_caches(networks.device)
     torch.cuda.reset_peak_memory_stats()
@@ -88,10 +92,10 @@ def test_out_of_memory_halves_the_batch(chunk: Chunk) -> None:
 def work(results: Path, chunks: slice) -> tuple[Worker, dict[str, bytes]]:
     """Let a worker embed some of the chunks of a sample; also its results."""
     out = results / "chunks" / "lake"
-    write_chunks([DEMO["lake"]], out, sample="lake", window=500, chunk_size=40)
-    config = Config(results=results, bundle=BUNDLE, cache_clear_interval=5)
-    tasks = list(all_tasks(results, ["lake"], *read_settings(config)).items())[chunks]
-    worker = Worker(config, "0", 0, dict(tasks))
+    write_chunks([DEMO["lake"]], out, sample="lake", chunking=Chunking(window=500, chunk_size=40))
+    config = Config.of(results=results, bundle=BUNDLE, cache_clear_interval=5)
+    tasks = list(Tasks.of(config.run, config.embedding).of_samples(["lake"]).items())[chunks]
+    worker = worker_of(config, "0", dict(tasks))
     assert worker.run() == Exit.DRAINED
     store = worker.queue.store
     return worker, {key: store.result(key).read_bytes() for key, _ in tasks}

@@ -28,7 +28,7 @@ GPU = {"slurm_partition": "gpu", "gpu": 1, "mem_mb": 24000, "runtime": 720}
 @pytest.fixture
 def site(tmp_path: Path) -> Config:
     (tmp_path / "samples.tsv").write_text(f"sample\tpath\nlake\t{DEMO['lake']}\n")
-    return Config(samples=tmp_path / "samples.tsv", results=tmp_path / "results", bundle=BUNDLE)
+    return Config.of(samples=tmp_path / "samples.tsv", results=tmp_path / "results", bundle=BUNDLE)
 
 
 @pytest.fixture(autouse=True)
@@ -89,11 +89,11 @@ def test_a_sound_site(site: Config) -> None:
     assert "0 lost, 0 claimed twice; a heartbeat is seen" in found["two processes"].found
     assert "a demo model" in found["bundle"].found
     assert found["Slurm"].level == "note"
-    assert list(site.results.iterdir()) == []
+    assert list(site.run.results.iterdir()) == []
 
 
 def test_the_command_line(site: Config, tmp_path: Path) -> None:
-    options = [f"--{key}={getattr(site, key)}" for key in ("samples", "results", "bundle")]
+    options = [f"--{key}={site.flat()[key]}" for key in ("samples", "results", "bundle")]
     nowhere = {**environment(), "PATH": str(tmp_path)}
 
     def run(*more: str) -> subprocess.CompletedProcess[str]:
@@ -126,7 +126,7 @@ def test_no_version_in_path(site: Config, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_more_threads_than_cores(site: Config) -> None:
-    found = findings(site.model_copy(update={"threads": 100_000}))["environment"]
+    found = findings(site.replace(threads=100_000))["environment"]
     assert found.level == "warning" and "threads: 100000" in found.remedy
 
 
@@ -162,15 +162,15 @@ def test_two_processes_that_do_not_see_each_other(
 
 
 def test_a_heartbeat_that_is_seen_too_late(site: Config) -> None:
-    found = findings(site.model_copy(update={"lease_seconds": 1e-9}))["two processes"]
+    found = findings(site.replace(lease_seconds=1e-9))["two processes"]
     assert found.level == "FAILED" and "a heartbeat of another process was not seen" in found.found
-    assert list(site.results.iterdir()) == []
+    assert list(site.run.results.iterdir()) == []
     children = psutil.Process().children()
     assert not [child for child in children if two_processes.__name__ in child.cmdline()]
 
 
 def test_another_process_that_cannot_start(site: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = site.results.parent / "python"
+    broken = site.run.results.parent / "python"
     program(broken.parent, broken.name, "echo no such module >&2; exit 1")
     monkeypatch.setattr(sys, "executable", str(broken))
     found = findings(site)["two processes"]
@@ -186,8 +186,8 @@ def test_a_file_in_place_of_the_results(site: Config, tmp_path: Path) -> None:
 @pytest.fixture
 def read_only(site: Config) -> Iterator[None]:
     """Root may write where permissions forbid it, but not where a mount does."""
-    site.results.mkdir()
-    folder = str(site.results)
+    site.run.results.mkdir()
+    folder = str(site.run.results)
     try:
         for command in (["--bind", folder, folder], ["-o", "remount,bind,ro", folder]):
             subprocess.run(["/bin/mount", *command], check=True, capture_output=True, timeout=60)
@@ -220,7 +220,7 @@ def test_results_in_memory_on_a_cluster(
     monkeypatch.setattr(doctor, "_LEAST_SPACE", 0)
     monkeypatch.setattr(doctor, "_LEAST_INODES", 0)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
-        there = site.model_copy(update={"results": Path(memory)})
+        there = site.replace(results=Path(memory))
         found = findings(there, write_profile(tmp_path / "site", serve=GPU))["results folder"]
         assert found.level == "warning" and "other nodes do not see it" in found.remedy
         monkeypatch.setenv("PATH", str(BIN))
@@ -249,7 +249,7 @@ def test_a_bundle_that_is_not_whole(
 ) -> None:
     bundle = copy_bundle(tmp_path)
     change(bundle)
-    (found,) = failed(site.model_copy(update={"bundle": bundle}))
+    (found,) = failed(site.replace(bundle=bundle))
     assert found.check == "bundle" and cause in found.found and "make" in found.found
 
 
@@ -266,20 +266,20 @@ def test_a_bundle_that_is_not_whole(
 def test_settings_that_do_not_fit(
     site: Config, setting: dict[str, object], check: str, cause: str
 ) -> None:
-    (found,) = failed(site.model_copy(update={"device": "cpu", **setting}))
+    (found,) = failed(site.replace(**{"device": "cpu", **setting}))
     assert found.check == check and cause in found.found
 
 
 @pytest.mark.usefixtures("quick")
 def test_an_input_file_that_is_missing(site: Config) -> None:
-    site.samples.write_text("sample\tpath\nlake\tnowhere.fa\n")
+    site.inputs.samples.write_text("sample\tpath\nlake\tnowhere.fa\n")
     (found,) = failed(site)
     assert found.check == "samples" and "nowhere.fa: no such file" in found.found
 
 
 @pytest.mark.usefixtures("quick")
 def test_an_unverified_precision_is_a_warning(site: Config) -> None:
-    found = findings(site.model_copy(update={"precision": "bf16"}))["device"]
+    found = findings(site.replace(precision="bf16"))["device"]
     assert found.level == "warning" and "models verify" in found.remedy
 
 
@@ -288,7 +288,7 @@ def test_weights_that_need_more_memory(site: Config, tmp_path: Path) -> None:
     bundle = copy_bundle(tmp_path)
     with (bundle / "larger.safetensors").open("wb") as handle:
         handle.truncate(10**13)  # a hole: it takes no space
-    found = findings(site.model_copy(update={"bundle": bundle}))["device"]
+    found = findings(site.replace(bundle=bundle))["device"]
     assert found.level == "warning" and "10000.0 GB" in found.remedy
 
 
@@ -337,7 +337,7 @@ def test_what_a_worker_asks_for(
 def test_a_profile_that_forgets_the_workers(site: Config, tmp_path: Path, slurm: Path) -> None:
     profile = write_profile(tmp_path / "site")
     assert "no GPU" in findings(site, profile)["Slurm, jobs of serve"].remedy
-    on_cpus = site.model_copy(update={"device": "cpu"})
+    on_cpus = site.replace(device="cpu")
     assert findings(on_cpus, profile)["Slurm, jobs of serve"].level == "ok"
 
 

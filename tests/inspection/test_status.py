@@ -13,9 +13,9 @@ from harness import BUNDLE, Project, rules
 from rich.console import Console
 
 from virnuc_rules.config.model import Config
-from virnuc_rules.embedding.tasks import all_tasks, read_settings
+from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.errors import ChunkError
-from virnuc_rules.inspection.status import Status, read_status, render, watch
+from virnuc_rules.inspection.status import Observer, Status, render, watch
 from virnuc_rules.queue.heartbeats import Heartbeats
 from virnuc_rules.queue.store import Failure, Store
 from virnuc_rules.serving.worker_report import WorkerReport
@@ -26,13 +26,13 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.results = folder / "results"
-        self.config = Config(
+        self.config = Config.of(
             samples=folder / "samples.tsv", results=self.results, bundle=BUNDLE, lease_seconds=60
         )
         self.store = Store(self.results)
         for folder in (self.store.claims, self.store.failures, self.store.workers):
             folder.mkdir(parents=True)
-        self.tasks = all_tasks(self.results, ("lake", "gut"), *read_settings(self.config))
+        self.tasks = Tasks.of(self.config.run, self.config.embedding).of_samples(("lake", "gut"))
         self.keys = sorted(self.tasks)
 
     def claim(self, key: str, owner: str, beats: int = 1, age: float = 0) -> None:
@@ -61,8 +61,12 @@ class Run:
         )  # fmt: skip
         (self.store.workers / f"{worker}.json").write_text(report.model_dump_json())
 
-    def read(self, heartbeats: Heartbeats | None = None) -> Status:
-        return read_status(self.config, heartbeats)
+    def observer(self) -> Observer:
+        c = self.config
+        return Observer(c.inputs, c.run, c.embedding, c.serving)
+
+    def read(self) -> Status:
+        return self.observer().read()
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +165,17 @@ def test_failed_chunks_and_odd_texts(run: Run) -> None:
     assert "[red]host" in table and "a [/b] reason" in table
 
 
+def test_a_failed_chunk_is_neither_stalled_nor_left(run: Run) -> None:
+    """Its worker was killed between writing why it failed and releasing the claim."""
+    run.fail(run.keys[0], "bad")
+    run.claim(run.keys[0], owner("0", "n1"), age=3600)
+    run.claim(run.keys[1], owner("0", "n1"), age=3600)
+    now = run.read()
+    assert (now.failed, now.stalled, now.running) == (1, 1, 0)
+    assert now.pending == len(run.keys) - 1
+    assert now.open_frames_left == sum(run.tasks[key].entry.open_frames for key in run.keys[1:])
+
+
 def test_a_chunk_that_is_tried_again_is_running(run: Run) -> None:
     run.fail(run.keys[0], "bad")
     run.claim(run.keys[0], owner("0", "n1"))
@@ -182,7 +197,7 @@ def test_watching_ends_when_all_is_done_and_only_reads(run: Run) -> None:
     run.fail(run.keys[0], "bad")
     run.claim(run.keys[1], owner("0", "n1"))
     console = Console(file=io.StringIO(), width=200)
-    thread = threading.Thread(target=watch, args=(run.config, console, 0.01))
+    thread = threading.Thread(target=watch, args=(run.observer(), console, 0.01))
     before = sorted(run.results.rglob("*"))
     thread.start()
     run.report("0", "n1", owner("0", "n1"))
@@ -201,7 +216,7 @@ def test_watching_ends_when_all_is_done_and_only_reads(run: Run) -> None:
 
 def test_the_verb_watches(run: Run) -> None:
     run.finish(*run.keys)
-    options = ("--samples", run.config.samples, "--results", run.results, "--bundle", BUNDLE)
+    options = ("--samples", run.config.inputs.samples, "--results", run.results, "--bundle", BUNDLE)
     done = rules("status", "--watch", *options)
     assert done.returncode == 0, done.stderr
     assert f" {len(run.keys)} " in done.stdout

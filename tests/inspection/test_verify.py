@@ -14,19 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from _pytest.capture import CaptureResult
+from chunk_folders import manifest_of
 from esm.model.esm2 import ESM2
-from harness import BUNDLE, DEMO, copy_bundle, rules, sha256
+from harness import BUNDLE, DEMO, copy_bundle, rules, sha256, without_settings
 from published import published
 from safetensors.torch import load_file, save_file
 
 from virnuc_rules.bundles.definition import customized
 from virnuc_rules.bundles.prepare import prepare_bundle
 from virnuc_rules.bundles.verified import Verified, read_verified
-from virnuc_rules.chunking.format import read_chunk, read_manifest
+from virnuc_rules.chunking.format import read_chunk
 from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.cli import main
+from virnuc_rules.cli.main import main
+from virnuc_rules.config.model import Chunking, Embedding
 from virnuc_rules.embedding.embed import Networks, embed_chunk
-from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.files.atomic import partial_path
 from virnuc_rules.inspection import verify as measuring
 from virnuc_rules.models.bundle import Bundle, rewrite_card
@@ -55,7 +57,8 @@ def verify(
         monkeypatch.setattr(sys, "argv", list(map(str, words)))
         with pytest.raises(SystemExit) as ended:
             main()
-        printed = capsys.readouterr()
+        out, err = capsys.readouterr()
+        printed = CaptureResult(out, without_settings(err))
         assert (ended.value.code or 0) == code, printed.err
         return printed
 
@@ -176,10 +179,10 @@ def test_a_user_sees_no_traceback(bundle: Path, small: Path) -> None:
 
 def embedded(bundle: Bundle, fasta: Path, folder: Path, *precisions: str) -> Iterator[Any]:
     """Yield the chunks of a file, and their embeddings in each precision."""
-    write_chunks([fasta], folder, sample="x", window=500, chunk_size=30)
-    settings, cpu = Settings(precision="bf16", batch_tokens=8192), torch.device("cpu")
+    write_chunks([fasta], folder, sample="x", chunking=Chunking(window=500, chunk_size=30))
+    settings, cpu = Embedding(precision="bf16", batch_tokens=8192), torch.device("cpu")
     networks = [Networks.open(bundle, cpu, name) for name in precisions]
-    for entry in read_manifest(folder).chunks:
+    for entry in manifest_of(folder).chunks:
         chunk = read_chunk(folder / entry.file, entry)
         yield chunk, *(embed_chunk(chunk, used, settings) for used in networks)
 
@@ -227,7 +230,7 @@ def measured_by_hand(bundle: Bundle, fasta: Path, folder: Path) -> dict[str, Any
     assert 0.3 < np.mean(labels) < 0.7
     return {
         "open_frames": len(rows),
-        "windows": read_manifest(folder).windows,
+        "windows": manifest_of(folder).windows,
         "label_flips": sum(one != two for one, two in zip(*labels, strict=True)),
         "call_flips": sum(calls[0][row] != calls[1][row] for row in calls[0]),
         "score_max": pytest.approx(differences.max(), rel=1e-5),

@@ -18,8 +18,8 @@ from transformers import EsmConfig, EsmModel
 
 from virnuc_rules.bundles.checkpoints import read_esm2
 from virnuc_rules.chunking.format import CHUNK_SCHEMA, Chunk
+from virnuc_rules.config.model import Embedding
 from virnuc_rules.embedding.embed import Networks, embed_chunk
-from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
@@ -235,7 +235,7 @@ def test_embeddings_are_the_means_that_virnucpro_takes(published: Published) -> 
     )
     names = [str(len(residues)) for residues in proteins]
     chunk = Chunk(names, ["ACGT"] * len(proteins), proteins, CHUNK_SCHEMA.empty_table())
-    found = embed_chunk(chunk, networks, Settings(precision="fp32", batch_tokens=1100)).esm2
+    found = embed_chunk(chunk, networks, Embedding(precision="fp32", batch_tokens=1100)).esm2
     for residues, embedding in zip(proteins, found, strict=True):
         (states,) = states_of_fair_esm(published.theirs, [residues])
         mean = states[1 : min(len(residues), 1024) + 1].mean(dim=0)

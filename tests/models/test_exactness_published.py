@@ -1,14 +1,17 @@
-"""What was published: the real tokenizer, a real run of VirNucPro, a pickled classifier."""
+"""What was published: a tokenizer as DNABERT-S's, a real run of VirNucPro, a pickled classifier."""
 
-import hashlib
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from chunk_folders import VANILLA, write_fasta
+from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
+from untrained import train_tokenizer
 
 from virnuc_rules.bundles.checkpoints import read_classifier
 from virnuc_rules.embedding.embed import Networks
@@ -16,13 +19,10 @@ from virnuc_rules.models.card import ClassifierShape
 from virnuc_rules.models.classifier import MLPClassifier, open_network
 from virnuc_rules.models.dnabert import open_tokenizer
 
-SHARED = Path(__file__).parents[3] / "shared"
-TOKENIZER = SHARED / "data/tokenizer/tokenizer.json"
-RUN = SHARED / "golden/vanilla_real"
 SHAPE = ClassifierShape(features=768 + 2560, hidden=512)
 
 
-# --- the tokenizer of DNABERT-S ----------------------------------------------------------------
+# --- a tokenizer as DNABERT-S has one ----------------------------------------------------------
 
 
 def dna(length: int) -> str:
@@ -37,30 +37,44 @@ SEQUENCES = {f"{length} bases": dna(length) for length in (20, 300, 500, 3000, 1
 }
 
 
-@pytest.fixture
-def tokenizer() -> Tokenizer:
-    if not TOKENIZER.exists():
-        pytest.skip(f"no {TOKENIZER}: DNABERT-S's tokenizer is not ours to ship")
-    assert hashlib.sha256(TOKENIZER.read_bytes()).hexdigest().startswith("667f5a0e6e9630f7")
-    return open_tokenizer(TOKENIZER)
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file laid out as that of DNABERT-S: it pads and cuts to 2,000, N is no letter of it."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    layout = json.loads(train_tokenizer([write_fasta(folder / "a.fa", {"a": dna(10**5)})]).to_str())
+    layout["truncation"] = {
+        "direction": "Right", "max_length": 2000, "strategy": "LongestFirst", "stride": 0,
+    }  # fmt: skip
+    layout["padding"] = {
+        "strategy": {"Fixed": 2000}, "direction": "Right", "pad_to_multiple_of": None,
+        "pad_id": 3, "pad_type_id": 0, "pad_token": "[PAD]",
+    }  # fmt: skip
+    # As older versions of the library wrote it.
+    layout["model"]["merges"] = [" ".join(pair) for pair in layout["model"]["merges"]]
+    del layout["model"]["ignore_merges"]
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(layout))
+    return path
 
 
-def test_special_tokens_of_the_real_tokenizer(tokenizer: Tokenizer) -> None:
+def test_special_tokens(published: Path) -> None:
+    tokenizer = open_tokenizer(published)
     names = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
     assert [tokenizer.token_to_id(name) for name in names] == [0, 1, 2, 3, 4]
-    assert tokenizer.get_vocab_size() == 4096
     assert Networks(tokenizer, None, None, torch.device("cpu")).pad == 3
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
-def test_ids_of_the_real_tokenizer(tokenizer: Tokenizer, name: str) -> None:
-    """Neither padded nor cut to the 2,000 tokens that its file asks for."""
-    reference = PreTrainedTokenizerFast(tokenizer_file=str(TOKENIZER))
+def test_ids_are_those_of_transformers(published: Path, name: str) -> None:
+    """Neither padded nor cut to the 2,000 tokens that the file asks for."""
+    reference = PreTrainedTokenizerFast(tokenizer_file=str(published))
+    assert len(Tokenizer.from_file(str(published)).encode(SEQUENCES[name]).ids) == 2000
     expected = reference(SEQUENCES[name], padding=False, truncation=False)["input_ids"]
-    (encoding,) = tokenizer.encode_batch_fast([SEQUENCES[name]])
+    (encoding,) = open_tokenizer(published).encode_batch_fast([SEQUENCES[name]])
     assert encoding.ids == expected
     assert (encoding.ids[0], encoding.ids[-1]) == (1, 2)
     assert (len(encoding.ids) > 2000) == (name == "15000 bases")
+    assert (0 in encoding.ids) == (name in ("lower case", "with N", "other codes"))
 
 
 # --- the classifier ----------------------------------------------------------------------------
@@ -115,20 +129,15 @@ def test_a_pickled_classifier_gives_the_same_scores(tmp_path: Path, upstream: Up
 
 
 def test_features_are_merged_as_in_a_real_run() -> None:
-    if not RUN.exists():
-        pytest.skip(f"no {RUN}: the embeddings of a real run are not shipped")
-    names = ("DNABERT_S", "ESM", "merged")
-    dnabert_s, esm2, merged = (
-        torch.load(RUN / f"output_1_{name}.pt", weights_only=True) for name in names
-    )
-    by_id = dict(zip(esm2["proteins"], esm2["data"], strict=True))  # in another order
-    assert merged["ids"] == dnabert_s["nucleotide"]
-    assert merged["ids"] != esm2["proteins"]
-    nucleotide = torch.tensor([row["mean_representation"] for row in dnabert_s["data"]])
-    protein = torch.stack([by_id[name] for name in merged["ids"]])
+    with safe_open(VANILLA / "embeddings.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        ids = {name: json.loads(file.metadata()[name]) for name in tensors}
+    assert ids["merged"] == ids["dnabert_s"] != ids["esm2"]  # in another order
+    by_id = dict(zip(ids["esm2"], tensors["esm2"], strict=True))
+    protein = torch.stack([by_id[name] for name in ids["merged"]])
 
     seen: list[Tensor] = []
     classifier = MLPClassifier(SHAPE).eval()
     classifier.hidden_layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    classifier.scores(nucleotide, protein)
-    assert torch.equal(seen[0], merged["data"])
+    classifier.scores(tensors["dnabert_s"], protein)
+    assert torch.equal(seen[0], tensors["merged"])

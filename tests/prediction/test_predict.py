@@ -9,21 +9,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from embedded import chunks_of, configure, contents, tasks_of, window_table, work
+from chunk_folders import manifest_of
+from embedded import chunks_of, configure, contents, predict, tasks_of, window_table, work
 from harness import copy_bundle, read_tsv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from virnuc_rules.chunking.format import read_manifest
 from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Chunking, Config
 from virnuc_rules.embedding.tasks import Task
 from virnuc_rules.errors import ChunkError, InputError, ModelError, ResultError, VirnucError
 from virnuc_rules.models.bundle import rewrite_card
 from virnuc_rules.models.card import ClassifierShape
 from virnuc_rules.models.classifier import MLPClassifier, open_network
-from virnuc_rules.prediction.predict import predict
 from virnuc_rules.prediction.window_calls import Consensus
 from virnuc_rules.queue.store import Failure, Store
 from virnuc_rules.serving.worker import Exit
@@ -108,9 +107,9 @@ def failure_of(config: Config, out: Path, kind: type[VirnucError] = ResultError)
 def test_a_missing_result(config: Config, tmp_path: Path, mode: str) -> None:
     """Pending, so an error in both modes."""
     tasks = tasks_of(config)
-    path = Store(config.results).result(tasks[2].key)
+    path = Store(config.run.results).result(tasks[2].key)
     path.unlink()
-    config = config.model_copy(update={"on_failed_chunks": mode})
+    config = config.replace(on_failed_chunks=mode)
     message = failure_of(config, tmp_path / "out")
     assert message.startswith(f"{path}: no such result")
     assert f"1 of {len(tasks)} chunks" in message
@@ -120,7 +119,7 @@ def test_a_missing_result(config: Config, tmp_path: Path, mode: str) -> None:
 def test_damaged_results_are_all_forgotten_and_the_next_run_mends_them(
     config: Config, tmp_path: Path
 ) -> None:
-    out, tasks, store = tmp_path / "out", tasks_of(config), Store(config.results)
+    out, tasks, store = tmp_path / "out", tasks_of(config), Store(config.run.results)
     predict(config, "gut", out)
     before = contents(out)
     damaged = [store.result(tasks[index].key) for index in (1, 3, 4)]
@@ -153,7 +152,7 @@ def test_damaged_results_are_all_forgotten_and_the_next_run_mends_them(
 
 def fail(config: Config, task: Task) -> None:
     """Make it look as if a worker had tried the chunk in vain."""
-    store = Store(config.results)
+    store = Store(config.run.results)
     store.result(task.key).unlink()
     words = {"error": "x", "traceback": "", "worker": "0", "host": "h", "log": ""}
     failure = Failure(key=task.key, task=task.name, attempts=1, **words)
@@ -175,17 +174,17 @@ def test_windows_of_failed_chunks_are_reported(config: Config, tmp_path: Path) -
     number, windows, _ = failed_chunk(config)
     fail(config, tasks_of(config)[number])
     assert "1 of" in failure_of(config, tmp_path / "out")  # by default an error
-    config = config.model_copy(update={"on_failed_chunks": "report"})
+    config = config.replace(on_failed_chunks="report")
     predict(config, "gut", tmp_path / "out")
 
     whole = read_tsv(tmp_path / "whole/windows.tsv")
-    scores = dict.fromkeys(("best_frame", "score_others", "score_virus"), "")
+    scores = dict.fromkeys(("best_frame", "score_non_viral", "score_virus"), "")
     nothing = {**scores, "call": "no_call", "reason": "embedding_failed"}
     assert read_tsv(tmp_path / "out/windows.tsv") == [
         {**row, **nothing} if index in windows else row for index, row in enumerate(whole)
     ]
     frames = read_tsv(tmp_path / "whole/orfs.tsv")
-    nothing = {"score_others": "", "score_virus": "", "label": "no_call"}
+    nothing = {"score_non_viral": "", "score_virus": "", "label": "no_call"}
     lost = range(8 * number, 8 * number + 8)
     assert read_tsv(tmp_path / "out/orfs.tsv") == [
         {**row, **nothing} if index in lost else row for index, row in enumerate(frames)
@@ -201,7 +200,7 @@ def test_windows_without_a_call_are_not_in_the_file_of_the_original(
 ) -> None:
     number, _, partly = failed_chunk(config)
     fail(config, tasks_of(config)[number])
-    predict(config.model_copy(update={"on_failed_chunks": "report"}), "gut", tmp_path)
+    predict(config.replace(on_failed_chunks="report"), "gut", tmp_path)
     table = window_table(config)
     names = {f"{table[row]['contig']}_chunk_{table[row]['window']}" for row in partly}
     rows = read_tsv(tmp_path / "prediction_results_highestscore.csv")
@@ -213,8 +212,10 @@ def test_windows_without_a_call_are_not_in_the_file_of_the_original(
 
 def test_windows_of_another_length_than_the_bundle_s(tmp_path: Path, embedded: Path) -> None:
     config = configure(tmp_path / "results")
-    out = config.results / "chunks/gut"
-    write_chunks([embedded.parent / "gut.fa"], out, sample="gut", window=300, chunk_size=8)
+    out = config.run.results / "chunks/gut"
+    write_chunks(
+        [embedded.parent / "gut.fa"], out, sample="gut", chunking=Chunking(window=300, chunk_size=8)
+    )
     message = failure_of(config, tmp_path / "out", ModelError)
     assert "sample gut was cut into windows of 300 bases" in message
     assert "virnuc-untrained is for 500" in message
@@ -226,7 +227,7 @@ def test_a_classifier_that_gives_no_numbers(config: Config, tmp_path: Path) -> N
     weights["bn1.running_var"] *= -1
     save_file(weights, bundle / "classifier.safetensors")
     rewrite_card(bundle)
-    config = config.model_copy(update={"bundle": bundle})
+    config = config.replace(bundle=bundle)
     message = failure_of(config, tmp_path / "out", ModelError)
     assert message.startswith(f"{bundle}: the classifier's scores of ")
     assert "not finite" in message and not (tmp_path / "out").exists()
@@ -239,7 +240,7 @@ def test_a_sample_that_is_not_chunked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["missing", "truncated", "a row too few"])
 def test_a_window_table_that_is_not_whole(config: Config, tmp_path: Path, how: str) -> None:
-    out, path = tmp_path / "out", config.results / "chunks/gut/windows.parquet"
+    out, path = tmp_path / "out", config.run.results / "chunks/gut/windows.parquet"
     predict(config, "gut", out)
     before, table = contents(out), pq.read_table(path)
     path.unlink()
@@ -258,7 +259,7 @@ def test_a_window_table_that_is_not_whole(config: Config, tmp_path: Path, how: s
 
 @pytest.mark.parametrize("how", ["order", "gap", "one more", "open frames", "reason"])
 def test_a_window_table_that_does_not_fit(config: Config, tmp_path: Path, how: str) -> None:
-    path = config.results / "chunks/gut/windows.parquet"
+    path = config.run.results / "chunks/gut/windows.parquet"
     table = pq.read_table(path)
     rows = table.to_pylist()
     if how == "order":
@@ -278,7 +279,7 @@ def test_a_window_table_that_does_not_fit(config: Config, tmp_path: Path, how: s
 
 
 def test_a_contig_table_that_is_not_whole(config: Config, tmp_path: Path) -> None:
-    path = config.results / "chunks/gut/contigs.parquet"
+    path = config.run.results / "chunks/gut/contigs.parquet"
     table = pq.read_table(path)
     path.unlink()
     pq.write_table(table.slice(1), path)
@@ -289,10 +290,10 @@ def test_a_contig_table_that_is_not_whole(config: Config, tmp_path: Path) -> Non
 
 
 def test_input_that_has_changed_leaves_what_was_there(config: Config, tmp_path: Path) -> None:
-    out, folder = tmp_path / "out", config.results / "chunks/gut"
+    out, folder = tmp_path / "out", config.run.results / "chunks/gut"
     predict(config, "gut", out)
     before = contents(out)
-    manifest = read_manifest(folder)
+    manifest = manifest_of(folder)
     changed = tmp_path / "changed.fa"
     changed.write_text(">other\nACGT\n")
     manifest = manifest.model_copy(update={"sources": [str(changed)]})
@@ -303,10 +304,10 @@ def test_input_that_has_changed_leaves_what_was_there(config: Config, tmp_path: 
 
 
 def test_without_its_sequences_an_older_file_of_them_goes(config: Config, tmp_path: Path) -> None:
-    out, path = tmp_path / "out", config.results / "chunks/gut/manifest.json"
+    out, path = tmp_path / "out", config.run.results / "chunks/gut/manifest.json"
     predict(config, "gut", out)
     before = contents(out)
-    manifest = read_manifest(path.parent).model_copy(update={"sources": ["-"]})
+    manifest = manifest_of(path.parent).model_copy(update={"sources": ["-"]})
     path.unlink()
     path.write_text(manifest.model_dump_json())
     predict(config, "gut", out)
@@ -315,7 +316,7 @@ def test_without_its_sequences_an_older_file_of_them_goes(config: Config, tmp_pa
 
 LIMITED = """
 import resource, sys
-from virnuc_rules.cli import main
+from virnuc_rules.cli.main import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
 main()
 """
@@ -328,8 +329,8 @@ def test_a_full_disk_leaves_nothing_half_written(config: Config, tmp_path: Path,
     predict(config, "gut", out)
     before = contents(out)
     assert any(size < len(content) for content in before.values())
-    arguments = ["predict", "--sample", "gut", "--results", config.results, "--out", out]
-    arguments += ["--bundle", config.bundle, "--min-called-windows", 2]
+    arguments = ["predict", "--sample", "gut", "--results", config.run.results, "--out", out]
+    arguments += ["--bundle", config.run.bundle, "--min-called-windows", 2]
     command = [sys.executable, "-c", LIMITED, str(size), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode != 0 and "File too large" in done.stderr, done.stderr

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from embedded import chunks_of, configure, contents, tasks_of, window_table, work
-from harness import TABLES, read_tsv
+from chunk_folders import manifest_of
+from embedded import chunks_of, configure, contents, predict, tasks_of, window_table, work
+from harness import read_tsv
 
-from virnuc_rules.chunking.format import read_manifest
 from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Chunking, Config
+from virnuc_rules.config.run_folder import TABLES, SampleFolder
 from virnuc_rules.embedding.embedding_file import read_result
 from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.prediction.predict import predict
-from virnuc_rules.prediction.tables import FILES, SCHEMAS
+from virnuc_rules.prediction.tables import SCHEMAS
 from virnuc_rules.serving.worker import Exit
 
 
@@ -26,26 +26,26 @@ def test_every_open_frame_is_there_once_and_in_order(config: Config, tmp_path: P
     names = ("contig_number", "contig", "window", "frame", "start", "end")
     number = [row["contig_number"] for row in window_table(config)]
     frames = [frame for chunk in chunks_of(config) for frame in chunk.table.to_pylist()]
-    assert len(frames) == read_manifest(config.results / "chunks/gut").open_frames > 40
+    assert len(frames) == manifest_of(config.run.results / "chunks/gut").open_frames > 40
     assert [[row[name] for name in names] for row in rows] == [
         [str(number[frame["window_row"]]), *(str(frame[name]) for name in names[1:])]
         for frame in frames
     ]
     assert {(row["frame"][0], row["strand"]) for row in rows} == {("F", "+"), ("R", "-")}
 
-    classifier = Bundle(config.bundle).open_classifier()
+    classifier = Bundle(config.run.bundle).open_classifier()
     scores: list[list[float]] = []
     for task, chunk in zip(tasks_of(config), chunks_of(config), strict=True):
-        path = config.results / "embeddings" / task.key[:2] / f"{task.key}.safetensors"
+        path = config.run.results / "embeddings" / task.key[:2] / f"{task.key}.safetensors"
         result = read_result(path, task.key, chunk.ids)
         scores += classifier.scores(result.dnabert_s, result.esm2).tolist()
-    written = np.array([[row["score_others"], row["score_virus"]] for row in rows], float)
+    written = np.array([[row["score_non_viral"], row["score_virus"]] for row in rows], float)
     np.testing.assert_allclose(written, scores, rtol=0, atol=1e-6)
     assert len({row["score_virus"] for row in rows}) == len(rows)
     assert [row["label"] for row in rows] == [
-        "virus" if virus > others else "others" for others, virus in scores
+        "virus" if virus > non_viral else "non_viral" for non_viral, virus in scores
     ]
-    assert {row["label"] for row in rows} == {"virus", "others"}
+    assert {row["label"] for row in rows} == {"virus", "non_viral"}
 
 
 def test_every_window_is_there_once_with_a_call_or_a_reason(config: Config, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_every_window_is_there_once_with_a_call_or_a_reason(config: Config, tmp_
     frames = read_tsv(tmp_path / "out/orfs.tsv")
     scores: dict[tuple[str, str], list[tuple[float, float, str]]] = {}
     for row in frames:
-        own = float(row["score_others"]), float(row["score_virus"]), row["frame"]
+        own = float(row["score_non_viral"]), float(row["score_virus"]), row["frame"]
         scores.setdefault((row["contig"], row["window"]), []).append(own)
     rows = read_tsv(tmp_path / "out/windows.tsv")
     for row, window in zip(rows, window_table(config), strict=True):
@@ -62,28 +62,28 @@ def test_every_window_is_there_once_with_a_call_or_a_reason(config: Config, tmp_
         own = scores.pop((row["contig"], row["window"]), [])
         assert len(own) == window["open_frames"]
         if own:
-            others, virus, _ = (max(column) for column in zip(*own, strict=True))
-            call = "virus" if virus >= others else "others"
+            non_viral, virus, _ = (max(column) for column in zip(*own, strict=True))
+            call = "virus" if virus >= non_viral else "non_viral"
             best = max(own, key=lambda pair: pair[1])[2]
             assert (row["call"], row["reason"], row["best_frame"]) == (call, "", best)
-            assert (float(row["score_others"]), float(row["score_virus"])) == (others, virus)
+            assert (float(row["score_non_viral"]), float(row["score_virus"])) == (non_viral, virus)
         else:
             assert (row["call"], row["reason"]) == ("no_call", window["reason"])
-            assert row["score_others"] == row["score_virus"] == row["best_frame"] == ""
+            assert row["score_non_viral"] == row["score_virus"] == row["best_frame"] == ""
     assert not scores
-    assert {row["call"] for row in rows} == {"virus", "others", "no_call"}
+    assert {row["call"] for row in rows} == {"virus", "non_viral", "no_call"}
     assert {row["reason"] for row in rows} == {"", "no_open_frame", "too_short", "ambiguous"}
 
 
 def test_every_contig_is_there_once_and_follows_from_its_windows(
     config: Config, tmp_path: Path
 ) -> None:
-    config = config.model_copy(update={"min_viral_fraction": 0.9})
+    config = config.replace(min_viral_fraction=0.9)
     predict(config, "gut", tmp_path / "out")
     windows = read_tsv(tmp_path / "out/windows.tsv")
     contigs = read_tsv(tmp_path / "out/contigs.tsv")
-    sources = pq.read_table(config.results / "chunks/gut/contigs.parquet").to_pylist()
-    assert {row["call"] for row in contigs} == {"virus", "others", "no_call"}
+    sources = pq.read_table(config.run.results / "chunks/gut/contigs.parquet").to_pylist()
+    assert {row["call"] for row in contigs} == {"virus", "non_viral", "no_call"}
     for row, contig in zip(contigs, sources, strict=True):
         assert row["contig_number"] == str(contig["number"])
         assert (row["contig"], row["length"]) == (contig["contig"], str(contig["length"]))
@@ -95,7 +95,7 @@ def test_every_contig_is_there_once_and_follows_from_its_windows(
         if scores:
             median = statistics.median(scores)
             assert float(row["score_median"]) == pytest.approx(median, rel=1e-6)
-            assert row["call"] == ("virus" if viral / len(scores) >= 0.9 else "others")
+            assert row["call"] == ("virus" if viral / len(scores) >= 0.9 else "non_viral")
             assert row["reason"] == ""
         else:
             assert (row["call"], row["score_median"]) == ("no_call", "")
@@ -148,7 +148,7 @@ def test_parquet_says_what_tsv_says(config: Config, tmp_path: Path, table: str) 
 
 
 def test_the_rule_for_contigs_can_be_set(config: Config, tmp_path: Path) -> None:
-    config = config.model_copy(update={"min_called_windows": 1000})
+    config = config.replace(min_called_windows=1000)
     predict(config, "gut", tmp_path)
     reasons = {row["reason"] for row in read_tsv(tmp_path / "contigs.tsv")}
     assert reasons == {"too_few_called_windows", "too_short", "ambiguous"}
@@ -183,8 +183,8 @@ def test_the_files_of_the_original_say_the_same(config: Config, tmp_path: Path) 
     assert read_tsv(tmp_path / "out/prediction_results.txt") == [
         {
             "Sequence_ID": f"{row['contig']}_chunk_{row['window']}{row['frame']}",
-            "Prediction": row["label"],
-            "score1": row["score_others"],
+            "Prediction": {"virus": "virus", "non_viral": "others"}[row["label"]],
+            "score1": row["score_non_viral"],
             "score2": row["score_virus"],
         }
         for row in frames
@@ -195,9 +195,9 @@ def test_the_files_of_the_original_say_the_same(config: Config, tmp_path: Path) 
     assert read_tsv(tmp_path / "out/prediction_results_highestscore.csv") == [
         {"Modified_ID": name, "Is_Virus": str(expected[name])} for name in sorted(expected)
     ]
-    expected_files = {name.format(sample="gut") for name in FILES}
+    expected_files = {str(path) for path in SampleFolder(Path(), "gut").files()}
     assert set(contents(tmp_path / "out")) == expected_files
-    assert {name.format(sample="gut") for name in TABLES} == expected_files
+    assert tuple(SCHEMAS) == TABLES
 
 
 def test_two_runs_write_the_same_bytes(config: Config, tmp_path: Path) -> None:
@@ -209,8 +209,8 @@ def test_two_runs_write_the_same_bytes(config: Config, tmp_path: Path) -> None:
 def test_a_sample_without_open_frames(tmp_path: Path) -> None:
     source, config = tmp_path / "gut.fa", configure(tmp_path / "results")
     source.write_text(f">n\n{'N' * 1200}\n>s\nAC\n")
-    out = config.results / "chunks/gut"
-    write_chunks([source], out, sample="gut", window=500, chunk_size=8)
+    out = config.run.results / "chunks/gut"
+    write_chunks([source], out, sample="gut", chunking=Chunking(window=500, chunk_size=8))
     assert work(config) == Exit.DRAINED
     predict(config, "gut", tmp_path / "out")
     assert read_tsv(tmp_path / "out/orfs.tsv") == []

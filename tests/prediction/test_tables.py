@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnuc_rules.chunking.format import CHUNK_SCHEMA
-from virnuc_rules.chunking.open_frames import FRAMES
+from virnuc_rules.config.model import Calling
+from virnuc_rules.config.run_folder import ChunkFolder, SampleFolder
 from virnuc_rules.files.tsv import lines, shortest
 from virnuc_rules.prediction import tables
-from virnuc_rules.prediction.contig_calls import REASONS, Rule
 from virnuc_rules.prediction.scored_chunks import ScoredChunk
 from virnuc_rules.prediction.tables import SampleTables, write_highest_score
 from virnuc_rules.prediction.window_calls import Consensus
+from virnuc_rules.vocabulary import Frame, Reason
 
 VANILLA = Path(__file__).parents[1] / "data/vanilla_real"
 
@@ -33,10 +34,11 @@ def scored(ids: list[str], scores: np.ndarray) -> ScoredChunk:
     return ScoredChunk(table, scores)
 
 
-def write_frames(folder: Path, *chunks: ScoredChunk) -> Path:
+def write_frames(folder: Path, *frames: ScoredChunk) -> Path:
     folder.mkdir(exist_ok=True)
-    with SampleTables(folder, "s", Rule(), np.zeros(0, np.int64), folder) as written:
-        for chunk in chunks:
+    sample, chunks = SampleFolder(folder, "s"), ChunkFolder(folder)
+    with SampleTables(sample, Calling(), np.zeros(0, np.int64), chunks) as written:
+        for chunk in frames:
             written.add_frames(chunk, np.zeros(chunk.table.num_rows, np.int64))
     return folder
 
@@ -50,10 +52,10 @@ def test_the_consensus_of_the_original(tmp_path: Path) -> None:
     consensus = Consensus.empty(len(windows))
     for row in rows:  # a frame at a time
         scores = np.array([[row["score1"], row["score2"]]], np.float32)
-        frame = np.array([FRAMES.index(row["Sequence_ID"][-2:])], np.int8)
+        frame = np.array([Frame(row["Sequence_ID"][-2:]).code], np.int8)
         consensus.add(np.array([windows.index(row["Sequence_ID"][:-2])]), frame, scores)
     assert consensus.frames.tolist() == [2, 2]
-    write_highest_score(tmp_path / "it", [pa.table({"id": windows, "virus": consensus.virus})])
+    write_highest_score(tmp_path / "it", [pa.table({"id": windows, "is_virus": consensus.virus})])
     expected = (VANILLA / "prediction_results_highestscore.csv").read_bytes()
     assert (tmp_path / "it").read_bytes() == expected
 
@@ -70,7 +72,7 @@ def test_rows_of_the_highest_scores_are_sorted_as_python_sorts(tmp_path: Path) -
     pairs = [("b_chunk_1", True), ("é_chunk_1", True), ("a_chunk_2", False), ("a_chunk_10", True)]
     pairs += [("B_chunk_1", True), ("a_chunk_2", True), ("a_chunk_2", False), ("𝛼_chunk_1", True)]
     pairs += [("\uffee_chunk_1", False)]  # before 𝛼 in UTF-8 and in Python, after it in UTF-16
-    parts = [pa.table({"id": [i for i, _ in p], "virus": [v for _, v in p]}) for p in
+    parts = [pa.table({"id": [i for i, _ in p], "is_virus": [v for _, v in p]}) for p in
              (pairs[:3], pairs[3:])]  # fmt: skip
     write_highest_score(tmp_path / "it", parts)
     written = (tmp_path / "it").read_text().splitlines()
@@ -96,7 +98,7 @@ def test_scores_are_written_as_the_original_writes_them(
     upstream = read_tsv(folder / "prediction_results.txt")
     ours = read_tsv(folder / "orfs.tsv")
     for pair, row, own in zip(scores, upstream, ours, strict=True):
-        assert row["score1"] == own["score_others"] == str(np.float32(pair[0]))
+        assert row["score1"] == own["score_non_viral"] == str(np.float32(pair[0]))
         assert row["score2"] == own["score_virus"] == str(np.float32(pair[1]))
         assert np.float32(row["score1"]).tobytes() == pair[0].tobytes()
     kept = pq.read_table(folder / "orfs.parquet")["score_virus"].to_numpy()
@@ -118,13 +120,13 @@ def test_lines_have_empty_places_for_what_is_missing() -> None:
     assert bytes(lines(pa.array([], pa.string()))) == b""
 
 
-def test_the_label_is_the_higher_score_and_others_in_a_tie(tmp_path: Path) -> None:
+def test_the_label_is_the_higher_score_and_non_viral_in_a_tie(tmp_path: Path) -> None:
     scores = np.array([[0.5, 0.5], [0.4, 0.6], [0.6, 0.4]], np.float32)
     write_frames(tmp_path, scored(["a_chunk_1F1", "a_chunk_1R2", "b_chunk_12F3"], scores))
     labels = [row["label"] for row in read_tsv(tmp_path / "orfs.tsv")]
-    assert labels == ["others", "virus", "others"]
+    assert labels == ["non_viral", "virus", "non_viral"]
     upstream = [row["Prediction"] for row in read_tsv(tmp_path / "prediction_results.txt")]
-    assert upstream == labels
+    assert upstream == ["others", "virus", "others"]  # its own word
 
 
 def test_the_files_do_not_depend_on_how_the_rows_come(
@@ -157,9 +159,9 @@ def test_every_column_is_documented(table: str) -> None:
 
 def test_every_file_and_reason_is_documented() -> None:
     text = (Path(__file__).parents[2] / "docs/outputs.md").read_text()
-    for name in tables.FILES:
-        assert f"`{name.format(sample='<sample>')}`" in text
-    for reason in REASONS:
+    for path in SampleFolder(Path(), "<sample>").files():
+        assert f"`{path}`" in text
+    for reason in Reason:
         assert f"\n| `{reason}` | " in text
-    places = [text.index(f"\n| `{reason}` | ") for reason in REASONS]
+    places = [text.index(f"\n| `{reason}` | ") for reason in Reason]
     assert places == sorted(places)  # the order counts

@@ -11,17 +11,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pysam
 import pytest
+from chunk_folders import manifest_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnuc_rules.chunking.format import Manifest, read_manifest
+from virnuc_rules.chunking.format import Manifest
 from virnuc_rules.chunking.windows import count, cut
 from virnuc_rules.chunking.writer import write_chunks
+from virnuc_rules.config.model import Chunking
+from virnuc_rules.config.run_folder import SampleFolder
 from virnuc_rules.errors import InputError
-from virnuc_rules.prediction.contig_calls import CALLED, WindowCalls, viral_regions
+from virnuc_rules.files.gzip import Gzip
+from virnuc_rules.prediction.contig_calls import WindowCalls, viral_regions
 from virnuc_rules.prediction.tables import SCHEMAS
-from virnuc_rules.prediction.tracks import Gzip, Tracks, exclusive, seqids
+from virnuc_rules.prediction.tracks import Tracks, exclusive, seqids
 from virnuc_rules.prediction.viral_fasta import write_viral
+from virnuc_rules.vocabulary import NO_REASON, Reason
 
 ODD = ["a|b,\"x'", "ß_chunk_1", "<script>", "50%;=&~", ".:^*$@!+_?-|", "chr1"]
 
@@ -34,7 +39,7 @@ def windows_of(lengths: list[int], window: int, calls: str) -> WindowCalls:
     letters = np.array(list(calls))
     assert len(letters) == len(windows)
     score = np.linspace(0.5, 1, len(letters), dtype=np.float32)
-    reason = np.where(letters == "n", CALLED + 1, CALLED).astype(np.int8)
+    reason = np.where(letters == "n", Reason.NO_OPEN_FRAME.code, NO_REASON).astype(np.int8)
     return WindowCalls(windows.contig, windows.start, windows.end, score, reason, letters == "v")
 
 
@@ -58,7 +63,7 @@ def test_every_base_is_in_one_part(lengths: list[int], window: int) -> None:
 
 
 def write_tracks(folder: Path, ids: list[str], windows: WindowCalls) -> Path:
-    with Tracks(folder, "lake") as tracks:
+    with Tracks(SampleFolder(folder, "lake")) as tracks:
         tracks.add(pa.array(ids), windows, viral_regions(windows))
     return folder / "tracks"
 
@@ -147,7 +152,7 @@ def test_names_in_gff3_have_only_the_letters_of_its_specification(name: str) -> 
 
 def test_regions_are_numbered_through(tmp_path: Path) -> None:
     windows = windows_of([400], 500, "v")
-    with Tracks(tmp_path, "s") as tracks:
+    with Tracks(SampleFolder(tmp_path, "s")) as tracks:
         for name in "abc":
             tracks.add(pa.array([name]), windows, viral_regions(windows))
     rows = (tmp_path / "tracks/s.viral.bed").read_text().splitlines()
@@ -170,7 +175,10 @@ BASES = {"a|1": "ACGTN" * 200, "b": "acgtRY" * 40, "c%": "T" * 61}
 def prepare(folder: Path, *sources: Path, virus: str = "v-v") -> Manifest:
     """A chunk folder, and a table of contigs which calls those with a v virus."""
     write_chunks(
-        sources, folder / "chunks", sample="lake", window=500, chunk_size=10, duplicate_ids="keep"
+        sources,
+        folder / "chunks",
+        sample="lake",
+        chunking=Chunking(window=500, chunk_size=10, duplicate_ids="keep"),
     )
     chunked = pq.read_table(folder / "chunks/contigs.parquet").to_pylist()
     names = SCHEMAS["contigs"].names
@@ -178,9 +186,9 @@ def prepare(folder: Path, *sources: Path, virus: str = "v-v") -> Manifest:
     for row, letter in zip(chunked, virus, strict=True):
         values = dict.fromkeys(names, 0) | {"contig": row["contig"], "length": row["length"]}
         values |= {"windows": 4, "viral_windows": 3, "viral_fraction": 1, "score_viral": 0.98765}
-        rows.append(values | {"call": "virus" if letter == "v" else "others", "reason": None})
+        rows.append(values | {"call": "virus" if letter == "v" else "non_viral", "reason": None})
     pq.write_table(pa.Table.from_pylist(rows, SCHEMAS["contigs"]), folder / "contigs.parquet")
-    return read_manifest(folder / "chunks")
+    return manifest_of(folder / "chunks")
 
 
 def fasta(path: Path, names: dict[str, str] = BASES) -> Path:
@@ -189,7 +197,7 @@ def fasta(path: Path, names: dict[str, str] = BASES) -> Path:
 
 
 def test_viral_contigs_are_whole_and_as_they_came(tmp_path: Path) -> None:
-    write_viral(tmp_path, "lake", prepare(tmp_path, fasta(tmp_path / "a.fa")))
+    write_viral(SampleFolder(tmp_path, "lake"), prepare(tmp_path, fasta(tmp_path / "a.fa")))
     path = tmp_path / "viral.fa.gz"
     with pysam.FastxFile(str(path)) as records:
         found = [(record.name, record.comment, record.sequence) for record in records]
@@ -210,7 +218,7 @@ def test_reads_of_several_files_with_one_name(tmp_path: Path) -> None:
         path = tmp_path / f"r{number}.fq.gz"
         path.write_bytes(gzip.compress(f"@r\n{bases}\n+\n{'I' * len(bases)}\n".encode()))
         reads.append(path)
-    write_viral(tmp_path, "lake", prepare(tmp_path, *reads, virus="-v"))
+    write_viral(SampleFolder(tmp_path, "lake"), prepare(tmp_path, *reads, virus="-v"))
     with pysam.FastxFile(str(tmp_path / "viral.fa.gz")) as records:
         assert [(r.name, r.sequence, r.quality) for r in records] == [("r", "TTGCA" * 20, None)]
 
@@ -218,14 +226,16 @@ def test_reads_of_several_files_with_one_name(tmp_path: Path) -> None:
 def test_a_contig_longer_than_a_piece(tmp_path: Path) -> None:
     bases = "ACGTTGCATA" * 250_000
     source = fasta(tmp_path / "a.fa", {"long": bases})
-    write_viral(tmp_path, "lake", prepare(tmp_path, source, virus="v"))
+    write_viral(SampleFolder(tmp_path, "lake"), prepare(tmp_path, source, virus="v"))
     _, *lines = text_of(tmp_path / "viral.fa.gz").splitlines()
     assert "".join(lines) == bases
     assert {len(line) for line in lines[:-1]} == {60}
 
 
 def test_no_viral_contig_is_an_empty_file(tmp_path: Path) -> None:
-    write_viral(tmp_path, "lake", prepare(tmp_path, fasta(tmp_path / "a.fa"), virus="---"))
+    write_viral(
+        SampleFolder(tmp_path, "lake"), prepare(tmp_path, fasta(tmp_path / "a.fa"), virus="---")
+    )
     assert text_of(tmp_path / "viral.fa.gz") == ""
 
 
@@ -244,7 +254,7 @@ def test_input_that_has_changed(tmp_path: Path, change: dict[str, Any], what: st
     changed = {name: bases for name, bases in (BASES | change).items() if bases}
     fasta(source, changed)
     with pytest.raises(InputError) as raised:
-        write_viral(tmp_path, "lake", manifest)
+        write_viral(SampleFolder(tmp_path, "lake"), manifest)
     assert str(raised.value).startswith(f"sample lake: {source}: {what} since it was chunked; ")
     assert len(str(raised.value).splitlines()) == 1
 
@@ -254,7 +264,7 @@ def test_input_that_is_gone(tmp_path: Path) -> None:
     manifest = prepare(tmp_path, source)
     source.unlink()
     with pytest.raises(InputError, match=r"sample lake: .*a\.fa: cannot be read"):
-        write_viral(tmp_path, "lake", manifest)
+        write_viral(SampleFolder(tmp_path, "lake"), manifest)
 
 
 @pytest.mark.parametrize("source", ["-", "/dev/stdin", "/dev/fd/63", "pipe"])
@@ -266,6 +276,6 @@ def test_what_cannot_be_read_twice_is_said(
         source = str(tmp_path / "pipe")
         os.mkfifo(source)  # reading it would wait for ever
     caplog.set_level("INFO")
-    write_viral(tmp_path, "lake", manifest.model_copy(update={"sources": [source]}))
+    write_viral(SampleFolder(tmp_path, "lake"), manifest.model_copy(update={"sources": [source]}))
     assert not (tmp_path / "viral.fa.gz").exists()
     assert f"sample lake: no viral.fa.gz: {source} cannot be read again" in caplog.text

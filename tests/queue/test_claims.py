@@ -439,6 +439,23 @@ class TestTakeOver:
         clock.now += 0.1 * LEASE
         assert b.claim(KEY) is None
 
+    def test_a_slow_second_read_is_no_part_of_the_lease(
+        self, a: Queue, b: Queue, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What a read that hangs brings may be as old as the read: a may have beaten since."""
+        held, read = claimed(a), Path.read_bytes
+        assert b.claim(KEY) is None
+
+        def slow_read(path: Path) -> bytes:
+            content = read(path)
+            clock.now += 2 * LEASE
+            return content
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", slow_read)
+            assert b.claim(KEY) is None
+        assert owner_in_file(a) == held.identity
+
     def test_the_way_is_free_if_it_was_released_meanwhile(self, b: Queue) -> None:
         assert b._take_over(KEY)
 

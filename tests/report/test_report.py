@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from chunk_folders import manifest_of
 from harness import rules
 from reporting import HOSTILE, make_results
 
 from virnuc_rules.bundles.verified import Verified
-from virnuc_rules.chunking.format import read_manifest
 from virnuc_rules.config.model import Config
+from virnuc_rules.config.run_folder import FIGURES, RunFolder
 from virnuc_rules.errors import ResultError
 from virnuc_rules.queue.store import Failure
 from virnuc_rules.report import data as rundata
-from virnuc_rules.report.page import FILES, LENGTHS, read_run, render, write_report
+from virnuc_rules.report.page import LENGTHS, read_run, render, write_report
 from virnuc_rules.report.provenance import Provenance
 
-CALLS = ("virus", "others", "no_call")
+CALLS = ("virus", "non_viral", "no_call")
 
 
 @pytest.fixture
@@ -36,18 +37,21 @@ def page_data(page: str) -> Any:
 
 
 def rows(config: Config, sample: str, table: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = pq.read_table(config.results / sample / table).to_pylist()
+    found: list[dict[str, Any]] = pq.read_table(config.run.results / sample / table).to_pylist()
     return found
 
 
 def test_what_is_written(config: Config) -> None:
-    write_report(config, config.results / "report.html")
-    for name in FILES:
-        assert (config.results / name).stat().st_size > 100
-    found = Provenance.model_validate_json((config.results / "provenance.json").read_bytes())
+    folder = RunFolder(config.run.results).report
+    write_report(config, folder.page)
+    for path in folder.files():
+        assert path.stat().st_size > 100
+    found = Provenance.model_validate_json((config.run.results / "provenance.json").read_bytes())
     assert [(i.sample, i.sha256) for i in found.inputs] == [("lake", "0" * 64), ("gut", "0" * 64)]
     assert found.bundle_fingerprint and found.versions["torch"] and found.commands
-    assert found.config == config.model_dump(mode="json")
+    assert found.config == {
+        k: v if not isinstance(v, Path) else str(v) for k, v in config.flat().items()
+    }
     assert found.chunking["gut"]["window"] == 500
     assert [(c.device, c.precision, c.verified) for c in found.computed] == [("cpu", "bf16", False)]
 
@@ -124,16 +128,17 @@ def test_nothing_is_loaded_from_elsewhere(config: Config) -> None:
 
 
 def test_figures_are_the_same_bytes_each_time(config: Config) -> None:
-    names = [name for name in FILES if name.startswith("report/")]
-    write_report(config, config.results / "report.html")
-    before = {name: (config.results / name).read_bytes() for name in names}
-    write_report(config, config.results / "report.html")
-    assert before == {name: (config.results / name).read_bytes() for name in names}
+    folder = RunFolder(config.run.results).report
+    figures = [folder.figure(name, kind) for name in FIGURES for kind in ("png", "svg")]
+    write_report(config, folder.page)
+    before = [path.read_bytes() for path in figures]
+    write_report(config, folder.page)
+    assert before == [path.read_bytes() for path in figures]
 
 
 def test_samples_without_tables_are_named(config: Config) -> None:
-    (config.results / "gut" / "windows.parquet").unlink()
-    with config.samples.open("a") as handle:
+    (config.run.results / "gut" / "windows.parquet").unlink()
+    with config.inputs.samples.open("a") as handle:
         handle.write("sea\t/data/sea.fa\n")
     run = read_run(config)
     assert [sample.name for sample in run.samples] == ["lake"]
@@ -143,24 +148,35 @@ def test_samples_without_tables_are_named(config: Config) -> None:
 
 
 def test_mistakes_are_one_line(config: Config) -> None:
-    options = [f"--{key}={getattr(config, key)}" for key in ("samples", "results", "bundle")]
-    table = config.results / "gut" / "contigs.parquet"
+    options = [f"--{key}={config.flat()[key]}" for key in ("samples", "results", "bundle")]
+    table = config.run.results / "gut" / "contigs.parquet"
     table.write_bytes(table.read_bytes()[:-20])
     done = rules("report", *options)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert f"{table}: cannot be read" in done.stderr and "run `predict` again" in done.stderr
     for name in ("gut", "lake"):
-        (config.results / name / "contigs.parquet").unlink()
+        (config.run.results / name / "contigs.parquet").unlink()
     done = rules("report", *options)
     assert done.stderr.splitlines()[-1].endswith("no sample has tables yet; run `predict` first")
-    assert "Traceback" not in done.stderr and not (config.results / "report.html").exists()
+    assert "Traceback" not in done.stderr and not (config.run.results / "report.html").exists()
 
 
 def test_tables_of_other_chunks_are_refused(config: Config) -> None:
-    path = config.results / "chunks" / "gut" / "manifest.json"
-    manifest = read_manifest(path.parent)
+    path = config.run.results / "chunks" / "gut" / "manifest.json"
+    manifest = manifest_of(path.parent)
     path.write_text(manifest.model_copy(update={"contigs": 19}).model_dump_json())
     with pytest.raises(ResultError, match=r"contigs\.parquet: not of the chunks that are there"):
+        read_run(config)
+
+
+@pytest.mark.parametrize("name", ["contigs", "windows"])
+def test_tables_of_an_older_version_are_refused(config: Config, name: str) -> None:
+    path = config.results / "gut" / f"{name}.parquet"
+    table = pq.read_table(path)
+    calls = [call.replace("non_viral", "others") for call in table["call"].to_pylist()]
+    column = table.schema.get_field_index("call")
+    pq.write_table(table.set_column(column, "call", [calls]), path)
+    with pytest.raises(ResultError, match=rf"{name}\.parquet: written by another version; run `pr"):
         read_run(config)
 
 
@@ -222,4 +238,4 @@ def test_without_a_single_call(tmp_path: Path) -> None:
     assert run.samples[0].viral_share is None
     codes = base64.b64decode(page_data(render(run))["contigs"]["track"])
     assert set(codes) == {rundata.NO_CALL}
-    write_report(config, config.results / "report.html")
+    write_report(config, config.run.results / "report.html")

@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from embedded import worker_of
 from harness import BUNDLE, DEMO, wait_until
 
 from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Chunking, Config, Embedding
 from virnuc_rules.embedding import embedding_file as results
 from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result
-from virnuc_rules.embedding.tasks import Settings, all_tasks, read_settings
+from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.queue.claims import Claim, Queue
 from virnuc_rules.serving.publisher import Publisher
-from virnuc_rules.serving.worker import Exit, Worker
+from virnuc_rules.serving.worker import Exit
 
-SETTINGS = Settings(precision="fp32", batch_tokens=8192)
+SETTINGS = Embedding(precision="fp32", batch_tokens=8192)
 HOW = Computation(precision="fp32", device="cpu")
 KEYS = [letter * 64 for letter in "abc"]
 
@@ -130,11 +131,14 @@ def test_the_cause_is_named_where_both_go_wrong(
 def test_sigterm_while_a_result_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That result is still published; the chunk that is embedded meanwhile is given up."""
     write_chunks(
-        [DEMO["lake"]], tmp_path / "chunks" / "lake", sample="lake", window=500, chunk_size=40
+        [DEMO["lake"]],
+        tmp_path / "chunks" / "lake",
+        sample="lake",
+        chunking=Chunking(window=500, chunk_size=40),
     )
-    config = Config(results=tmp_path, bundle=BUNDLE, threads=1, lease_seconds=60)
-    tasks = all_tasks(tmp_path, ["lake"], *read_settings(config))
-    worker, write = Worker(config, "0", 0, tasks), results.write_result
+    config = Config.of(results=tmp_path, bundle=BUNDLE, threads=1, lease_seconds=60)
+    tasks = Tasks.of(config.run, config.embedding).of_samples(["lake"])
+    worker, write = worker_of(config, "0", tasks), results.write_result
 
     def stopped(*arguments: object) -> None:
         assert threading.get_ident() != threading.main_thread().ident
@@ -153,4 +157,4 @@ def test_sigterm_while_a_result_is_written(tmp_path: Path, monkeypatch: pytest.M
     assert names(store.embeddings) == sorted(f"{key}.safetensors" for key in done)
     for key in done:
         read_result(store.result(key), key, tasks[key].read().ids)
-    assert Worker(config, "0", 0, tasks).run() == Exit.DRAINED
+    assert worker_of(config, "0", tasks).run() == Exit.DRAINED

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from embedded import worker_of
 from harness import BUNDLE, DEMO
 
 from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Chunking, Config
 from virnuc_rules.embedding import embed
-from virnuc_rules.embedding.tasks import all_tasks, read_settings
+from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.queue.store import Store
 from virnuc_rules.serving.worker import Exit, Worker
 from virnuc_rules.serving.worker_report import Memory, WorkerReport
@@ -19,25 +20,25 @@ from virnuc_rules.serving.worker_report import Memory, WorkerReport
 def config(tmp_path: Path) -> Config:
     """A chunked sample: thirteen chunks."""
     out = tmp_path / "chunks" / "lake"
-    write_chunks([DEMO["lake"]], out, sample="lake", window=500, chunk_size=40)
-    return Config(results=tmp_path, bundle=BUNDLE, threads=1, lease_seconds=2)
+    write_chunks([DEMO["lake"]], out, sample="lake", chunking=Chunking(window=500, chunk_size=40))
+    return Config.of(results=tmp_path, bundle=BUNDLE, threads=1, lease_seconds=2)
 
 
 def worker(config: Config, name: str = "0") -> Worker:
-    return Worker(config, name, 0, all_tasks(config.results, ["lake"], *read_settings(config)))
+    return worker_of(config, name, Tasks.of(config.run, config.embedding).of_samples(["lake"]))
 
 
 def report(config: Config, name: str = "0") -> WorkerReport:
-    path = Store(config.results).workers / f"{name}.json"
+    path = Store(config.run.results).workers / f"{name}.json"
     return WorkerReport.model_validate_json(path.read_bytes())
 
 
-@pytest.mark.parametrize(("interval", "clears"), [(0, 0), (1, 13), (5, 2), (14, 0)])
+@pytest.mark.parametrize(("chunks", "clears"), [(1, 13), (5, 2), (14, 0)])
 def test_caches_are_cleared_every_so_many_chunks(
-    config: Config, interval: int, clears: int
+    config: Config, monkeypatch: pytest.MonkeyPatch, chunks: int, clears: int
 ) -> None:
-    changed = config.model_copy(update={"cache_clear_interval": interval})
-    assert worker(changed).run() == Exit.DRAINED
+    monkeypatch.setattr("virnuc_rules.serving.worker.CHUNKS_BETWEEN_CLEARINGS", chunks)
+    assert worker(config).run() == Exit.DRAINED
     assert report(config).cache_clears == clears
     assert [point.chunks for point in report(config).memory] == list(range(1, 14))
 
@@ -67,7 +68,7 @@ def spoil_a_chunk(one: Worker) -> tuple[str, bytes]:
 def test_a_new_worker_tries_a_failed_chunk_once_more(config: Config) -> None:
     one = worker(config)
     key, good = spoil_a_chunk(one)
-    store = Store(config.results)
+    store = Store(config.run.results)
     for attempt in (1, 2):
         assert worker(config).run() == Exit.FAILED_CHUNKS
         failure = store.failure(key)
@@ -81,22 +82,37 @@ def test_a_new_worker_tries_a_failed_chunk_once_more(config: Config) -> None:
     assert report(config).chunks == 1
 
 
+def drift(monkeypatch: pytest.MonkeyPatch, *drifts: float) -> None:
+    """Let the self-checks of a worker give numbers that are off, by a share and absolutely."""
+    right, answers = embed.self_check, iter(drifts)
+
+    def drifting(*arguments: object) -> torch.Tensor:
+        found = right(*arguments)  # type: ignore[arg-type]
+        return found + next(answers) * (1 + found.abs())
+
+    monkeypatch.setattr(embed, "self_check", drifting)
+
+
 def test_a_bad_device_fails_no_chunk(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a failure the self-check gives other numbers: the device is to blame."""
     one = worker(config)
     spoil_a_chunk(one)
-    right = embed.self_check
-    answers = iter([0.0, 0.5])
-
-    def drifting(*arguments: object) -> torch.Tensor:
-        return right(*arguments) + next(answers)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(embed, "self_check", drifting)
+    drift(monkeypatch, 0.0, 0.002)
     assert one.run() == Exit.BAD_DEVICE
-    store = Store(config.results)
+    store = Store(config.run.results)
     assert store.failed(one.tasks) == {}
     assert not list(store.claims.iterdir())
     assert report(config).exit_reason == "the device gives wrong numbers"
+
+
+def test_a_device_that_rounds_otherwise_is_no_bad_one(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = worker(config)
+    key, _ = spoil_a_chunk(one)
+    drift(monkeypatch, 0.0, 0.0005)
+    assert one.run() == Exit.FAILED_CHUNKS
+    assert Store(config.results).failed(one.tasks).keys() == {key}
 
 
 def test_a_full_disk_is_no_fault_of_the_chunk(
@@ -109,7 +125,7 @@ def test_a_full_disk_is_no_fault_of_the_chunk(
     one = worker(config)
     monkeypatch.setattr("virnuc_rules.embedding.embedding_file.write_result", full)
     assert one.run() == Exit.FAILED_CHUNKS
-    store = Store(config.results)
+    store = Store(config.run.results)
     assert store.failed(one.tasks) == {} and store.done(one.tasks) == set()
     assert not list(store.claims.iterdir())
     assert not list(store.embeddings.rglob(".*"))

@@ -133,7 +133,7 @@ def test_the_expected_share_of_false_calls_is_that_of_the_data() -> None:
 
 def test_too_few_windows_are_an_error() -> None:
     virus = np.array([True] * 30 + [False] * 9)
-    with pytest.raises(VirnucError, match="9 windows of label others to calibrate with"):
+    with pytest.raises(VirnucError, match="9 windows of label non_viral to calibrate with"):
         fit_calibration(np.zeros(39, np.float32), virus, ["g"] * 39)
 
 
@@ -167,3 +167,16 @@ def test_weights_add_up_to_the_prevalence() -> None:
     weights = balanced_weights(virus, 0.05)
     assert weights.sum() == pytest.approx(1)
     assert weights[virus].sum() == pytest.approx(0.05)
+
+
+def test_the_target_of_a_label_is_that_of_its_own_number() -> None:
+    """Platt's targets in words, on a grid: 15 viral windows allow less than 3,000 others do."""
+    virus = np.array([True] * 15 + [False] * 3000)
+    margin = np.where(virus, 1.0, -3.0).astype(np.float32)
+    found = fit_calibration(margin, virus, ["g"] * 3015, "temperature").temperature
+    grid = np.geomspace(0.05, 20, 20_001)
+    loss = sum(
+        -target * np.log(expit(odds / grid)) - (1 - target) * np.log(expit(-odds / grid))
+        for odds, target in ((1.0, 16 / 17), (-3.0, 1 / 3002))
+    )
+    assert found == pytest.approx(grid[loss.argmin()], rel=2e-3)

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from virnuc_rules.config.model import Embedding
 from virnuc_rules.embedding.embedding_file import Computation, Embeddings, write_result
-from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.training import dataset as module
 from virnuc_rules.training.dataset import Block, Rows
 
@@ -107,7 +107,8 @@ import sys
 import numpy as np, torch
 from pathlib import Path
 from virnuc_rules.embedding.embedding_file import read_result
-from virnuc_rules.training.fit import Recipe, fit
+from virnuc_rules.config.model import Fitting
+from virnuc_rules.training.fit import fit
 from virnuc_rules.training.dataset import Block, Rows
 
 folder, files, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -116,18 +117,16 @@ for number in range(files):
     found = read_result(folder / f"{number}.safetensors", "key", [str(n) for n in range(size)])
     blocks.append(Block(found.dnabert_s, found.esm2, np.arange(size), number % 2))
 torch.set_num_threads(1)
-recipe = Recipe(
-    hidden=8, dropout=0.5, learning_rate=1e-3, batch=256, max_epochs=1, patience=1, seed=1
-)
-fit(Rows(blocks), Rows(blocks[:2]), recipe, torch.device("cpu"))
+recipe = Fitting(hidden=8, learning_rate=1e-3, max_epochs=1, patience=1)
+fit(Rows(blocks), Rows(blocks[:2]), recipe, 1, torch.device("cpu"))
 lines = Path("/proc/self/status").read_text().splitlines()
 print(next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon")))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
 def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
-    settings = Settings(precision="fp32", batch_tokens=1)
+    settings = Embedding(precision="fp32", batch_tokens=64)
     for number in range(FILES):
         x = torch.randn(SIZE, WIDTH) + number % 2
         path = tmp_path / f"{number}.safetensors"

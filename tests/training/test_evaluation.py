@@ -5,7 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, f1_score, matthews_corrcoef
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    matthews_corrcoef,
+    precision_score,
+)
 
 from virnuc_rules.training import evaluation
 from virnuc_rules.training.evaluation import Ranking, _wrong_calls, measure, reliability
@@ -40,11 +45,17 @@ NAMES = ["cells", "viruses"]
 GROUPS = [f"genome {n}" for n in range(40)]
 
 
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most tests do not look at the interval, on which nearly all of the time is spent."""
+    monkeypatch.setattr(evaluation, "RESAMPLES", 10)
+
+
 def test_auroc_is_the_share_of_pairs_in_order() -> None:
     data = scored()
     found = ranked(data)
-    viral, others = (data.score[data.called & (data.virus == side)] for side in (True, False))
-    ahead = (viral[:, None] > others).mean() + 0.5 * (viral[:, None] == others).mean()
+    viral, non_viral = (data.score[data.called & (data.virus == side)] for side in (True, False))
+    ahead = (viral[:, None] > non_viral).mean() + 0.5 * (viral[:, None] == non_viral).mean()
     assert found.auroc == pytest.approx(ahead)
 
 
@@ -60,25 +71,26 @@ def test_those_without_a_call_are_counted_and_excluded() -> None:
     assert (only.ranking, only.recall) == (found.ranking, found.recall)
 
 
-def test_a_prevalence_is_as_if_there_were_so_many_others() -> None:
-    data = scored(4000)
+def test_a_prevalence_is_as_if_there_were_so_many_non_viral_ones() -> None:
+    data = scored(200)
     found = ranked(data)
     data = data.where(data.called)
-    viral, others = np.flatnonzero(data.virus), np.flatnonzero(~data.virus)
-    rows = np.concatenate([np.repeat(viral, len(others)), np.repeat(others, 19 * len(viral))])
-    assert len(rows) == len(viral) * len(others) * 20
-    y, score, call = data.virus[rows[::7]], data.score[rows[::7]], data.call[rows[::7]]
+    viral, non_viral = np.flatnonzero(data.virus), np.flatnonzero(~data.virus)
+    rows = np.concatenate([np.repeat(viral, len(non_viral)), np.repeat(non_viral, 19 * len(viral))])
+    assert len(rows) == len(viral) * len(non_viral) * 20
+    y, score, call = data.virus[rows], data.score[rows], data.call[rows]
     at = found.at["1:19"]
     assert at.prevalence == 0.05
-    assert at.auprc == pytest.approx(average_precision_score(y, score), rel=0.02)
-    assert at.f1 == pytest.approx(f1_score(y, call), rel=0.02)
-    assert at.mcc == pytest.approx(matthews_corrcoef(y, call), rel=0.02)
+    assert at.auprc == pytest.approx(average_precision_score(y, score))
+    assert at.precision == pytest.approx(precision_score(y, call))
+    assert at.f1 == pytest.approx(f1_score(y, call))
+    assert at.mcc == pytest.approx(matthews_corrcoef(y, call))
     assert found.at["1:1"].f1 > at.f1
 
 
 def test_recall_at_one_percent_false_positives() -> None:
     virus = np.array([True] * 100 + [False] * 100)
-    # One of the others above 30 of the viral ones, one more above 60.
+    # One of the non-viral ones above 30 of the viral ones, one more above 60.
     score = np.concatenate([np.arange(100), [69.5, 39.5], np.full(98, -1.0)]).astype(np.float32)
     data = make(virus, score, score >= 0, virus * 1, virus * 1, np.full(200, 500))
     found = measure(data, NAMES, GROUPS[:2])
@@ -91,7 +103,7 @@ def test_subsets_have_every_one_once() -> None:
     data = scored()
     found = measure(data, NAMES, GROUPS)
     for subsets in (found.by_length, found.by_source, found.by_group):
-        for label in ("virus", "others"):
+        for label in ("virus", "non_viral"):
             for field in ("total", "called", "called_virus"):
                 summed = sum(getattr(subset.counts[label], field) for subset in subsets)
                 assert summed == getattr(found.counts[label], field)
@@ -101,7 +113,7 @@ def test_subsets_have_every_one_once() -> None:
     first = found.by_length[0]
     inside = data.length < 500
     assert first.name == "0 to 499 bp"
-    assert first.counts["virus"].total + first.counts["others"].total == inside.sum()
+    assert first.counts["virus"].total + first.counts["non_viral"].total == inside.sum()
     wrong = [_wrong_calls(subset.counts) for subset in found.by_group]
     assert sum(wrong) == (data.call != data.virus)[data.called].sum()
     assert wrong == sorted(wrong, reverse=True)
@@ -125,7 +137,11 @@ def test_those_that_could_not_be_embedded_are_counted_apart() -> None:
     assert sum(each.failed for each in counts.values()) == failed.sum() > 0
 
 
-def test_the_interval_holds_the_value_and_grows_where_windows_of_a_group_are_alike() -> None:
+def test_the_interval_holds_the_value_and_grows_where_windows_of_a_group_are_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluation, "RESAMPLES", 100)
+
     def width(groups: int) -> float:
         draw = np.random.default_rng(5)
         group = np.repeat(np.arange(groups), 2000 // groups)
@@ -187,3 +203,30 @@ def test_reliability_of_true_and_of_wrong_probabilities() -> None:
     assert true.brier < raw.brier
     assert sum(each.windows for each in true.bins) == number
     assert raw.expected_calibration_error > 0.03
+
+
+def test_the_calibration_error_by_hand() -> None:
+    """Bins count by their weight, and labels weigh the same: 4 viral windows as 8 others."""
+    virus = np.array([True] * 4 + [False] * 8)
+    p = np.array([0.95, 0.95, 0.95, 0.25] + [0.95] + [0.25] * 7)
+    score = (p - 0.5).astype(np.float32)
+    found = reliability(make(virus, score, p >= 0.5, virus * 1, virus * 1, np.full(12, 500)), p)
+    assert found is not None
+    low, high = found.bins
+    assert (low.windows, high.windows) == (8, 4)
+    assert (low.predicted, high.predicted) == pytest.approx((0.25, 0.95))
+    assert (low.observed, high.observed) == pytest.approx((2 / 9, 6 / 7))  # 2/16 of 9/16, ...
+    error = 9 / 16 * (0.25 - 2 / 9) + 7 / 16 * (0.95 - 6 / 7)
+    assert found.expected_calibration_error == pytest.approx(error)
+
+
+def test_the_interval_is_of_95_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what the draws give: here the numbers from 0 to 1, in no order."""
+    values = np.random.default_rng(0).permutation(np.linspace(0, 1, evaluation.RESAMPLES)).tolist()
+
+    def auroc(*_: object, sample_weight: object = None) -> float:
+        return 0.5 if sample_weight is None else values.pop()
+
+    monkeypatch.setattr(evaluation, "roc_auc_score", auroc)
+    assert ranked(scored()).auroc_interval == pytest.approx((0.025, 0.975))
+    assert values == []

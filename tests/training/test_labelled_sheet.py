@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from virnuc_rules.config.labels import read_controls
+from virnuc_rules.config.sheet import read_sheet
 from virnuc_rules.errors import VirnucError
-from virnuc_rules.training.sheet import read_sheet, tables_beside
+from virnuc_rules.training.sheet import read_labelled_sheet, tables_beside
 
 
 def sheet(folder: Path, text: str) -> Path:
@@ -22,9 +23,9 @@ def test_each_file_has_its_own_group_annotation_and_part(tmp_path: Path) -> None
         "sample\tpath\tlabel\tgroup\tgroups\tgenbank\tpart\n"
         f"phages\tp1.fa\tvirus\t\t{tmp_path / 'groups.tsv'}\t\t\n"
         "phages\tp2.fa\tvirus\tT4\t\tt4.gb\ttest\n"
-        "cells\tc.fa\tothers\t\t\t\t\n",
+        "cells\tc.fa\tnon_viral\t\t\t\t\n",
     )
-    found = read_sheet(path)
+    found = read_labelled_sheet(path)
     assert {name: list(files) for name, files in found.items()} == {
         "phages": ["p1.fa", "p2.fa"],
         "cells": ["c.fa"],
@@ -44,17 +45,20 @@ def test_a_pattern_gives_all_its_files_the_label(tmp_path: Path) -> None:
     for name in ("b.fa", "a.fa"):
         (tmp_path / name).write_text(">x\nACGT\n")
     path = sheet(tmp_path, f"sample\tpath\tlabel\nv\t{tmp_path}/*.fa\tvirus\n")
-    assert list(read_sheet(path)["v"]) == [str(tmp_path / "a.fa"), str(tmp_path / "b.fa")]
+    assert list(read_labelled_sheet(path)["v"]) == [str(tmp_path / "a.fa"), str(tmp_path / "b.fa")]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sample\tpath\nv\tv.fa\n", "line 1: a column 'label' is needed: others or virus"),
-        ("sample\tpath\tlabel\nv\tv.fa\tphage\n", "line 2: label 'phage': write others or virus"),
-        ("sample\tpath\tlabel\nv\tv.fa\t\n", "line 2: label '': write others or virus"),
+        ("sample\tpath\nv\tv.fa\n", "line 1: a column 'label' is needed: non_viral or virus"),
         (
-            "sample\tpath\tlabel\nv\ta.fa\tvirus\nv\tb.fa\tothers\n",
+            "sample\tpath\tlabel\nv\tv.fa\tphage\n",
+            "line 2: label 'phage': write non_viral or virus",
+        ),
+        ("sample\tpath\tlabel\nv\tv.fa\t\n", "line 2: label '': write non_viral or virus"),
+        (
+            "sample\tpath\tlabel\nv\ta.fa\tvirus\nv\tb.fa\tnon_viral\n",
             "line 3: sample v has files of both labels; give each label a sample of its own",
         ),
         (
@@ -77,7 +81,7 @@ def test_a_pattern_gives_all_its_files_the_label(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(VirnucError) as caught:
-        read_sheet(sheet(tmp_path, text))
+        read_labelled_sheet(sheet(tmp_path, text))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -96,22 +100,22 @@ def test_a_wrong_table_of_groups_is_one_line(tmp_path: Path, text: str, message:
     groups.write_text(text)
     path = sheet(tmp_path, f"sample\tpath\tlabel\tgroups\nv\tv.fa\tvirus\t{groups}\n")
     with pytest.raises(VirnucError) as caught:
-        read_sheet(path)
+        read_labelled_sheet(path)
     assert f"{groups}: {message}" in str(caught.value)
 
 
 def test_controls_are_read_by_sample(tmp_path: Path) -> None:
-    (tmp_path / "known.tsv").write_text("id\tlabel\na\tvirus\nb\tothers\n")
+    (tmp_path / "known.tsv").write_text("id\tlabel\na\tvirus\nb\tnon_viral\n")
     path = sheet(
         tmp_path, f"sample\tpath\tlabels\nlake\tl.fa\t{tmp_path / 'known.tsv'}\ngut\tg.fa\t\n"
     )
-    assert read_controls(path) == {"lake": {"a": "virus", "b": "others"}}
-    assert read_controls(sheet(tmp_path, "sample\tpath\nlake\tl.fa\n")) == {}
+    assert read_controls(read_sheet(path)) == {"lake": {"a": "virus", "b": "non_viral"}}
+    assert read_controls(read_sheet(sheet(tmp_path, "sample\tpath\nlake\tl.fa\n"))) == {}
 
 
 def test_a_wrong_label_of_a_control_is_one_line(tmp_path: Path) -> None:
     known = tmp_path / "known.tsv"
     known.write_text("id\tlabel\na\tphage\n")
     path = sheet(tmp_path, f"sample\tpath\tlabels\nlake\tl.fa\t{known}\n")
-    with pytest.raises(VirnucError, match="a: label 'phage': write others or virus"):
-        read_controls(path)
+    with pytest.raises(VirnucError, match="a: label 'phage': write non_viral or virus"):
+        read_controls(read_sheet(path))

@@ -101,7 +101,7 @@ def test_the_picker_finds_and_draws_a_contig(opened: webdriver.Chrome) -> None:
     paths = opened.find_elements(By.CSS_SELECTOR, "#track path")
     drawn = {p.get_attribute("class"): (p.get_attribute("d") or "").count("M") for p in paths}
     assert sum(drawn.values()) == int(numbers["windows"])
-    assert drawn["virus"] + drawn["others"] == int(numbers["called windows"])
+    assert drawn["virus"] + drawn["non_viral"] == int(numbers["called windows"])
     assert drawn["virus"] == int(numbers["viral windows"].split()[0])
     ActionChains(opened).move_to_element(
         opened.find_element(By.CSS_SELECTOR, "#track svg")

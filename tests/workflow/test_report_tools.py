@@ -16,7 +16,7 @@ def test_snakemake_makes_its_report(undisturbed: Project, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stdout
     page = (tmp_path / "run.html").read_text()
     for said in (
-        "The shares of contigs called virus and others",  # a caption
+        "The shares of contigs called virus and non-viral",  # a caption
         "Provenance", "Figures",  # categories
         "scores of windows", "the whole report",  # labels
     ):  # fmt: skip
@@ -48,5 +48,5 @@ def test_multiqc_shows_our_sections(undisturbed: Project, tmp_path: Path) -> Non
         assert {row["Sample"] for row in found} == {"lake", "gut"}
     for row in calls:
         contigs = read_tsv(undisturbed.results / row["Sample"] / "contigs.tsv")
-        for call in ("virus", "others", "no_call"):
+        for call in ("virus", "non_viral", "no_call"):
             assert float(row[call]) == sum(contig["call"] == call for contig in contigs)

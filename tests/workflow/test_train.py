@@ -14,7 +14,7 @@ from Bio.SeqRecord import SeqRecord
 from harness import REPO, Project, environment, jobs, read_tsv, rules, sha256, spoil
 from labelled import write_fasta, write_sheet
 
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Config, LabelledSettings
 from virnuc_rules.models.bundle import rewrite_card
 from virnuc_rules.models.card import read_card
 from virnuc_rules.training.dataset import read_rows
@@ -31,7 +31,7 @@ OPTIONS = [f"--{key.replace('_', '-')}={value}" for key, value in SETTINGS.items
 
 def labelled_project(folder: Path, **settings: Any) -> Project:
     write_sheet(folder)
-    samples = {label: folder / f"{label}.fa" for label in ("virus", "others")}
+    samples = {label: folder / f"{label}.fa" for label in ("virus", "non_viral")}
     project = Project(folder, samples)
     project.settings |= {**SETTINGS, **settings}
     return project
@@ -73,7 +73,7 @@ def test_the_bundle_is_whole_and_says_where_it_comes_from(trained: Project) -> N
     assert card.training.tables == {
         str(path): sha256(path) for path in trained.folder.glob("*.groups.tsv")
     }
-    groups = [f"{label}_genome_{n}" for label in ("virus", "others") for n in range(20)]
+    groups = [f"{label}_genome_{n}" for label in ("virus", "non_viral") for n in range(20)]
     counts = {part: sum(part_of(group, 3) == part for group in groups) for part in PARTS}
     assert card.training.groups == counts
     assert card.calibration is not None
@@ -85,7 +85,7 @@ def test_it_is_evaluated_on_groups_that_it_has_not_seen(trained: Project) -> Non
     assert found["part"] == "test"
     assert found["trained_on"] == found["calibrated_on"] == []
     names = {subset["name"] for subset in found["windows"]["by_group"]}
-    expected = {f"{label}_genome_{n}" for label in ("virus", "others") for n in range(20)}
+    expected = {f"{label}_genome_{n}" for label in ("virus", "non_viral") for n in range(20)}
     assert names == {group for group in expected if part_of(group, 3) == "test"}
     assert found["windows"]["ranking"]["auroc"] > 0.9
     assert found["contigs"]["ranking"]["auroc"] > 0.9
@@ -98,8 +98,8 @@ def test_the_rows_are_those_of_the_chunks(trained: Project) -> None:
     """Counts of the card, from the tables on disk and nothing else."""
     card = read_card(trained.folder / "trained")
     assert card.training is not None
-    counts = {part: {"others": 0, "virus": 0} for part in ("train", "validation")}
-    for label in ("virus", "others"):
+    counts = {part: {"non_viral": 0, "virus": 0} for part in ("train", "validation")}
+    for label in ("virus", "non_viral"):
         for path in (trained.results / "chunks" / label).glob("chunk_*.parquet"):
             for contig in pq.read_table(path)["contig"].to_pylist():
                 number = int(contig.rpartition("_")[2])
@@ -221,7 +221,7 @@ def test_another_split_of_the_same_files_is_not_held_out(trained: Project, tmp_p
 def test_the_evaluation_is_that_of_the_tables(trained: Project, tmp_path: Path) -> None:
     """Counts of the test part, from what `predict` writes with the same bundle."""
     found = evaluation(trained.folder / "trained/evaluation.json")
-    for label in ("virus", "others"):
+    for label in ("virus", "non_viral"):
         out = tmp_path / label
         rules(
             "predict", "--sample", label, "--out", out, "--results", trained.results,
@@ -230,7 +230,7 @@ def test_the_evaluation_is_that_of_the_tables(trained: Project, tmp_path: Path) 
         for level in ("windows", "contigs"):
             rows = [
                 row for row in read_tsv(out / f"{level}.tsv")
-                if part_of(f"{label}_genome_{int(row['contig'].split('_')[1]) // 3}", 3) == "test"
+                if part_of(f"{label}_genome_{int(row['contig'].split('_')[-1]) // 3}", 3) == "test"
             ]  # fmt: skip
             calls = [row["call"] for row in rows]
             assert found[level]["counts"][label] == {
@@ -257,7 +257,7 @@ def test_what_fails_leaves_the_bundle_that_is_there(trained: Project, tmp_path: 
     assert project.run("train").returncode == 0
     training = read_card(tmp_path / "trained").training
     assert training is not None
-    assert training.open_frames["train"] == {"others": 50, "virus": 50}
+    assert training.open_frames["train"] == {"non_viral": 50, "virus": 50}
     # To use it is no reason to make it again, nor a cycle.
     project.settings["bundle"] = str(tmp_path / "trained")
     planned = project.run("--dry-run").stdout
@@ -286,11 +286,12 @@ def test_without_persistent_models_it_is_the_same_classifier(
 
 
 def test_embeddings_stay_on_the_disk(trained: Project) -> None:
-    config = Config(
+    config = Config.of(
         samples=trained.folder / "labelled.tsv", results=trained.results,
         bundle=Path(trained.settings["bundle"]), seed=3,
     )  # fmt: skip
-    rows = read_rows(config, read_labelled(config), "train", "validation")
+    run = config.part(LabelledSettings)
+    rows = read_rows(run, read_labelled(run), "train", "validation")
     maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
     mapped = [
         tuple(int(end, 16) for end in line[0].split("-"))
@@ -325,25 +326,31 @@ def test_a_damaged_network_does_not_become_a_good_one(trained: Project, tmp_path
 
 def test_a_group_is_in_one_part_and_a_file_has_one_label(trained: Project, tmp_path: Path) -> None:
     sheet = tmp_path / "labelled.tsv"
-    virus, others = trained.samples.values()
+    virus, non_viral = trained.samples.values()
     header = "sample\tpath\tlabel\tgroup\tpart\n"
     out = f"--trained-bundle={tmp_path / 'out'}"
     sheet.write_text(
-        f"{header}virus\t{virus}\tvirus\tone\ttrain\nothers\t{others}\tothers\tone\ttest\n"
+        f"{header}virus\t{virus}\tvirus\tone\ttrain\nnon_viral\t{non_viral}\tnon_viral\tone\ttest\n"
     )
     done = verb(trained, "train", out, sheet=sheet)
     assert done.returncode == 1
     assert "group one is in two parts, train and test; keep a group together" in done.stderr
-    both = tmp_path / "others.fa"
+    both = tmp_path / "both.fa"
     shutil.copy(virus, both)
     rules(
-        "chunk", both, "--out", tmp_path / "results/chunks/others", "--sample", "others", check=True
+        "chunk",
+        both,
+        "--out",
+        tmp_path / "results/chunks/non_viral",
+        "--sample",
+        "non_viral",
+        check=True,
     )
     shutil.copytree(trained.results / "chunks/virus", tmp_path / "results/chunks/virus")
-    sheet.write_text(f"{header}virus\t{virus}\tvirus\t\t\nothers\t{both}\tothers\t\t\n")
+    sheet.write_text(f"{header}virus\t{virus}\tvirus\t\t\nnon_viral\t{both}\tnon_viral\t\t\n")
     done = verb(trained, "train", out, "--results", tmp_path / "results", sheet=sheet)
     assert done.returncode == 1
-    assert "others.fa has both labels; give it one" in done.stderr
+    assert "both.fa has both labels; give it one" in done.stderr
 
 
 def test_a_folder_with_other_things_is_left_alone(trained: Project, tmp_path: Path) -> None:
@@ -371,7 +378,7 @@ def test_a_part_without_a_label_is_one_line(trained: Project, tmp_path: Path) ->
     sheet.write_text("sample\tpath\tlabel\tpart\n" + "".join(lines))
     done = verb(trained, "train", *OPTIONS, f"--trained-bundle={tmp_path / 'out'}", sheet=sheet)
     assert done.returncode == 1
-    assert "no open frame of label others in the validation part" in done.stderr
+    assert "no open frame of label non_viral in the validation part" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -412,7 +419,7 @@ def test_an_annotation_keeps_the_frames_inside_of_coding_sequences(
     assert then is not None
     for part in ("train", "validation"):
         assert now.open_frames[part]["virus"] == expected[part] > 0
-        assert now.open_frames[part]["others"] == then.open_frames[part]["others"]
+        assert now.open_frames[part]["non_viral"] == then.open_frames[part]["non_viral"]
     counts = [
         evaluation(folder / "evaluation.json")["windows"]["counts"]["virus"]["total"]
         for folder in (out, trained.folder / "trained")
@@ -427,7 +434,7 @@ def test_an_annotation_keeps_the_frames_inside_of_coding_sequences(
 def test_evaluate_of_two_files_by_make(trained: Project, tmp_path: Path) -> None:
     """`make evaluate BUNDLE=… POS=… NEG=…`, as the README has it."""
     positives = write_fasta(tmp_path / "pos.fa", "virus", 10, seed=5)
-    negatives = write_fasta(tmp_path / "neg.fa", "others", 10, seed=5)
+    negatives = write_fasta(tmp_path / "neg.fa", "non_viral", 10, seed=5)
     venv = tmp_path / "venv"  # what is installed already
     venv.mkdir()
     (venv / "installed").touch()

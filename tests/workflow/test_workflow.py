@@ -7,9 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from chunk_folders import manifest_of
 from harness import DEMO, REPO, Project, environment, rules, sha256
 
-from virnuc_rules.chunking.format import read_manifest
+from virnuc_rules.serving.worker import CHUNKS_BETWEEN_CLEARINGS
 
 
 def jobs(project: Project, *arguments: str) -> dict[str, int]:
@@ -27,7 +28,7 @@ def test_one_worker_loads_once_for_many_chunks_of_two_samples(undisturbed: Proje
     report = undisturbed.report()
     assert report["load_count"] == {"dnabert_s": 1, "esm2": 1}
     assert report["chunks"] == undisturbed.chunks() == len(undisturbed.embeddings()) > 20
-    assert report["cache_clears"] == report["chunks"] // 10
+    assert report["cache_clears"] == report["chunks"] // CHUNKS_BETWEEN_CLEARINGS
     assert len(report["memory"]) == report["chunks"]
     assert report["open_frames"] == sum(
         len((undisturbed.results / s / "orfs.tsv").read_text().splitlines()) - 1
@@ -145,7 +146,7 @@ def test_a_sample_of_several_files_of_any_kind(tmp_path: Path) -> None:
     (tmp_path / "samples.tsv").write_text("sample\tpath\n" + rows)
     done = project.run("--until", "chunk")
     assert done.returncode == 0, done.stdout
-    manifest = read_manifest(project.results / "chunks" / "lake")
+    manifest = manifest_of(project.results / "chunks" / "lake")
     names = [f"{data}/lake_R1.fq.xz", f"{data}/lake_R2.fq.xz", f"{data}/more.fa"]
     assert (manifest.sources, manifest.contigs) == (names, 3)
     assert manifest.reasons["short_contig"] == 4  # reads of 540 bases: two windows each

@@ -18,7 +18,9 @@ from pydantic import (
     field_validator,
 )
 
+from virnuc_rules.config.model import Config
 from virnuc_rules.errors import ModelError
+from virnuc_rules.models.card import BundleCard, is_bundle, read_card
 
 _SHIPPED = Path(__file__).parent / "definitions"
 _KINDS = ("hub", "url", "path")
@@ -153,6 +155,24 @@ def find_definition(text: str) -> Definition:
     if text not in shipped:
         raise ModelError(f"no definition {text!r}; give one of {', '.join(shipped)}, or a .yaml")
     return shipped[text]
+
+
+def with_window(config: Config) -> Config:
+    """Fill in `window`: that of the bundle, or of the definition that it is to be made from.
+
+    Raises ModelError where there is neither, and where the config says another one.
+    """
+    run, wanted = config.run, config.chunking.window
+    if config.workflow.bundle_definition and not is_bundle(run.bundle):
+        made: Definition | BundleCard = find_definition(config.workflow.bundle_definition)
+    else:
+        made = read_card(run.bundle)
+    if wanted not in (0, made.window):
+        raise ModelError(
+            f"window: {wanted}, but {made.name} is for windows of {made.window} bases; leave "
+            "`window` out, or take another bundle"
+        )
+    return config.replace(window=made.window)
 
 
 def read_definition(path: Path) -> Definition:

@@ -8,12 +8,12 @@ from rich.table import Table
 
 from virnuc_rules.bundles.definition import Definition, find_definition, shipped_definitions
 from virnuc_rules.errors import ModelError
-from virnuc_rules.models.card import BundleCard, read_card
+from virnuc_rules.models.card import BundleCard, is_bundle, read_card
 
 
 def find_model(text: str) -> BundleCard | Definition:
     """Return the card of a bundle folder, or a definition by its name or file."""
-    if (Path(text) / "bundle.json").exists():
+    if is_bundle(Path(text)):
         return read_card(Path(text))
     if Path(text).is_dir():
         raise ModelError(f"{text}: no bundle.json in it; give the folder of a model bundle")

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from virnuc_rules.errors import ModelError
 from virnuc_rules.files.atomic import replacing
 
+FILE = "verified.json"  # in the folder of a bundle
 EXACT = "fp32"  # what the other precisions are compared with
 
 
@@ -102,7 +103,7 @@ class Verified(BaseModel):
 
 def read_verified(bundle: Path, fingerprint: str) -> Verified:
     """Return what was found with these networks; nothing where the file is missing."""
-    path = bundle / "verified.json"
+    path = bundle / FILE
     try:
         found = Verified.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -118,7 +119,7 @@ def read_verified(bundle: Path, fingerprint: str) -> Verified:
 
 def write_verified(bundle: Path, verified: Verified) -> None:
     """Write `verified.json`. Raises ModelError where the bundle cannot be written to."""
-    path = bundle / "verified.json"
+    path = bundle / FILE
     try:
         with replacing(path) as handle:
             handle.write(verified.model_dump_json(indent=1) + "\n")

@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from virnuc_rules.config.model import Chunking
+from virnuc_rules.config.run_folder import ChunkFolder
 from virnuc_rules.errors import ChunkError
 
 _REMEDY = "delete the sample's chunk folder and run again"
@@ -37,7 +39,7 @@ CHUNK_SCHEMA = pa.schema(
         ("window_row", pa.int64()),  # row of the window in windows.parquet
         ("contig", _LABEL),  # id of the contig
         ("window", pa.int32()),  # 1-based number of the window in the contig
-        ("frame", _LABEL),  # F1 F2 F3 R1 R2 R3
+        ("frame", _LABEL),  # a Frame
         ("start", pa.int64()),  # codons in the contig: first base, 0-based
         ("end", pa.int64()),  # base after the last codon
         ("nucleotide", pa.string()),
@@ -52,7 +54,7 @@ WINDOW_SCHEMA = pa.schema(
         ("start", pa.int64()),  # in the contig, 0-based
         ("end", pa.int64()),  # exclusive
         ("open_frames", pa.int32()),
-        ("reason", _LABEL),  # why there is no open frame; null where there is one
+        ("reason", _LABEL),  # a Reason; null where there is an open frame
     ]
 )
 
@@ -77,11 +79,7 @@ class Manifest(_Record):
     version: str
     sources: list[str]  # as named in the sample sheet, globs resolved; "-" is standard input
     sources_sha256: list[str]  # of the files as they are on disk
-    window: int
-    chunk_size: int
-    min_length: int
-    max_ambiguous: float
-    duplicate_ids: str
+    chunking: Chunking  # the settings
     contigs: int
     bases: int
     windows: int
@@ -100,9 +98,9 @@ class Chunk:
     table: pa.Table  # the columns of CHUNK_SCHEMA
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read `folder/manifest.json`. Raises ChunkError where it is missing or not a manifest."""
-    path = folder / "manifest.json"
+def read_manifest(folder: ChunkFolder) -> Manifest:
+    """Read the manifest. Raises ChunkError where it is missing or not a manifest."""
+    path = folder.manifest
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -128,37 +126,37 @@ def read_chunk(path: Path, entry: ChunkEntry) -> Chunk:
     return Chunk(frame_ids(table).to_pylist(), nucleotide, protein, table)
 
 
-def read_contig_table(folder: Path) -> Iterator[pa.Table]:
+def read_contig_table(folder: ChunkFolder) -> Iterator[pa.Table]:
     """Yield contigs.parquet in parts. Raises ChunkError where it is missing or damaged."""
-    return _parts(folder / "contigs.parquet")
+    return _parts(folder.contigs)
 
 
-def read_windows(folder: Path) -> Iterator[pa.Table]:
+def read_windows(folder: ChunkFolder) -> Iterator[pa.Table]:
     """Yield the window table in parts. Raises ChunkError where it is missing or damaged."""
-    return _parts(folder / "windows.parquet")
+    return _parts(folder.windows)
 
 
-def contig_numbers(folder: Path, manifest: Manifest) -> NDArray[np.int64]:
+def contig_numbers(folder: ChunkFolder, manifest: Manifest) -> NDArray[np.int64]:
     """Return the number of each window's contig, [W]. Raises ChunkError where they are no run."""
     parts = [part["contig_number"].to_numpy() for part in read_windows(folder)]
     numbers: NDArray[np.int64] = np.concatenate([*parts, [manifest.contigs]])
     step = np.diff(numbers, prepend=-1)
     if len(numbers) != manifest.windows + 1 or np.any((step != 0) & (step != 1)) or step[-1] != 1:
         raise ChunkError(
-            f"{folder}: windows.parquet is not the windows of the {manifest.contigs} contigs, one "
+            f"{folder.windows}: not the windows of the {manifest.contigs} contigs, one "
             f"contig after the other, {manifest.windows} rows; delete the folder and run again"
         )
     return numbers[:-1]
 
 
-def contig_lengths(folder: Path, manifest: Manifest) -> NDArray[np.int64]:
+def contig_lengths(folder: ChunkFolder, manifest: Manifest) -> NDArray[np.int64]:
     """Return the length of each contig, [C]. Raises ChunkError where they are not all there."""
     parts = list(read_contig_table(folder))
     numbers = np.concatenate([part["number"].to_numpy() for part in parts])
     if not np.array_equal(numbers, np.arange(manifest.contigs)):
         raise ChunkError(
-            f"{folder}: contigs.parquet has not the {manifest.contigs} contigs of the manifest in "
-            "order; delete the folder and run again"
+            f"{folder.contigs}: not the {manifest.contigs} contigs of the manifest, in order; "
+            "delete the folder and run again"
         )
     lengths: NDArray[np.int64] = np.concatenate([part["length"].to_numpy() for part in parts])
     return lengths

@@ -16,10 +16,7 @@ from Bio.Data import CodonTable
 from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Int
-
-FRAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
-# Why a window has no open frame; "" where it has one. Indices into this are stored, not texts.
-REASONS = ("", "no_open_frame", "too_short", "ambiguous", "short_contig", "too_ambiguous")
+from virnuc_rules.vocabulary import GENETIC_CODE, NO_REASON, Reason
 
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
 _NOT_ACGT = 64  # a base that is none of A C G T; codons are 0..63, and 64.. with such a base
@@ -27,11 +24,8 @@ _UNKNOWN_CODONS = bytes(range(_NOT_ACGT, 256))
 
 
 def _tables() -> tuple[bytes, bytes, bytes]:
-    """Byte tables: base -> 0..3 (else 64), codon -> amino acid, codon -> that of its complement.
-
-    The code is NCBI's table 1, the standard code, as upstream's.
-    """
-    standard = CodonTable.unambiguous_dna_by_id[1]
+    """Byte tables: base -> 0..3 (else 64), codon -> amino acid, codon -> that of its complement."""
+    standard = CodonTable.unambiguous_dna_by_id[GENETIC_CODE]
     code = {**standard.forward_table, **dict.fromkeys(standard.stop_codons, "*")}
     base = bytearray([_NOT_ACGT]) * 256
     for number, letter in enumerate(b"ACGT"):
@@ -53,12 +47,12 @@ class OpenFrames:
     """R open frames of W windows, in the order window, then F1 F2 F3 R1 R2 R3."""
 
     window: Int  # [R] row of the window
-    frame: NDArray[np.int8]  # [R] index into FRAMES
+    frame: NDArray[np.int8]  # [R] code of a Frame
     start: Int  # [R] first base of the codons in the buffer, 0-based, on the forward strand
     end: Int  # [R] base after the last codon
     nucleotide: list[bytes]  # [R] upper case, read along the frame's strand
     protein: list[bytes]  # [R]
-    reason: NDArray[np.int8]  # [W] index into REASONS
+    reason: NDArray[np.int8]  # [W] code of a Reason; NO_REASON: it has an open frame
 
 
 def open_frames(
@@ -67,7 +61,7 @@ def open_frames(
     """Find the open frames of the windows `bases[start[i]:end[i]]`.
 
     bases: upper-case letters; a window may lie anywhere in them, and windows may overlap.
-    excluded: [W] index into REASONS; where it is not 0, the window is not looked at.
+    excluded: [W] code of a Reason; where it is not NO_REASON, the window is not looked at.
     """
     codons = _codons(bases)
     stride = codons.shape[1]
@@ -88,7 +82,7 @@ def open_frames(
         stop_free[:, strand] &= next_stop >= place[:, strand] + number[:, strand]
 
     if excluded is not None:
-        stop_free[excluded > 0] = False
+        stop_free[excluded != NO_REASON] = False
     window, frame = np.nonzero(stop_free)
     rows = np.stack(
         [frame, place[window, frame], number[window, frame], start[window], end[window]]
@@ -96,13 +90,13 @@ def open_frames(
     sequences = _sequences(bases, flat, rows)
     translated = np.array([protein != b"" for _, protein in sequences], bool)
 
-    reason = np.full(len(start), REASONS.index("no_open_frame"), np.int8)
-    reason[window] = REASONS.index("ambiguous")  # no stop, but perhaps no known codon either
-    reason[end - start < 3] = REASONS.index("too_short")
+    reason = np.full(len(start), Reason.NO_OPEN_FRAME.code, np.int8)
+    reason[window] = Reason.AMBIGUOUS.code  # no stop, but perhaps no known codon either
+    reason[end - start < 3] = Reason.TOO_SHORT.code
     window, frame = window[translated], frame[translated]
-    reason[window] = REASONS.index("")
+    reason[window] = NO_REASON
     if excluded is not None:
-        reason = np.where(excluded > 0, excluded, reason)
+        reason = np.where(excluded != NO_REASON, excluded, reason)
     left = left[window, frame]
     return OpenFrames(
         window,

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import IO, Self
 
 from virnuc_rules.arrays import Int
-from virnuc_rules.chunking.open_frames import FRAMES, OpenFrames
+from virnuc_rules.chunking.open_frames import OpenFrames
 from virnuc_rules.files.atomic import replacing
+from virnuc_rules.vocabulary import Frame
 
+_FRAMES = list(Frame)
 _WRAP = 60  # as Biopython's FASTA writer
 
 
@@ -51,7 +53,7 @@ class UpstreamFasta:
             lines = (text[at : min(at + _WRAP, right)] for at in range(left, right, _WRAP))
             chunked.write(f">{name}\n" + "\n".join(lines) + "\n")
         rows = zip(frames.window.tolist(), frames.frame.tolist(), strict=True)
-        names = [ids[window] + FRAMES[frame] for window, frame in rows]
+        names = [ids[window] + _FRAMES[frame] for window, frame in rows]
         _unwrapped(nucleotide, names, frames.nucleotide)
         _unwrapped(protein, names, frames.protein)
 

@@ -6,7 +6,7 @@ What a chunk folder holds, and how it is read: see `chunkfiles`.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -23,31 +23,31 @@ from virnuc_rules.chunking.format import (
     Manifest,
     content_hash,
 )
-from virnuc_rules.chunking.open_frames import FRAMES, REASONS, OpenFrames, open_frames
+from virnuc_rules.chunking.open_frames import OpenFrames, open_frames
 from virnuc_rules.chunking.virnucpro_fasta import UpstreamFasta
 from virnuc_rules.chunking.windows import Windows, count, cut, span
+from virnuc_rules.config.model import Chunking
+from virnuc_rules.config.run_folder import ChunkFolder
 from virnuc_rules.files.atomic import replacing, staged_folder, sync_directory, writing
 from virnuc_rules.reading.fastx import Contig, Sequences
+from virnuc_rules.vocabulary import NO_REASON, Frame, Reason
 
 _BLOCK = 1 << 20  # bases that are translated at a time
 _WINDOW_BLOCKS = 100  # blocks whose windows are written together
 _COMPRESSION = "zstd"
 
 _IS_UNKNOWN = bytes(letter not in b"ACGT" for letter in range(256))
-_FRAMES = pa.array(FRAMES)
-_REASONS = pa.array(REASONS[1:])
+_FRAMES = pa.array(list(Frame))
+_REASONS = pa.array(list(Reason))
+_LATER = (Reason.EMBEDDING_FAILED, Reason.TOO_FEW_CALLED_WINDOWS)  # come after chunking
 
 
 def write_chunks(
     sources: Sequence[Path],
     out: Path,
+    chunking: Chunking,
     *,
     sample: str,
-    window: int,
-    chunk_size: int,
-    min_length: int = 0,
-    max_ambiguous: float = 1.0,
-    duplicate_ids: Literal["error", "keep"] = "error",
     upstream_fasta: Path | None = None,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Manifest:
@@ -55,19 +55,20 @@ def write_chunks(
 
     Everything is written beside `out` and moved there when it is complete: bad input leaves what
     was there before as it was. With `upstream_fasta` that folder also gets the files that
-    VirNucPro would have written. Windows that `min_length` (of contigs) or `max_ambiguous` (share
-    of a window's bases) exclude have a reason and no open frames. `advance` is told how many bytes
-    of the files were read. Raises InputError (see `Sequences.contigs`), VirnucError
-    where the disk is full.
+    VirNucPro would have written. Windows that the settings exclude have a reason and no open
+    frames. `advance` is told how many bytes of the files were read. Raises InputError (see
+    `Sequences.contigs`), VirnucError where the disk is full.
     """
-    keep = duplicate_ids == "keep"
+    keep, window = chunking.duplicate_ids == "keep", chunking.window
     sequences = Sequences(sources, sample, keep_duplicates=keep, advance=advance)
-    with writing(out), staged_folder(out) as stage:
-        with _ChunkWriter(stage, chunk_size) as writer, UpstreamFasta(upstream_fasta, window) as up:
+    with writing(out), staged_folder(out) as staged:
+        stage = ChunkFolder(staged)
+        upstream = UpstreamFasta(upstream_fasta, window)
+        with _ChunkWriter(stage, chunking.chunk_size) as writer, upstream as up:
             for block in _blocks(sequences.contigs(), window):
                 # U as T: the original drops the codons of RNA, and so never sees a stop.
                 bases = block.bases.upper().replace(b"U", b"T")
-                excluded = _excluded(block, bases, min_length, max_ambiguous)
+                excluded = _excluded(block, bases, chunking)
                 frames = open_frames(bases, block.start, block.end, excluded)
                 up.write(block.bases, block.start, block.end, block.window_ids, frames)
                 writer.add(block, frames)
@@ -75,36 +76,32 @@ def write_chunks(
             version=__version__,
             sources=list(map(str, sources)),
             sources_sha256=sequences.sha256,
-            window=window,
-            chunk_size=chunk_size,
-            min_length=min_length,
-            max_ambiguous=max_ambiguous,
-            duplicate_ids=duplicate_ids,
+            chunking=chunking,
             **writer.counts(),
         )
-        with replacing(stage / "manifest.json") as handle:
+        with replacing(stage.manifest) as handle:
             handle.write(manifest.model_dump_json(indent=1) + "\n")
-        _move_into_place(stage, out)
+        _move_into_place(stage, ChunkFolder(out))
     return manifest
 
 
-def _move_into_place(stage: Path, out: Path) -> None:
+def _move_into_place(stage: ChunkFolder, out: ChunkFolder) -> None:
     """Move the finished files to `out`, the manifest last; other files there stay.
 
     An older manifest goes first, so that a folder with a manifest is complete at any moment. One
     that says the same stays: another run may be reading it.
     """
-    new, manifest = stage / "manifest.json", out / "manifest.json"
-    out.mkdir(exist_ok=True)
+    new, manifest = stage.manifest, out.manifest
+    out.path.mkdir(exist_ok=True)
     if manifest.exists() and manifest.read_bytes() != new.read_bytes():
         manifest.unlink(missing_ok=True)
-    for path in out.glob("chunk_*.parquet"):
-        if not (stage / path.name).exists():
+    for path in out.chunk_files():
+        if not (stage.path / path.name).exists():
             path.unlink(missing_ok=True)
-    for path in stage.glob("*.parquet"):
-        path.replace(out / path.name)
+    for path in (stage.contigs, stage.windows, *stage.chunk_files()):
+        path.replace(out.path / path.name)
     new.replace(manifest)
-    sync_directory(out)
+    sync_directory(out.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,19 +161,18 @@ def _block(pieces: list[tuple[Contig, int, int, bytes, int]], window: int) -> _B
     )
 
 
-def _excluded(
-    block: _Block, bases: bytes, min_length: int, max_ambiguous: float
-) -> NDArray[np.int8]:
-    """Return for each window why it is not looked at, an index into REASONS; 0: it is."""
-    reason = np.zeros(len(block.windows), np.int8)
+def _excluded(block: _Block, bases: bytes, chunking: Chunking) -> NDArray[np.int8]:
+    """Return for each window why it is not looked at, the code of a Reason; NO_REASON: it is."""
+    reason = np.full(len(block.windows), NO_REASON, np.int8)
+    max_ambiguous, min_length = chunking.max_ambiguous, chunking.min_length
     if max_ambiguous < 1:
         unknown = np.frombuffer(bases.translate(_IS_UNKNOWN), np.int8)
         before = np.concatenate([[0], np.cumsum(unknown, dtype=np.int64)])
         many = before[block.end] - before[block.start] > max_ambiguous * (block.end - block.start)
-        reason[many] = REASONS.index("too_ambiguous")
+        reason[many] = Reason.TOO_AMBIGUOUS.code
     if min_length:
         short = np.array([contig.length < min_length for contig in block.contigs])
-        reason[short[block.windows.contig]] = REASONS.index("short_contig")
+        reason[short[block.windows.contig]] = Reason.SHORT_CONTIG.code
     return reason
 
 
@@ -206,22 +202,20 @@ def _table(schema: pa.Schema, *columns: Any) -> pa.Table:
 class _ChunkWriter:
     """Collects open frames and writes a chunk file whenever `chunk_size` are together."""
 
-    def __init__(self, folder: Path, chunk_size: int) -> None:
+    def __init__(self, folder: ChunkFolder, chunk_size: int) -> None:
         self.folder, self.chunk_size = folder, chunk_size
         self.entries: list[ChunkEntry] = []
         self.contigs = self.bases = self.windows = self.open_frames = 0
-        self.reasons = np.zeros(len(REASONS), np.int64)
+        self.reasons = np.zeros(len(Reason), np.int64)
         self.pending: list[pa.Table] = []
         self.waiting = 0  # rows in `pending`
         self.window_rows: list[pa.Table] = []
         self.contig_rows: list[pa.Table] = []
-        self.window_table = self.open("windows.parquet", WINDOW_SCHEMA)
-        self.contig_table = self.open("contigs.parquet", CONTIG_SCHEMA)
+        self.window_table = self.open(folder.windows, WINDOW_SCHEMA)
+        self.contig_table = self.open(folder.contigs, CONTIG_SCHEMA)
 
-    def open(self, name: str, schema: pa.Schema) -> pq.ParquetWriter:
-        return pq.ParquetWriter(
-            self.folder / name, schema, compression=_COMPRESSION, write_page_checksum=True
-        )
+    def open(self, path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+        return pq.ParquetWriter(path, schema, compression=_COMPRESSION, write_page_checksum=True)
 
     def __enter__(self) -> Self:
         return self
@@ -238,7 +232,7 @@ class _ChunkWriter:
         windows = block.windows
         self.contigs += len(block.begun)
         self.bases += sum(contig.length for contig in block.begun)
-        self.reasons += np.bincount(frames.reason, minlength=len(REASONS))
+        self.reasons += np.bincount(frames.reason, minlength=len(Reason))
         per_window = np.bincount(frames.window, minlength=len(windows))
         names = pa.array([contig.id for contig in block.contigs])
         numbers = np.array([contig.number for contig in block.contigs])
@@ -254,7 +248,7 @@ class _ChunkWriter:
                 windows.start,
                 windows.end,
                 per_window,
-                _label(frames.reason - 1, _REASONS, frames.reason == 0),
+                _label(frames.reason, _REASONS, frames.reason == NO_REASON),
             )
         )
         shift = block.shift[frames.window]
@@ -292,10 +286,10 @@ class _ChunkWriter:
         table = waiting.slice(0, rows).unify_dictionaries().combine_chunks()
         self.pending = [waiting.slice(rows)]
         self.waiting -= rows
-        name = f"chunk_{len(self.entries):06d}.parquet"
+        path = self.folder.chunk(len(self.entries))
         pq.write_table(
             table,
-            self.folder / name,
+            path,
             compression=_COMPRESSION,
             use_dictionary=["contig", "frame"],
             write_statistics=False,
@@ -303,7 +297,7 @@ class _ChunkWriter:
         )
         self.entries.append(
             ChunkEntry(
-                file=name,
+                file=path.name,
                 sha256=content_hash(table),
                 open_frames=rows,
                 nucleotides=pc.sum(pc.binary_length(table["nucleotide"])).as_py(),
@@ -314,11 +308,12 @@ class _ChunkWriter:
 
     def counts(self) -> dict[str, Any]:
         """Return the fields of the manifest that say what there is."""
+        reasons = zip(Reason, self.reasons.tolist(), strict=True)
         return {
             "contigs": self.contigs,
             "bases": self.bases,
             "windows": self.windows,
             "open_frames": self.open_frames,
-            "reasons": dict(zip(REASONS[1:], self.reasons[1:].tolist(), strict=True)),
+            "reasons": {reason: n for reason, n in reasons if reason not in _LATER},
             "chunks": self.entries,
         }

@@ -1,4 +1,4 @@
-"""The verbs of `virnuc-rules models`: make, list, show and check bundles."""
+"""The commands of `virnuc-rules models`: make, list, show and check bundles."""
 
 import shlex
 import sys
@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from virnuc_rules.cli.settings import Log, with_settings
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Compute, Embedding, Run
 from virnuc_rules.errors import UnreachableError, VirnucError
 from virnuc_rules.logs import logger, start_log
+from virnuc_rules.models.card import is_bundle
 
 app = typer.Typer(no_args_is_help=True, help="Model bundles.")
+_BUNDLES = Path("bundles")  # where `prepare` makes them
 
 
 @app.command()
@@ -53,7 +55,7 @@ def prepare(
     name = name or (base.name if base else out.name if out else "own")
     paths = {"dnabert_s": dnabert_s, "esm2": esm2, "classifier": classifier}
     made = customized(base, name=name, window=window, paths=paths)
-    out = out or Path("bundles") / name
+    out = out or _BUNDLES / name
     try:
         card = prepare_bundle(made, out, cache=cache, trust_unpinned=trust_unpinned)
     except UnreachableError as error:
@@ -66,15 +68,16 @@ def prepare(
 
 
 @app.command("list")
-def list_models() -> None:
-    """List the shipped definitions, and the bundles in ./bundles and of the default config."""
+@with_settings
+def list_models(run: Run) -> None:
+    """List the shipped definitions, the bundles in ./bundles and the one of the config."""
     from rich.console import Console
 
     from virnuc_rules.bundles.overview import overview
 
-    found = sorted(path.parent for path in Path("bundles").glob("*/bundle.json"))
-    default = Config().bundle
-    Console().print(overview([*found, default] if default.exists() else found))
+    found = sorted(path for path in _BUNDLES.glob("*") if is_bundle(path))
+    others = [run.bundle] if run.bundle.exists() and run.bundle not in found else []
+    Console().print(overview([*found, *others]))
 
 
 @app.command()
@@ -95,9 +98,10 @@ def show(
 
 
 @app.command()
-@with_settings("device", "precision", "threads", "batch_tokens")
+@with_settings
 def verify(
-    config: Config,
+    compute: Compute,
+    embedding: Embedding,
     bundle: Annotated[Path, typer.Argument(help="folder of the bundle")],
     data: Annotated[
         Path | None, typer.Option(help="FASTA of your own, to compare the precision with fp32 on")
@@ -116,15 +120,14 @@ def verify(
         raise VirnucError("--reference needs --data: a FASTA file to compare on")
     import torch
 
-    from virnuc_rules.embedding.tasks import Settings
     from virnuc_rules.inspection.verify import verify as measure
     from virnuc_rules.models.bundle import Bundle
     from virnuc_rules.models.device import choose_device, choose_precision
 
-    torch.set_num_threads(config.threads)
-    device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
-    runs = measure(Bundle(bundle), device, precision, Settings.of(config), data, reference)
+    torch.set_num_threads(compute.threads)
+    device = choose_device(compute.device)
+    precision = choose_precision(embedding.precision, device)
+    runs = measure(Bundle(bundle), device, precision, embedding, data, reference)
     for run in runs:
         print(run)
     logger.info("%s: files and self-check are sound (%s on %s)", bundle, precision, device)

@@ -1,19 +1,21 @@
-"""The verbs that the jobs of a run call: cut, embed, classify."""
+"""The commands that the jobs of a run call: cut, embed, classify."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from virnuc_rules.cli.settings import (
-    CALL_KEYS,
-    RESULT_KEYS,
-    WORKER_KEYS,
-    Log,
-    Stamp,
-    with_settings,
+from virnuc_rules.cli.settings import Log, Stamp, with_settings
+from virnuc_rules.config.model import (
+    Calling,
+    Chunking,
+    Embedding,
+    Inputs,
+    Probability,
+    Run,
+    WorkerSettings,
 )
-from virnuc_rules.config.model import Config, read_samples
+from virnuc_rules.config.sheet import read_samples
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.logs import logger
 
@@ -24,9 +26,9 @@ app = typer.Typer()
 
 
 @app.command()
-@with_settings("window", "chunk_size", "min_length", "max_ambiguous", "duplicate_ids")
+@with_settings
 def chunk(
-    config: Config,
+    chunking: Chunking,
     files: Annotated[
         list[Path],
         typer.Argument(
@@ -50,16 +52,7 @@ def chunk(
     sample = sample or name
     with progress(f"chunk {sample}", size_on_disk(files)) as advance:
         manifest = write_chunks(
-            files,
-            out,
-            sample=sample,
-            window=config.window,
-            chunk_size=config.chunk_size,
-            min_length=config.min_length,
-            max_ambiguous=config.max_ambiguous,
-            duplicate_ids=config.duplicate_ids,
-            upstream_fasta=upstream_fasta,
-            advance=advance,
+            files, out, chunking, sample=sample, upstream_fasta=upstream_fasta, advance=advance
         )
     logger.info(
         "%s: %d files, %d contigs, %d bases, %d windows, %d open frames in %d chunks",
@@ -69,49 +62,52 @@ def chunk(
 
 
 @app.command()
-@with_settings("samples", *WORKER_KEYS)
+@with_settings
 def serve(
-    config: Config,
-    worker: Annotated[int, typer.Option(help="number of this worker, from 0")] = 0,
+    inputs: Inputs,
+    settings: WorkerSettings,
+    worker: Annotated[int, typer.Option(help="index of this worker, from 0")] = 0,
     deadline: Annotated[
-        float, typer.Option(min=0, help="minutes that the job may last; 0: as long as it likes")
+        float, typer.Option(min=0, help="minutes that the job may last; 0 = no limit")
     ] = 0,
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:
     """Be a model server: load both models once, embed chunks until none is left."""
-    from virnuc_rules.embedding.tasks import all_tasks, read_settings
+    from virnuc_rules.embedding.tasks import Tasks
     from virnuc_rules.serving.worker import Worker
 
-    samples = read_samples(config.samples)
-    tasks = all_tasks(config.results, samples, *read_settings(config))
-    _work(Worker(config, str(worker), worker, tasks, deadline), stamp, log)
+    tasks = Tasks.of(settings.run, settings.embedding).of_samples(read_samples(inputs.samples))
+    _work(Worker(settings, str(worker), worker, tasks, deadline), stamp, log)
 
 
 @app.command()
-@with_settings(*WORKER_KEYS)
+@with_settings
 def embed(
-    config: Config,
+    settings: WorkerSettings,
     sample: Annotated[str, typer.Option(help="name of the sample")],
     chunk: Annotated[str, typer.Option(help="name of the chunk file, as in the manifest")],
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:
     """Embed one chunk in a process of its own: the reference, and the way to debug a chunk."""
-    from virnuc_rules.embedding.tasks import read_settings, sample_tasks
+    from virnuc_rules.embedding.tasks import Tasks
     from virnuc_rules.serving.worker import Worker
 
-    tasks = sample_tasks(config.results, sample, *read_settings(config))
+    tasks = Tasks.of(settings.run, settings.embedding).of_sample(sample)
     wanted = {task.key: task for task in tasks if task.path.name == chunk}
     if not wanted:
         raise VirnucError(f"sample {sample}: no chunk {chunk} in its manifest; run `chunk` first")
-    _work(Worker(config, f"{sample}-{chunk}", 0, wanted), stamp, log, report=False)
+    _work(Worker(settings, f"{sample}-{chunk}", 0, wanted), stamp, log, report=False)
 
 
 @app.command()
-@with_settings(*RESULT_KEYS, "on_failed_chunks", *CALL_KEYS, "prevalence")
+@with_settings
 def predict(
-    config: Config,
+    run: Run,
+    embedding: Embedding,
+    calling: Calling,
+    probability: Probability,
     sample: Annotated[str, typer.Option(help="name of the sample")],
     out: Annotated[Path, typer.Option(help="folder for the tables")],
     log: Log = None,
@@ -119,7 +115,7 @@ def predict(
     """Classify the embeddings of a sample and write its tables."""
     from virnuc_rules.prediction.predict import predict as write_predictions
 
-    write_predictions(config, sample, out)
+    write_predictions(run, embedding, calling, probability, sample, out)
 
 
 def _work(worker: "Worker", stamp: Path | None, log: Path | None, report: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""What verbs share: config keys as options, and the options that are no keys."""
+"""What commands share: the keys of their sections as options, and the options that are no keys."""
 
 from collections.abc import Callable
 from inspect import Parameter, Signature, signature
@@ -7,44 +7,82 @@ from typing import Annotated, Any
 
 import typer
 
-from virnuc_rules.config.model import Config, check_config
-from virnuc_rules.logs import start_log
-
-# What the keys of results depend on, and what a worker needs beside it.
-RESULT_KEYS = ("results", "bundle", "precision", "batch_tokens")
-WORKER_KEYS = (*RESULT_KEYS, "device", "threads", "cache_clear_interval", "lease_seconds",
-                "load_timeout", "on_failed_chunks")  # fmt: skip
-CALL_KEYS = ("min_score", "min_viral_fraction", "min_called_windows")
+from virnuc_rules.config.load import load_config
+from virnuc_rules.config.model import SECTIONS, Chunking, Config, Group, Section
+from virnuc_rules.logs import logger, start_log
 
 Log = Annotated[Path | None, typer.Option(help="also log to this file, with tracebacks")]
 Stamp = Annotated[Path | None, typer.Option(help="file to write when the work is done")]
+_CONFIGFILE = Annotated[
+    Path | None,
+    typer.Option(
+        help="YAML file of settings; options win [default: config.yaml in the results, else "
+        "config/config.yaml]"
+    ),
+]
+_KEYWORD = Parameter.KEYWORD_ONLY
+SECTIONS_OF: dict[str, list[type[Section]]] = {}  # by command
 
 
-def with_settings(*keys: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a verb config keys as options; it gets them checked, as one argument `config`.
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the keys of its sections as options, and `--configfile`.
 
-    Type, default and help text of an option are those of the key.
+    Each parameter that is annotated with a section, or a group of sections such as `Config`, gets
+    it, checked. Type and help text of an option are those of the key.
     """
+    parameters = signature(command).parameters
+    kinds = {name: p.annotation for name, p in parameters.items() if _sections(p.annotation)}
+    wanted = {section for kind in kinds.values() for section in _sections(kind)}
+    sections = [section for section in SECTIONS.values() if section in wanted]
+    keys = [key for kind in sections for key in kind.model_fields]
+    SECTIONS_OF[command.__name__] = sections
 
-    def option(key: str) -> Parameter:
-        field = Config.model_fields[key]
-        kind = field.annotation if isinstance(field.annotation, type) else str  # a Literal is text
-        annotation = Annotated[kind, typer.Option(help=field.description)]  # type: ignore[valid-type]
-        return Parameter(key, Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
+    def run(configfile: Path | None, **values: Any) -> None:
+        log = start_log(values.get("log"))
+        if "log" in values:
+            values["log"] = log
+        given = {key: values.pop(key) for key in keys}
+        config = _load(configfile, {k: v for k, v in given.items() if v is not None}, sections)
+        for name, kind in kinds.items():
+            values[name] = config.part(kind)
+        command(**values)
 
-    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
-        def command(**values: Any) -> None:
-            log = start_log(values.get("log"))
-            if "log" in values:
-                values["log"] = log
-            config = check_config({key: values.pop(key) for key in keys})
-            verb(config=config, **values)
+    own = [p.replace(kind=_KEYWORD) for name, p in parameters.items() if name not in kinds]
+    options = [_option(key, kind) for kind in sections for key in kind.model_fields]
+    file = Parameter("configfile", _KEYWORD, default=None, annotation=_CONFIGFILE)
+    shown = [*own, *options, file]
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    run.__signature__ = Signature(shown)  # type: ignore[attr-defined]
+    return run
 
-        own = [p for p in signature(verb).parameters.values() if p.name != "config"]
-        parameters = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in own] + list(map(option, keys))
-        command.__name__, command.__doc__ = verb.__name__, verb.__doc__
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-        return command
 
-    return decorate
+def _sections(annotation: Any) -> list[type[Section]]:
+    """Return the sections that a parameter asks for; none where it is another parameter."""
+    if not isinstance(annotation, type):
+        return []
+    if issubclass(annotation, Group):
+        return [SECTIONS[name] for name in annotation.model_fields]
+    return [annotation] if issubclass(annotation, Section) else []
+
+
+def _option(key: str, kind: type[Section]) -> Parameter:
+    field = kind.model_fields[key]
+    type_ = field.annotation if isinstance(field.annotation, type) else str  # a Literal is text
+    help_ = f"{field.description} [default: {field.default}]"
+    annotation = Annotated[type_ | None, typer.Option(help=help_, show_default=False)]  # type: ignore[valid-type]
+    return Parameter(key, _KEYWORD, default=None, annotation=annotation)
+
+
+def _load(
+    configfile: Path | None, options: dict[str, Any], sections: list[type[Section]]
+) -> Config:
+    """Load the settings and say where they are from, where that makes a difference."""
+    config, source = load_config(configfile, options)
+    if any(key not in options for kind in sections for key in kind.model_fields):
+        logger.info("settings: %s", source)
+    if Chunking in sections and not config.chunking.window:
+        from virnuc_rules.bundles.definition import with_window
+
+        config = with_window(config)
+    return config

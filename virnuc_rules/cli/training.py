@@ -1,4 +1,4 @@
-"""The verbs for classifiers of one's own: train, calibrate, evaluate.
+"""The commands for classifiers of one's own: train, calibrate, evaluate.
 
 All three read a labelled sheet (`samples` with a column `label`) and the embeddings of its samples
 in the results: `chunk` and `serve` come first, as for any sample.
@@ -10,49 +10,55 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from virnuc_rules.cli.settings import CALL_KEYS, RESULT_KEYS, Log, with_settings
-from virnuc_rules.config.model import Config
+from virnuc_rules.cli.settings import Log, with_settings
+from virnuc_rules.config.model import Calibrating, Fitting, LabelledSettings
+from virnuc_rules.config.run_folder import EVALUATION, RunFolder
 from virnuc_rules.logs import logger
+from virnuc_rules.vocabulary import Label
 
 if TYPE_CHECKING:
     from virnuc_rules.training.page import Evaluation
 
 app = typer.Typer()
 
-_LABELLED_KEYS = ("samples", *RESULT_KEYS, *CALL_KEYS, "threads", "on_failed_chunks", "seed")
-_FIT_KEYS = ("trained_bundle", "device", "hidden", "dropout", "learning_rate", "batch",
-             "max_epochs", "patience", "max_per_label", "calibration")  # fmt: skip
 Parts = Literal["all", "train", "validation", "test"]
 _PART = "part of the groups: train, validation, test, or all"
 
 
 @app.command()
-@with_settings(*_LABELLED_KEYS, *_FIT_KEYS)
-def train(config: Config, log: Log = None) -> None:
+@with_settings
+def train(
+    settings: LabelledSettings,
+    calibrating: Calibrating,
+    fitting: Fitting,
+    log: Log = None,
+) -> None:
     """Train a classifier on embedded, labelled samples; makes a bundle with its evaluation."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the same bytes again on CUDA
     from virnuc_rules.training.commands import train as train_bundle
 
-    _say(train_bundle(config), config.trained_bundle / "evaluation.html")
+    page = fitting.trained_bundle / EVALUATION
+    _say(train_bundle(settings, calibrating, fitting), page)
 
 
 @app.command()
-@with_settings(*_LABELLED_KEYS, "calibration")
+@with_settings
 def calibrate(
-    config: Config,
+    settings: LabelledSettings,
+    calibrating: Calibrating,
     part: Annotated[Parts, typer.Option(help=_PART)] = "validation",
     log: Log = None,
 ) -> None:
     """Fit a calibration to embedded, labelled samples, and write it into the bundle's card."""
     from virnuc_rules.training.commands import calibrate as calibrate_bundle
 
-    calibrate_bundle(config, part)
+    calibrate_bundle(settings, calibrating, part)
 
 
 @app.command()
-@with_settings(*_LABELLED_KEYS)
+@with_settings
 def evaluate(
-    config: Config,
+    settings: LabelledSettings,
     part: Annotated[Parts, typer.Option(help=_PART)] = "all",
     out: Annotated[
         Path | None, typer.Option(help="page to write [default: evaluation.html in the results]")
@@ -62,19 +68,20 @@ def evaluate(
     """Measure a bundle on embedded, labelled samples; writes a page, and JSON beside it."""
     from virnuc_rules.training.commands import evaluate as evaluate_bundle
 
-    out = out or config.results / "evaluation.html"
-    _say(evaluate_bundle(config, part, out), out)
+    out = out or RunFolder(settings.run.results).evaluation
+    _say(evaluate_bundle(settings, part, out), out)
 
 
 def _say(evaluation: "Evaluation", page: Path) -> None:
     for level in ("windows", "contigs"):
         measured = getattr(evaluation, level)
         counts, ranking = measured.counts, measured.ranking
+        viral, non_viral = counts[Label.VIRUS], counts[Label.NON_VIRAL]
         logger.info(
-            "%s (%s): %s; %d of %d viral ones and %d of %d others called virus; %d without a call",
+            "%s (%s): %s; %d of %d viral, %d of %d non-viral ones called virus; %d without a call",
             level, evaluation.part, f"AUROC {ranking.auroc:.4f}" if ranking else "no AUROC",
-            counts["virus"].called_virus, counts["virus"].called,
-            counts["others"].called_virus, counts["others"].called,
+            viral.called_virus, viral.called,
+            non_viral.called_virus, non_viral.called,
             sum(each.total - each.called for each in counts.values()),
         )  # fmt: skip
     logger.info("%s", page)

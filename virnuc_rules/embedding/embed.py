@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from virnuc_rules.chunking.format import Chunk
+from virnuc_rules.config.model import Embedding
 from virnuc_rules.embedding.embedding_file import Computation, Embeddings
-from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.errors import ChunkError, ModelError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
@@ -118,7 +118,7 @@ def micro_batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
 
 
 def embed_chunk(
-    chunk: Chunk, networks: Networks, settings: Settings, check: Callable[[], None] = lambda: None
+    chunk: Chunk, networks: Networks, settings: Embedding, check: Callable[[], None] = lambda: None
 ) -> Embeddings:
     """Embed the open frames of a chunk with both models.
 
@@ -143,7 +143,7 @@ def embed_chunk(
     )
 
 
-def self_check(networks: Networks, settings: Settings) -> Tensor:
+def self_check(networks: Networks, settings: Embedding) -> Tensor:
     """Embed a tiny fixed chunk; float32 [1, both widths]. On a sound device: always the same."""
     chunk = Chunk(
         ["self_check"], ["ATGGCTAAAGGTTTCGATCCGTAA" * 4], ["MAKGFDPQWERTYHILCNVS" * 2], None
@@ -155,7 +155,7 @@ def self_check(networks: Networks, settings: Settings) -> Tensor:
 class _Run:
     """One chunk on its way through both networks, and what is counted on it."""
 
-    def __init__(self, networks: Networks, settings: Settings, check: Callable[[], None]) -> None:
+    def __init__(self, networks: Networks, settings: Embedding, check: Callable[[], None]) -> None:
         self.networks, self.settings, self.check = networks, settings, check
         self.tokens = self.padding = 0
         self.notes: Counter[str] = Counter()

@@ -9,7 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from virnuc_rules.embedding.tasks import SCHEMA, Settings
+from virnuc_rules.config.model import Embedding
+from virnuc_rules.embedding.tasks import SCHEMA
 from virnuc_rules.errors import ResultError
 
 _METADATA = "virnuc"  # one JSON text: safetensors writes several keys in random order
@@ -47,12 +48,12 @@ class ResultCard(BaseModel):
     key: str
     ids: list[str]
     sha256: dict[str, str]  # of each matrix
-    settings: Settings
+    settings: Embedding
     notes: dict[str, int]
     computed: Computation
 
 
-def write_result(path: Path, key: str, settings: Settings, result: Embeddings) -> None:
+def write_result(path: Path, key: str, settings: Embedding, result: Embeddings) -> None:
     """Write a result file: both matrices, and key, ids, hashes and notes as metadata."""
     tensors = {"dnabert_s": result.dnabert_s.contiguous(), "esm2": result.esm2.contiguous()}
     card = ResultCard(

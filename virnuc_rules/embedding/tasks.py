@@ -7,28 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict
-
 from virnuc_rules.chunking.format import Chunk, ChunkEntry, read_chunk, read_manifest
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Config, Embedding, Run
+from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import ModelError
 from virnuc_rules.models.card import BundleCard, read_card
+from virnuc_rules.vocabulary import GENETIC_CODE
 
-SCHEMA = 2  # of the result files and of what is computed; raising it makes old results unknown
-
-
-class Settings(BaseModel):
-    """What decides the bytes of a result, beside the chunk and the bundle."""
-
-    model_config = ConfigDict(frozen=True)
-
-    precision: str  # as asked for: what `auto` became is in the result
-    batch_tokens: int
-
-    @classmethod
-    def of(cls, config: Config) -> Self:
-        """Take them out of the config."""
-        return cls(precision=config.precision, batch_tokens=config.batch_tokens)
+SCHEMA = 3  # of the result files and of what is computed; raising it makes old results unknown
+_COMPILE = False  # the networks' layers run as they are written
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,46 +37,47 @@ class Task:
         return read_chunk(self.path, self.entry)
 
 
-def result_key(chunk_sha256: str, fingerprint: str, settings: Settings) -> str:
+def result_key(chunk_sha256: str, fingerprint: str, settings: Embedding) -> str:
     """Name the result of a chunk: everything that its bytes depend on, hashed."""
-    parts = [SCHEMA, chunk_sha256, fingerprint, settings.model_dump()]
+    computed = {**settings.model_dump(), "genetic_code": GENETIC_CODE, "compile": _COMPILE}
+    parts = [SCHEMA, chunk_sha256, fingerprint, computed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def read_settings(config: Config) -> tuple[BundleCard, Settings]:
-    """Return what the keys of results depend on, beside the chunks."""
-    return read_card(config.bundle), Settings.of(config)
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """What there is to embed in a run, with one bundle and one set of settings."""
 
+    folder: RunFolder
+    card: BundleCard
+    settings: Embedding
 
-def sample_tasks(
-    results: Path, sample: str, card: BundleCard, settings: Settings
-) -> Iterator[Task]:
-    """Yield the tasks of a sample in input order.
+    @classmethod
+    def of(cls, run: Run, settings: Embedding) -> Self:
+        """Read the bundle's card. Raises ModelError where there is none."""
+        return cls(RunFolder(run.results), read_card(run.bundle), settings)
 
-    Raises ChunkError where the sample is not chunked yet, ModelError where its windows are not of
-    the length that the bundle was trained for.
-    """
-    folder = chunk_folder(results, sample)
-    manifest = read_manifest(folder)
-    if manifest.window != card.window:
-        raise ModelError(
-            f"sample {sample} was cut into windows of {manifest.window} bases, but bundle "
-            f"{card.name} is for {card.window}; set `window` to that, or use another bundle"
-        )
-    for entry in manifest.chunks:
-        key = result_key(entry.sha256, card.fingerprint, settings)
-        yield Task(key, sample, folder / entry.file, entry)
+    def of_sample(self, sample: str) -> Iterator[Task]:
+        """Yield the tasks of a sample in input order.
 
+        Raises ChunkError where the sample is not chunked yet, ModelError where its windows are not
+        of the length that the bundle was trained for.
+        """
+        folder = self.folder.chunks(sample)
+        manifest = read_manifest(folder)
+        if manifest.chunking.window != self.card.window:
+            raise ModelError(
+                f"sample {sample} was cut into windows of {manifest.chunking.window} bases, but "
+                f"bundle {self.card.name} is for {self.card.window}; chunk it again, or use "
+                "another bundle"
+            )
+        for entry in manifest.chunks:
+            key = result_key(entry.sha256, self.card.fingerprint, self.settings)
+            yield Task(key, sample, folder.path / entry.file, entry)
 
-def all_tasks(
-    results: Path, samples: Iterable[str], card: BundleCard, settings: Settings
-) -> dict[str, Task]:
-    """Return the tasks of all samples by key."""
-    return {
-        task.key: task
-        for sample in samples
-        for task in sample_tasks(results, sample, card, settings)
-    }
+    def of_samples(self, samples: Iterable[str]) -> dict[str, Task]:
+        """Return the tasks of samples by key."""
+        return {task.key: task for sample in samples for task in self.of_sample(sample)}
 
 
 def stamp_folder(config: Config) -> Path:
@@ -99,12 +87,7 @@ def stamp_folder(config: Config) -> Path:
     workers that must run again. With a new folder they are not there. A bundle that is made from a
     definition is named by that: when the run is planned it need not be there yet.
     """
-    models = config.bundle_definition or read_card(config.bundle).fingerprint
-    parts = json.dumps([models, Settings.of(config).model_dump()], sort_keys=True)
+    models = config.workflow.bundle_definition or read_card(config.run.bundle).fingerprint
+    parts = json.dumps([models, config.embedding.model_dump()], sort_keys=True)
     name = hashlib.sha256(parts.encode()).hexdigest()[:12]
-    return config.results / "queue" / "stamps" / name
-
-
-def chunk_folder(results: Path, sample: str) -> Path:
-    """Return where the chunks of a sample are."""
-    return results / "chunks" / sample
+    return RunFolder(config.run.results).stamps / name

@@ -11,8 +11,10 @@ from pathlib import Path
 import psutil
 
 from virnuc_rules import __version__
+from virnuc_rules.bundles.definition import with_window
 from virnuc_rules.bundles.verified import read_verified
-from virnuc_rules.config.model import Config, check_inputs, read_samples
+from virnuc_rules.config.model import Config
+from virnuc_rules.config.sheet import check_inputs, read_samples
 from virnuc_rules.errors import ModelError, VirnucError
 from virnuc_rules.files.atomic import replacing, sync_directory
 from virnuc_rules.inspection.finding import Finding, Level, Site, ask, scratch
@@ -64,20 +66,20 @@ def _environment(site: Site) -> Iterator[Finding]:
         remedy = "`virnuc-rules` is not in PATH, where jobs look for it"
     elif other != f"virnuc-rules {__version__}":
         level, remedy = "FAILED", f"{program} says {other!r}: activate one environment only"
-    elif site.config.threads > cores:
-        remedy = f"`threads: {site.config.threads}`, but {cores} cores are here"
+    elif site.config.compute.threads > cores:
+        remedy = f"`threads: {site.config.compute.threads}`, but {cores} cores are here"
     yield Finding.of("environment", found, remedy, level)
 
 
 def _samples(site: Site) -> Iterator[Finding]:
-    samples = read_samples(site.config.samples)
+    samples = read_samples(site.config.inputs.samples)
     check_inputs(site.config, samples)
     yield Finding.of("samples", f"{len(samples)}, all input files are there")
 
 
 def _space(site: Site) -> Iterator[Finding]:
     with scratch(site.config):
-        folder = site.config.results.resolve()
+        folder = site.config.run.results.resolve()
     free, inodes = shutil.disk_usage(folder).free, os.statvfs(folder)
     parts = [p for p in psutil.disk_partitions(all=True) if folder.is_relative_to(p.mountpoint)]
     # Of several mounts on one folder the last is seen.
@@ -139,14 +141,10 @@ def _clock(site: Site) -> Iterator[Finding]:
 def _bundle(site: Site) -> Iterator[Finding]:
     from virnuc_rules.models.bundle import Bundle
 
-    bundle = Bundle(site.config.bundle)
+    bundle = Bundle(site.config.run.bundle)
     card = bundle.card
     bundle.check(*card.sha256)
-    if card.window != site.config.window:
-        raise ModelError(
-            f"{card.name} is for windows of {card.window} bases, the config says "
-            f"`window: {site.config.window}`: change one of them"
-        )
+    with_window(site.config)
     found = f"{card.name}, {len(card.sha256)} files with the right sha256"
     note = "; a demo model, no substitute for the published ones" if card.demo else ""
     no_classifier = "embeddings can be computed, not classified: prepare it with --classifier"
@@ -158,8 +156,8 @@ def _device(site: Site) -> Iterator[Finding]:
 
     from virnuc_rules.models.device import DTYPES, choose_device, choose_precision
 
-    device = choose_device(site.config.device)
-    precision = choose_precision(site.config.precision, device)
+    device = choose_device(site.config.compute.device)
+    precision = choose_precision(site.config.embedding.precision, device)
     square = torch.ones(64, 64, device=device, dtype=DTYPES[precision])
     if not bool((square @ square == 64).all()):
         raise ModelError(f"{device} multiplies wrongly: a bad device, take another")
@@ -169,14 +167,14 @@ def _device(site: Site) -> Iterator[Finding]:
     found = f"{device}{name}, precision {precision}, {free / 1e9:.1f} GB of memory free"
     if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
         found += f", CUDA_VISIBLE_DEVICES={visible}"
-    sizes = [path.stat().st_size for path in site.config.bundle.glob("*.safetensors")]
+    sizes = [path.stat().st_size for path in site.config.run.bundle.glob("*.safetensors")]
     weights = sum(sizes) * DTYPES[precision].itemsize / DTYPES["fp32"].itemsize
     remedy = ""
     if weights > free:
         remedy = f"the weights need {weights / 1e9:.1f} GB: take a device with more, or fp16"
-    elif site.config.device == "auto" and device.type == "cpu" and _NVIDIA.exists():
+    elif site.config.compute.device == "auto" and device.type == "cpu" and _NVIDIA.exists():
         remedy = "an NVIDIA driver is here, but torch sees no device: is it a build for CUDA?"
-    elif not _is_verified(site.config.bundle, precision, device.type):
+    elif not _is_verified(site.config.run.bundle, precision, device.type):
         remedy = "this precision was not verified here: `virnuc-rules models verify`"
     yield Finding.of("device", found, remedy)
 

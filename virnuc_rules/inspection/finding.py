@@ -49,10 +49,10 @@ def ask(*command: str) -> "subprocess.CompletedProcess[str]":
 def scratch(config: Config) -> Iterator[Path]:
     """Give a folder inside `results` for the time of a check."""
     try:
-        config.results.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=".doctor-", dir=config.results)
+        config.run.results.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=".doctor-", dir=config.run.results)
     except OSError as error:
-        reason = f"{config.results}: cannot be written ({error.strerror})"
+        reason = f"{config.run.results}: cannot be written ({error.strerror})"
         raise VirnucError(f"{reason}; set `results` to a folder of yours") from None
     with folder as name:
         yield Path(name)

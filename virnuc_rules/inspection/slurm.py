@@ -37,8 +37,10 @@ def slurm(site: Site) -> Iterator[Finding]:
     default, rules = settings.get("default-resources", {}), settings.get("set-resources", {})
     jobs = {"default": {}, **rules, "serve": rules.get("serve", {})}
     for rule, own in jobs.items():
-        threads = site.config.threads if rule in _GPU_RULES else 1
-        finding = _job(rule, _request(default, own, rule, threads), limits, site.config.device)
+        threads = site.config.compute.threads if rule in _GPU_RULES else 1
+        finding = _job(
+            rule, _request(default, own, rule, threads), limits, site.config.compute.device
+        )
         if finding.level == "FAILED":
             finding.remedy += f"; change {path}, or put a profile of your own on top (README.md)"
         yield finding

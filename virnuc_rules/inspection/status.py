@@ -9,9 +9,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from virnuc_rules.config.model import Config, read_samples
-from virnuc_rules.embedding.tasks import Task, all_tasks, chunk_folder, read_settings
-from virnuc_rules.errors import ChunkError
+from virnuc_rules.config.model import Embedding, Inputs, Run, Serving
+from virnuc_rules.config.sheet import read_samples
+from virnuc_rules.embedding.tasks import Task, Tasks
+from virnuc_rules.errors import ChunkError, VirnucError
 from virnuc_rules.queue.claim_text import name_and_pid
 from virnuc_rules.queue.heartbeats import Heartbeats
 from virnuc_rules.queue.store import Store
@@ -48,50 +49,62 @@ class Status(BaseModel):
     workers: list[WorkerStatus]
 
 
-def read_status(config: Config, heartbeats: Heartbeats | None = None) -> Status:
-    """Read the state of a run; pass the same `heartbeats` to look again.
+class Observer:
+    """Looks at a run, once or again and again."""
 
-    Raises VirnucError for a wrong sample sheet or bundle.
-    """
-    samples = read_samples(config.samples)
-    tasks, chunked = _tasks(config, samples)
-    store = Store(config.results)
-    owners = (heartbeats or Heartbeats(config.lease_seconds)).owners(store)
-    done = store.done(tasks)  # after the claims: what is released meanwhile is done
-    running = {key for key in tasks if owners.get(key) and key not in done}
-    stalled = {key for key in tasks if key in owners and not owners[key] and key not in done}
-    failures = store.failed(task for task in tasks if task not in done and task not in running)
-    failed = set(failures)
-    at_work = {owner for owner in owners.values() if owner}
-    workers = _workers(read_reports(store.workers), at_work)
-    left = sum(task.entry.open_frames for key, task in tasks.items() if key not in done | failed)
-    rate = sum(worker.open_frames_per_second for worker in workers if worker.working)
-    return Status(
-        samples=len(samples),
-        samples_not_chunked=len(samples) - chunked,
-        pending=len(tasks) - len(done) - len(running) - len(failed),
-        running=len(running),
-        done=len(done),
-        failed=len(failed),
-        stalled=len(stalled - failed),
-        open_frames_left=left,
-        seconds_left=round(left / rate, 1) if rate else None,
-        failures=[f"{f.task}: {f.error} (log: {f.log})" for f in failures.values()],
-        workers=workers,
-    )
+    def __init__(self, inputs: Inputs, run: Run, embedding: Embedding, serving: Serving) -> None:
+        self.sheet, self.paths, self.embedding = inputs.samples, run, embedding
+        self.heartbeats = Heartbeats(serving.lease_seconds)
+
+    def read(self) -> Status:
+        """Read the state of the run.
+
+        Raises VirnucError where there is none, and for a wrong sample sheet or bundle.
+        """
+        if not self.paths.results.is_dir():
+            raise VirnucError(
+                f"{self.paths.results}: no such folder: nothing has been run there; name one with "
+                "--results, or the settings of the run with --configfile"
+            )
+        samples = read_samples(self.sheet)
+        tasks, chunked = _tasks(Tasks.of(self.paths, self.embedding), samples)
+        store = Store(self.paths.results)
+        owners = self.heartbeats.owners(store)
+        done = store.done(tasks)  # after the claims: what is released meanwhile is done
+        running = {key for key in tasks if owners.get(key) and key not in done}
+        stalled = {key for key in tasks if key in owners and not owners[key] and key not in done}
+        failures = store.failed(task for task in tasks if task not in done and task not in running)
+        workers = _workers(
+            read_reports(store.workers), {owner for owner in owners.values() if owner}
+        )
+        ended = done | set(failures)
+        left = sum(task.entry.open_frames for key, task in tasks.items() if key not in ended)
+        rate = sum(worker.open_frames_per_second for worker in workers if worker.working)
+        return Status(
+            samples=len(samples),
+            samples_not_chunked=len(samples) - chunked,
+            pending=len(tasks) - len(done) - len(running) - len(failures),
+            running=len(running),
+            done=len(done),
+            failed=len(failures),
+            stalled=len(stalled - set(failures)),
+            open_frames_left=left,
+            seconds_left=round(left / rate, 1) if rate else None,
+            failures=[f"{f.task}: {f.error} (log: {f.log})" for f in failures.values()],
+            workers=workers,
+        )
 
 
-def _tasks(config: Config, samples: Iterable[str]) -> tuple[dict[str, Task], int]:
+def _tasks(every: Tasks, samples: Iterable[str]) -> tuple[dict[str, Task], int]:
     """Return the tasks of the samples that are chunked, and the number of these samples."""
     tasks: dict[str, Task] = {}
     chunked = 0
-    settings = read_settings(config)
     for sample in samples:
         try:
-            tasks |= all_tasks(config.results, [sample], *settings)
+            tasks |= every.of_samples([sample])
             chunked += 1
         except ChunkError:
-            if (chunk_folder(config.results, sample) / "manifest.json").exists():
+            if every.folder.chunks(sample).manifest.exists():
                 raise  # it is there but damaged
     return tasks, chunked
 
@@ -126,14 +139,13 @@ def _worker(report: WorkerReport, working: bool) -> WorkerStatus:
     )
 
 
-def watch(config: Config, console: Console, pause: float = 2.0) -> None:
+def watch(observer: Observer, console: Console, pause: float = 2.0) -> None:
     """Show the status until all is done, `pause` seconds between looks; nothing is written."""
-    heartbeats = Heartbeats(config.lease_seconds)
-    now = read_status(config, heartbeats)
+    now = observer.read()
     with Live(render(now), console=console, auto_refresh=False) as live:
         while now.pending or now.running or now.samples_not_chunked:
             time.sleep(pause)
-            now = read_status(config, heartbeats)
+            now = observer.read()
             live.update(render(now), refresh=True)
 
 

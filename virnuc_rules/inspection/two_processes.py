@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.atomic import replacing
 from virnuc_rules.inspection.finding import Finding, Site, scratch
@@ -26,7 +27,7 @@ def two_processes(site: Site) -> Iterator[Finding]:
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as other:
             try:
-                seconds = _see_a_beat(other, folder, site.config.lease_seconds)
+                seconds = _see_a_beat(other, folder, site.config.serving.lease_seconds)
                 with replacing(folder / "start") as handle:
                     handle.write("now")
                 ours = _drain(folder)
@@ -59,7 +60,7 @@ def _see_a_beat(other: "subprocess.Popen[str]", folder: Path, lease_seconds: flo
             raise VirnucError(f"{what} of another process was not seen in {seconds:.0f} s")
         raise VirnucError(f"the other process ended: {other.communicate()[1][-300:]}")
 
-    claim = folder / "queue" / "claims" / _BEATING
+    claim = RunFolder(folder).claims / _BEATING
     first = wait_for_more_than(b"", _PATIENCE, "the claim")
     begun = time.monotonic()
     wait_for_more_than(first, lease_seconds, "a heartbeat")

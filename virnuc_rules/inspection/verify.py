@@ -21,9 +21,10 @@ from virnuc_rules import __version__
 from virnuc_rules.bundles.verified import EXACT, Parity, Verification, read_verified, write_verified
 from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
 from virnuc_rules.chunking.writer import write_chunks
+from virnuc_rules.config.model import Chunking, Embedding
+from virnuc_rules.config.run_folder import ChunkFolder
 from virnuc_rules.embedding.embed import Networks, embed_chunk, self_check
 from virnuc_rules.embedding.embedding_file import Embeddings
-from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.errors import ModelError
 from virnuc_rules.files.atomic import file_sha256
 from virnuc_rules.models import esm2
@@ -39,17 +40,16 @@ class Data:
     """A user's sequences, cut and translated as a run does it."""
 
     def __init__(self, fasta: Path, window: int, folder: Path) -> None:
-        self.fasta, self.folder = fasta, folder / "chunks"
-        self.manifest = write_chunks(
-            [fasta], self.folder, sample="verify", window=window, chunk_size=_CHUNK
-        )
+        self.fasta, self.folder = fasta, ChunkFolder(folder / "chunks")
+        chunking = Chunking(window=window, chunk_size=_CHUNK)
+        self.manifest = write_chunks([fasta], self.folder.path, chunking, sample="verify")
         if not self.manifest.open_frames:
             raise ModelError(f"{fasta}: no open frames in it; give sequences to compare on")
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the chunks."""
         entries = read_manifest(self.folder).chunks
-        return (read_chunk(self.folder / entry.file, entry) for entry in entries)
+        return (read_chunk(self.folder.path / entry.file, entry) for entry in entries)
 
     def described(self, bundle: Bundle, device: torch.device) -> dict[str, Any]:
         """Return what all kinds of runs say about themselves."""
@@ -66,7 +66,7 @@ class Data:
         }
 
 
-def check_bundle(bundle: Bundle, device: torch.device, precision: str, settings: Settings) -> None:
+def check_bundle(bundle: Bundle, device: torch.device, precision: str, settings: Embedding) -> None:
     """Compare all hashes and embed the self-check batch twice. Raises ModelError."""
     bundle.check(*bundle.card.sha256)
     networks = Networks.open(bundle, device, precision)
@@ -75,7 +75,7 @@ def check_bundle(bundle: Bundle, device: torch.device, precision: str, settings:
 
 
 def verify_precision(
-    bundle: Bundle, data: Data, device: torch.device, precision: str, settings: Settings
+    bundle: Bundle, data: Data, device: torch.device, precision: str, settings: Embedding
 ) -> Verification:
     """Embed the data in fp32 and in `precision`, and compare embeddings, scores and calls."""
     networks = {name: Networks.open(bundle, device, name) for name in (EXACT, precision)}
@@ -139,7 +139,7 @@ class _Comparison:
 
 @torch.inference_mode()
 def verify_parity(
-    bundle: Bundle, data: Data, device: torch.device, checkpoint: Path, settings: Settings
+    bundle: Bundle, data: Data, device: torch.device, checkpoint: Path, settings: Embedding
 ) -> Parity:
     """Run the data's proteins through fair-esm's forward of a published `.pt`, and through ours.
 
@@ -202,7 +202,7 @@ def verify(
     bundle: Bundle,
     device: torch.device,
     precision: str,
-    settings: Settings,
+    settings: Embedding,
     fasta: Path | None,
     checkpoint: Path | None,
 ) -> Iterator[Verification | Parity]:

@@ -1,6 +1,6 @@
 """Calibrated probabilities: what a window's scores are worth, as measured on labelled windows.
 
-The margin of a window is log(score_virus / score_others). A temperature T makes the probability
+The margin of a window is log(score_virus / score_non_viral). A temperature T makes the probability
 1 / (1 + exp(-margin / T)) of it (Guo et al., arXiv 1706.04599), which is at least 0.5 exactly where
 the call is virus; an isotonic calibration is a rising curve through given points. Both hold where
 half of the windows are viral; another prevalence shifts the log odds (Saerens et al., Neural

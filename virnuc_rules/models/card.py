@@ -15,11 +15,13 @@ from pydantic import (
 )
 
 from virnuc_rules.errors import ModelError
+from virnuc_rules.vocabulary import Label
 
 DNABERT_S, TOKENIZER = "dnabert_s.safetensors", "tokenizer.json"
 ESM2, CLASSIFIER = "esm2.safetensors", "classifier.safetensors"
 EMBEDDING_FILES = (DNABERT_S, TOKENIZER, ESM2)
 FILES = (*EMBEDDING_FILES, CLASSIFIER)
+CARD = "bundle.json"
 
 
 class _Shape(BaseModel):
@@ -92,7 +94,7 @@ class Calibration(CalibrationCurve):
     classifier: str  # sha256 of the classifier's file
     data: list[Seen]
     part: str  # of the data, or all
-    windows: dict[str, PositiveInt]  # by label
+    windows: dict[Label, PositiveInt]
     log_loss: dict[str, float]  # by method (raw: none), on windows of groups it was not fitted to
 
 
@@ -104,7 +106,7 @@ class Training(_Shape):
     tables: dict[str, str]  # sha256 of tables of groups and annotations
     seed: int  # of the split and the weights
     groups: dict[str, int]  # in each part
-    open_frames: dict[str, dict[str, int]]  # in each part, by label
+    open_frames: dict[str, dict[Label, int]]  # in each part, by label
     recipe: dict[str, float]
     best_epoch: PositiveInt
     losses: list[dict[str, float]]  # of each epoch
@@ -166,9 +168,14 @@ class BundleCard(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def is_bundle(folder: Path) -> bool:
+    """Tell whether there is a bundle."""
+    return (folder / CARD).exists()
+
+
 def read_card(folder: Path) -> BundleCard:
     """Read `bundle.json`. Raises ModelError where it is missing, wrong, or was changed."""
-    path = folder / "bundle.json"
+    path = folder / CARD
     try:
         card = BundleCard.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):

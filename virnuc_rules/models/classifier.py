@@ -27,7 +27,7 @@ class MLPClassifier(nn.Module):
 
     @torch.inference_mode()
     def scores(self, dnabert_s: Tensor, esm2: Tensor) -> Tensor:
-        """Return softmax scores [N, 2]: column 0 others (score1), column 1 virus (score2)."""
+        """Return softmax scores [N, 2]: column 0 non-viral (score1), column 1 virus (score2)."""
         features = torch.cat([dnabert_s, esm2], dim=1)  # this order: upstream's merge
         return F.softmax(self(features), dim=1)
 

@@ -9,29 +9,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Bool, Float, Int
-
-# Why a contig has no call: the first of these that is true of one of its windows. What can be
-# mended comes first, then what was asked for, then what the sequence is like.
-REASONS = (
-    "embedding_failed",
-    "short_contig",
-    "too_few_called_windows",  # of windows: that they are called
-    "no_open_frame",
-    "too_ambiguous",
-    "ambiguous",
-    "too_short",
-)
-CALLED = REASONS.index("too_few_called_windows")
-FAILED = REASONS.index("embedding_failed")
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """When a contig is called, and when it is called virus; see `contig_calls`."""
-
-    min_score: float = 0.5
-    min_viral_fraction: float = 0.5
-    min_called_windows: int = 1
+from virnuc_rules.config.model import Calling
+from virnuc_rules.vocabulary import NO_REASON, Call, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +21,7 @@ class WindowCalls:
     start: Int  # [W] in the contig, 0-based, half open
     end: Int
     score: Float  # [W] best score_virus of its open frames; anything where there is no call
-    reason: NDArray[np.int8]  # [W] index into REASONS; CALLED: it has a call
+    reason: NDArray[np.int8]  # [W] code of a Reason; NO_REASON: it has a call
     virus: Bool  # [W] False where there is no call
 
     @property
@@ -54,7 +33,7 @@ class WindowCalls:
     @property
     def called(self) -> Bool:
         """Tell which windows have a call."""
-        called: Bool = self.reason == CALLED
+        called: Bool = self.reason == NO_REASON
         return called
 
 
@@ -105,12 +84,12 @@ def viral_regions(windows: WindowCalls) -> Regions:
     )
 
 
-def contig_calls(windows: WindowCalls, regions: Regions, rule: Rule) -> dict[str, Any]:
+def contig_calls(windows: WindowCalls, regions: Regions, rule: Calling) -> dict[str, Any]:
     """Return the columns of the contig table that follow from its windows, [C] each.
 
     A contig with fewer than `min_called_windows` called windows has no call. Another one is virus
     if at least `min_viral_fraction` of its called windows are viral and the mean score of the
-    viral ones is at least `min_score`; else it is one of the others. Both are compared as
+    viral ones is at least `min_score`; else it is non-viral. Both are compared as
     float32, which is how they are written. NaN is: nothing to compute it from, and no virus.
     """
     index, called, virus = windows.index, windows.called, windows.virus
@@ -127,7 +106,7 @@ def contig_calls(windows: WindowCalls, regions: Regions, rule: Rule) -> dict[str
     enough = calls >= rule.min_called_windows
     is_virus = (fraction >= rule.min_viral_fraction) & (score_viral >= rule.min_score)
     first = np.cumsum(number) - number
-    reason = np.array(REASONS, object)[np.minimum.reduceat(windows.reason, first)]
+    reason = np.array(list(Reason), object)[np.minimum.reduceat(windows.reason, first)]
     reason[enough] = None
     return {
         "windows": number,
@@ -140,7 +119,7 @@ def contig_calls(windows: WindowCalls, regions: Regions, rule: Rule) -> dict[str
         "score_max": highest,
         "score_viral": score_viral,
         "longest_run": longest,
-        "call": np.where(enough, np.where(is_virus, "virus", "others"), "no_call"),
+        "call": np.where(enough, np.where(is_virus, Call.VIRUS, Call.NON_VIRAL), Call.NO_CALL),
         "reason": reason,
     }
 

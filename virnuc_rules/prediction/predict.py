@@ -9,25 +9,32 @@ import torch
 from virnuc_rules.arrays import Int
 from virnuc_rules.bundles.verified import read_verified
 from virnuc_rules.chunking.format import contig_lengths, contig_numbers, read_manifest, read_windows
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Calling, Embedding, Probability, Run
+from virnuc_rules.config.run_folder import RunFolder, SampleFolder
 from virnuc_rules.embedding.embedding_file import Computation
-from virnuc_rules.embedding.tasks import chunk_folder, read_settings, sample_tasks
+from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.files.atomic import staged_folder, writing
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.calibration import calibrated, expected_fdr
-from virnuc_rules.prediction.contig_calls import Rule, whole_contigs
+from virnuc_rules.prediction.contig_calls import whole_contigs
 from virnuc_rules.prediction.scored_chunks import ScoredChunk, scored_chunks
 from virnuc_rules.prediction.tables import SampleTables, move_into_place
 from virnuc_rules.prediction.viral_fasta import write_viral
 from virnuc_rules.prediction.window_calls import Consensus
 from virnuc_rules.progress import progress
-from virnuc_rules.queue.store import Store
 
 logger = logging.getLogger(__name__)
 
 
-def predict(config: Config, sample: str, out: Path) -> None:
-    """Write the tables of a sample into the folder `out`, all together; see `tables.FILES`.
+def predict(
+    run: Run,
+    embedding: Embedding,
+    calling: Calling,
+    probability: Probability,
+    sample: str,
+    out: Path,
+) -> None:
+    """Write the tables of a sample into the folder `out`, all together; see `SampleFolder`.
 
     Raises ResultError where results are missing or damaged (a damaged one is removed, so that the
     same command embeds it again), ChunkError where the chunk folder is not whole, InputError where
@@ -35,22 +42,22 @@ def predict(config: Config, sample: str, out: Path) -> None:
     finite scores, and VirnucError where the disk is full; it leaves older
     tables as they were.
     """
-    bundle = Bundle(config.bundle)
+    bundle = Bundle(run.bundle)
     verified = read_verified(bundle.folder, bundle.card.fingerprint)
-    tasks = list(sample_tasks(config.results, sample, *read_settings(config)))
-    folder = chunk_folder(config.results, sample)
+    tasks = list(Tasks.of(run, embedding).of_sample(sample))
+    folder = RunFolder(run.results).chunks(sample)
     manifest = read_manifest(folder)
-    rule = Rule(config.min_score, config.min_viral_fraction, config.min_called_windows)
-    probability = calibrated(bundle.card, config.prevalence)
+    probabilities = calibrated(bundle.card, probability.prevalence)
     torch.set_num_threads(1)  # the classifier is small; samples run beside each other
     numbers, lengths = contig_numbers(folder, manifest), contig_lengths(folder, manifest)
     consensus = Consensus.empty(manifest.windows)
     computed: set[Computation] = set()
     work = manifest.open_frames + manifest.windows
-    with writing(out), staged_folder(out) as stage, progress(f"sample {sample}", work) as advance:
-        with SampleTables(stage, sample, rule, lengths, folder, probability) as tables:
+    with writing(out), staged_folder(out) as staged, progress(f"sample {sample}", work) as advance:
+        stage = SampleFolder(staged, sample)
+        with SampleTables(stage, calling, lengths, folder, probabilities) as tables:
             classifier = bundle.open_classifier()
-            chunks = scored_chunks(tasks, Store(config.results), classifier, config, computed)
+            chunks = scored_chunks(tasks, run, classifier, computed)
             _add_frames(tables, chunks, consensus, numbers, advance)
             first = 0
             for part in whole_contigs(read_windows(folder)):
@@ -58,18 +65,20 @@ def predict(config: Config, sample: str, out: Path) -> None:
                 tables.add_windows(part, consensus.part(slice(first, last)))
                 advance(last - first)
                 first = last
-        write_viral(stage, sample, manifest)
-        move_into_place(stage, out)
+        write_viral(stage, manifest)
+        move_into_place(stage, SampleFolder(out, sample))
     logger.info(
         "sample %s: %d windows, %d called, %d of them virus; %d contigs, %d of them virus",
         sample, manifest.windows, consensus.called.sum(), consensus.virus.sum(),
         manifest.contigs, tables.viral,
     )  # fmt: skip
-    share = expected_fdr(probability(consensus.margin), consensus.virus) if probability else None
+    share = (
+        expected_fdr(probabilities(consensus.margin), consensus.virus) if probabilities else None
+    )
     if share is not None:
         logger.info(
             "sample %s: %.1f %% of the windows called virus are expected not to be, if %g of the "
-            "windows are viral (`prevalence`)", sample, 100 * share, config.prevalence,
+            "windows are viral (`prevalence`)", sample, 100 * share, probability.prevalence,
         )  # fmt: skip
     for how in sorted(computed, key=str):
         known = verified.covers(how.precision, how.device)

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Float, Int
 from virnuc_rules.chunking.format import Chunk
-from virnuc_rules.chunking.open_frames import FRAMES
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Run
 from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result
 from virnuc_rules.embedding.scoring import frame_scores
 from virnuc_rules.embedding.tasks import Task
 from virnuc_rules.errors import ResultError
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.queue.store import Store
+from virnuc_rules.vocabulary import Frame
 
 logger = logging.getLogger(__name__)
 
@@ -37,28 +37,26 @@ class ScoredChunk:
 
     @property
     def frame(self) -> NDArray[np.int8]:
-        """Indices into FRAMES, [R]."""
+        """Codes of frames, [R]."""
         frames = self.table["frame"].cast(pa.string())
-        index = pc.index_in(frames, value_set=pa.array(FRAMES))
+        index = pc.index_in(frames, value_set=pa.array(list(Frame)))
         return index.to_numpy().astype(np.int8)  # type: ignore[no-any-return]
 
 
-def usable_results(
-    tasks: list[Task], store: Store, config: Config
-) -> Iterator[tuple[Chunk, Embeddings | None]]:
+def usable_results(tasks: list[Task], run: Run) -> Iterator[tuple[Chunk, Embeddings | None]]:
     """Yield the chunks of a sample in order with their embeddings.
 
     None: the chunk failed, and `on_failed_chunks` is `report`. Looks at every chunk before it
     raises ResultError, and forgets results that are damaged, so that one more run mends them all.
     """
-    unusable: list[ResultError] = []
+    store, unusable = Store(run.results), list[ResultError]()
     for task in tasks:
         chunk, result = task.read(), None
         try:
             result = read_result(store.result(task.key), task.key, chunk.ids)
         except ResultError as error:
             failed = store.failure(task.key) is not None and not store.is_done(task.key)
-            if not (failed and config.on_failed_chunks == "report"):
+            if not (failed and run.on_failed_chunks == "report"):
                 store.forget(task.key)
                 unusable.append(error)
         yield chunk, result
@@ -72,20 +70,16 @@ def usable_results(
 
 
 def scored_chunks(
-    tasks: list[Task],
-    store: Store,
-    classifier: MLPClassifier,
-    config: Config,
-    computed: set[Computation],
+    tasks: list[Task], run: Run, classifier: MLPClassifier, computed: set[Computation]
 ) -> Iterator[ScoredChunk]:
     """Yield the chunks of a sample in order, with scores where there are embeddings.
 
     Adds to `computed` how these were. Raises what `usable_results` does, and ModelError for a
     classifier whose scores are not finite.
     """
-    for chunk, result in usable_results(tasks, store, config):
+    for chunk, result in usable_results(tasks, run):
         scores: Float | None = None
         if result is not None:
             computed.add(result.computed)
-            scores = frame_scores(classifier, result, config.bundle)
+            scores = frame_scores(classifier, result, run.bundle)
         yield ScoredChunk(chunk.table, scores)

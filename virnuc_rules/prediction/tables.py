@@ -17,22 +17,19 @@ from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Float, Int
 from virnuc_rules.chunking.format import frame_ids, window_ids
-from virnuc_rules.chunking.open_frames import FRAMES
+from virnuc_rules.config.model import Calling
+from virnuc_rules.config.run_folder import ChunkFolder, SampleFolder
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.files.atomic import sync_directory, sync_files
 from virnuc_rules.files.tsv import lines, text
-from virnuc_rules.prediction import tracks
-from virnuc_rules.prediction import viral_fasta as viral
 from virnuc_rules.prediction.contig_calls import (
-    CALLED,
-    FAILED,
-    REASONS,
     Regions,
-    Rule,
     WindowCalls,
     contig_calls,
     viral_regions,
 )
+from virnuc_rules.prediction.tracks import Tracks
+from virnuc_rules.vocabulary import NO_REASON, UPSTREAM_NON_VIRAL, Call, Frame, Reason
 
 if TYPE_CHECKING:
     from virnuc_rules.prediction.scored_chunks import ScoredChunk
@@ -40,7 +37,7 @@ if TYPE_CHECKING:
 
 _CONTIG = [("contig_number", pa.int64()), ("contig", pa.string())]
 _PLACE = [("start", pa.int64()), ("end", pa.int64())]
-_SCORES = [("score_others", pa.float32()), ("score_virus", pa.float32())]
+_SCORES = [("score_non_viral", pa.float32()), ("score_virus", pa.float32())]
 _CALL = [("call", pa.string()), ("reason", pa.string())]
 SCHEMAS = {
     "orfs": pa.schema(
@@ -93,16 +90,6 @@ SCHEMAS = {
         ]
     ),
 }
-UPSTREAM = "prediction_results.txt"
-UPSTREAM_WINDOWS = "prediction_results_highestscore.csv"
-FILES = (
-    *(f"{table}.{kind}" for table in SCHEMAS for kind in ("tsv", "parquet")),
-    UPSTREAM,
-    UPSTREAM_WINDOWS,
-    viral.FILE,
-    *tracks.FILES,
-)  # of a sample, in its folder; {sample} stands for its name
-
 _ROWS = 1 << 15  # that are written together: one row group of a Parquet file
 
 
@@ -112,12 +99,12 @@ class _Table:
     Rows are written in blocks of one size, so that the files do not depend on how they come.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: SampleFolder, name: str) -> None:
         self.schema = SCHEMAS[name]
-        self.tsv = (folder / f"{name}.tsv").open("wb")
+        self.tsv = folder.tsv(name).open("wb")
         self.tsv.write(("\t".join(self.schema.names) + "\n").encode())
         self.parquet = pq.ParquetWriter(
-            folder / f"{name}.parquet", self.schema, compression="zstd", write_page_checksum=True
+            folder.parquet(name), self.schema, compression="zstd", write_page_checksum=True
         )
         self.waiting: list[pa.Table] = []
         self.rows = 0  # that are waiting
@@ -164,15 +151,16 @@ class _Table:
 class _Orfs(_Table):
     """The table of open frames, and upstream's file of those with scores beside it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: SampleFolder) -> None:
         super().__init__(folder, "orfs")
-        self.upstream = (folder / UPSTREAM).open("wb")
+        self.upstream = folder.upstream.open("wb")
         self.upstream.write(b"Sequence_ID\tPrediction\tscore1\tscore2\n")
 
     def write(self, texts: dict[str, pa.Array]) -> None:
         super().write(texts)
         ids = frame_ids(texts)
-        columns = [ids, *(texts[name] for name in ("label", "score_others", "score_virus"))]
+        label = pc.if_else(pc.equal(texts["label"], Call.VIRUS), Call.VIRUS, UPSTREAM_NON_VIRAL)
+        columns = [ids, label, texts["score_non_viral"], texts["score_virus"]]
         scored = pc.is_valid(texts["score_virus"])
         self.upstream.write(lines(*(column.filter(scored) for column in columns)))
 
@@ -182,15 +170,14 @@ class _Orfs(_Table):
 
 
 class SampleTables:
-    """Writes the tables and tracks of a sample into a new folder; see FILES."""
+    """Writes the tables and tracks of a sample into a new folder."""
 
     def __init__(
         self,
-        folder: Path,
-        sample: str,
-        rule: Rule,
+        folder: SampleFolder,
+        rule: Calling,
         lengths: Int,
-        chunks: Path,
+        chunks: ChunkFolder,
         calibrated: Callable[[Float], NDArray[np.float64]] | None = None,
     ) -> None:
         self.folder, self.rule = folder, rule
@@ -201,9 +188,9 @@ class SampleTables:
         self._is_virus: list[pa.Table] = []
         with contextlib.ExitStack() as stack:
             self.orfs = stack.enter_context(_Orfs(folder))
-            others = (stack.enter_context(_Table(folder, name)) for name in list(SCHEMAS)[1:])
-            self.windows, self.contig_table, self.regions = others
-            self.tracks = stack.enter_context(tracks.Tracks(folder, sample))
+            rest = (stack.enter_context(_Table(folder, name)) for name in list(SCHEMAS)[1:])
+            self.windows, self.contig_table, self.regions = rest
+            self.tracks = stack.enter_context(Tracks(folder))
             self._files = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -212,23 +199,23 @@ class SampleTables:
     def __exit__(self, *error: Any) -> None:
         with self._files:
             if error[0] is None:
-                write_highest_score(self.folder / UPSTREAM_WINDOWS, self._is_virus)
+                write_highest_score(self.folder.upstream_windows, self._is_virus)
 
     def add_frames(self, chunk: "ScoredChunk", contig_number: Int) -> None:
         """Write the open frames of a chunk, of contigs with these numbers, [R]."""
         table, scores = chunk.table, chunk.scores
         forward = pc.starts_with(table["frame"].cast(pa.string()), "F")
         nothing = pa.nulls(table.num_rows)
-        others, virus = (nothing, nothing) if scores is None else scores.T
-        label = pa.array(["no_call"] * table.num_rows)
+        non_viral, virus = (nothing, nothing) if scores is None else scores.T
+        label = pa.array([Call.NO_CALL] * table.num_rows)
         if scores is not None:
-            label = pa.array(np.where(virus > others, "virus", "others"))
+            label = pa.array(np.where(virus > non_viral, Call.VIRUS, Call.NON_VIRAL))
         self.orfs.add(
             {
                 **_columns(table, "contig", "window", "frame", "start", "end"),
                 "contig_number": contig_number,
                 "strand": pc.if_else(forward, "+", "-"),
-                "score_others": others,
+                "score_non_viral": non_viral,
                 "score_virus": virus,
                 "label": label,
             }
@@ -249,22 +236,22 @@ class SampleTables:
             virus=virus,
         )
         no_call = ~called
-        call = np.where(called, np.where(virus, "virus", "others"), "no_call")
-        frame = pa.array(np.where(called, consensus.best, 0))
+        call = np.where(called, np.where(virus, Call.VIRUS, Call.NON_VIRAL), Call.NO_CALL)
+        frame, reasons = pa.array(np.where(called, consensus.best, 0)), pa.array(list(Reason))
         self.windows.add(
             {
                 **_columns(table, "contig_number", "contig", "window"),
                 **_columns(table, "start", "end", "open_frames"),
-                "best_frame": _where(called, pa.array(FRAMES).take(frame)),
-                "score_others": pa.array(consensus.score1, mask=no_call),
+                "best_frame": _where(called, pa.array(list(Frame)).take(frame)),
+                "score_non_viral": pa.array(consensus.score1, mask=no_call),
                 "score_virus": pa.array(consensus.score2, mask=no_call),
                 "probability": self._probability(consensus),
                 "call": pa.array(call),
-                "reason": _where(no_call, pa.array(REASONS).take(pa.array(windows.reason))),
+                "reason": _where(no_call, reasons.take(pa.array(windows.reason))),
             }
         )
-        ids = window_ids(table).combine_chunks().filter(pa.array(called))
-        self._is_virus.append(pa.table({"id": ids.cast(pa.large_string()), "virus": virus[called]}))
+        ids = window_ids(table).combine_chunks().filter(pa.array(called)).cast(pa.large_string())
+        self._is_virus.append(pa.table({"id": ids, "is_virus": virus[called]}))
         self._add_contigs(table, windows)
 
     def _probability(self, consensus: "Consensus") -> pa.Array:
@@ -274,16 +261,16 @@ class SampleTables:
         return pa.array(found, from_pandas=True)
 
     def _reasons(self, table: pa.Table, consensus: "Consensus") -> NDArray[np.int8]:
-        """Return why each window has no call, as indices into REASONS; CALLED where it has one."""
-        index = pc.index_in(table["reason"].cast(pa.string()), value_set=pa.array(REASONS))
+        """Return why each window has no call, as codes; NO_REASON where it has one."""
+        index = pc.index_in(table["reason"].cast(pa.string()), value_set=pa.array(list(Reason)))
         frames, has_reason = table["open_frames"].to_numpy(), index.is_valid().to_numpy()
         if np.any(frames != consensus.frames) or np.any((frames == 0) != has_reason):
             raise ChunkError(
-                f"{self.chunks}: windows.parquet and the open frames in the chunks do not belong "
-                "together; delete the folder and run again"
+                f"{self.chunks.windows}: does not belong to the open frames in the chunks; "
+                "delete the folder and run again"
             )
-        reason: NDArray[np.int8] = index.fill_null(CALLED).to_numpy().astype(np.int8)
-        reason[consensus.failed] = FAILED
+        reason: NDArray[np.int8] = index.fill_null(NO_REASON).to_numpy().astype(np.int8)
+        reason[consensus.failed] = Reason.EMBEDDING_FAILED.code
         return reason
 
     def _add_contigs(self, table: pa.Table, windows: WindowCalls) -> None:
@@ -296,7 +283,7 @@ class SampleTables:
             {"contig_number": number, "contig": contig, "length": self.lengths[number], **calls}
         )
         self.contigs += len(number)
-        self.viral += int((calls["call"] == "virus").sum())
+        self.viral += int((calls["call"] == Call.VIRUS).sum())
         self._add_regions(contig, number, regions)
         self.tracks.add(contig, windows, regions)
 
@@ -332,20 +319,20 @@ def write_highest_score(path: Path, parts: list[pa.Table]) -> None:
         handle.write(b"Modified_ID\tIs_Virus\n")
         if not parts:
             return
-        rows = pa.concat_tables(parts).sort_by([("id", "ascending"), ("virus", "ascending")])
+        rows = pa.concat_tables(parts).sort_by([("id", "ascending"), ("is_virus", "ascending")])
         for batch in rows.to_batches(max_chunksize=_ROWS):
-            handle.write(lines(batch["id"], pc.if_else(batch["virus"], "True", "False")))
+            handle.write(lines(batch["id"], pc.if_else(batch["is_virus"], "True", "False")))
 
 
-def move_into_place(stage: Path, out: Path) -> None:
+def move_into_place(stage: SampleFolder, out: SampleFolder) -> None:
     """Move finished files to `out`, on disk before the first is moved; those not made again go."""
-    paths = [path for path in stage.rglob("*") if path.is_file()]
-    sync_files(paths)
-    if not (stage / viral.FILE).exists():
-        (out / viral.FILE).unlink(missing_ok=True)
-    for path in paths:
-        place = out / path.relative_to(stage)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(place)
-    for folder in {path.parent for path in paths}:
-        sync_directory(out / folder.relative_to(stage))
+    made = [path for path in stage.files() if path.exists()]
+    sync_files(made)
+    if not stage.viral_fasta.exists():
+        out.viral_fasta.unlink(missing_ok=True)
+    targets = [out.path / path.relative_to(stage.path) for path in made]
+    for path, target in zip(made, targets, strict=True):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+    for folder in {target.parent for target in targets}:
+        sync_directory(folder)

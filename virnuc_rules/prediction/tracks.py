@@ -1,7 +1,5 @@
 """Tracks for genome browsers: window scores as bedGraph, viral regions as BED and GFF3."""
 
-import zlib
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote
@@ -11,45 +9,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnuc_rules.arrays import Int
+from virnuc_rules.config.run_folder import SampleFolder
+from virnuc_rules.files.gzip import Gzip
 from virnuc_rules.files.tsv import lines, shortest
 from virnuc_rules.prediction.contig_calls import Regions, WindowCalls
 
-FILES = (
-    "tracks/{sample}.scores.bedgraph.gz",
-    "tracks/{sample}.viral.bed",
-    "tracks/{sample}.viral.gff3",
-)
 _SEQID = ".:^*$@!+?-|"  # what GFF3 allows in a name, beside letters, digits and what quote keeps
 
 
-class Gzip:
-    """Writes a gzip file whose bytes follow from its content: no name in it, no time."""
-
-    def __init__(self, path: Path, level: int = 6, strategy: int = zlib.Z_DEFAULT_STRATEGY) -> None:
-        self._file = path.open("wb")
-        self._deflate = zlib.compressobj(level, zlib.DEFLATED, 16 + zlib.MAX_WBITS, 9, strategy)
-
-    def write(self, data: bytes | pa.Buffer) -> None:
-        """Compress and write."""
-        self._file.write(self._deflate.compress(data))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        with self._file:
-            if kind is None:
-                self._file.write(self._deflate.flush())
-
-
 class Tracks:
-    """Writes the tracks of a sample into a folder, block by block."""
+    """Writes the tracks of a sample into its folder, block by block."""
 
-    def __init__(self, folder: Path, sample: str) -> None:
-        scores, bed, gff = (folder / name.format(sample=sample) for name in FILES)
-        scores.parent.mkdir()
-        self.scores = Gzip(scores)
-        self.bed, self.gff = bed.open("wb"), gff.open("wb")
+    def __init__(self, folder: SampleFolder) -> None:
+        folder.score_track.parent.mkdir()
+        self.scores = Gzip(folder.score_track)
+        self.bed, self.gff = folder.bed.open("wb"), folder.gff3.open("wb")
         self.gff.write(b"##gff-version 3\n")
         self.regions = 0
 

@@ -9,38 +9,41 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from virnuc_rules.chunking.format import Manifest
+from virnuc_rules.config.run_folder import SampleFolder
 from virnuc_rules.errors import InputError
-from virnuc_rules.prediction.tracks import Gzip
+from virnuc_rules.files.gzip import Gzip
 from virnuc_rules.reading.fastx import Contig, Sequences
+from virnuc_rules.vocabulary import Call
 
 logger = logging.getLogger(__name__)
 
-FILE = "viral.fa.gz"
 _LINE = 60  # bases
 _PIECE = _LINE << 14  # bases that are written at a time
 _COLUMNS = ("contig", "length", "windows", "viral_windows", "viral_fraction", "score_viral", "call")
 
 
-def write_viral(folder: Path, sample: str, manifest: Manifest) -> None:
-    """Write the contigs that `folder/contigs.parquet` calls virus into `folder/viral.fa.gz`.
+def write_viral(folder: SampleFolder, manifest: Manifest) -> None:
+    """Write the contigs that the table of contigs in `folder` calls virus, as FASTA.
 
     Nothing is written for input that cannot be read twice (standard input, a pipe). Raises
     InputError where it cannot be read or has changed since it was chunked.
     """
+    sample = folder.sample
     once = [source for source in manifest.sources if not _stays(source)]
     if once:
-        logger.info("sample %s: no %s: %s cannot be read again", sample, FILE, once[0])
+        name = folder.viral_fasta.name
+        logger.info("sample %s: no %s: %s cannot be read again", sample, name, once[0])
         return
     sources = [Path(source) for source in manifest.sources]
     sequences = Sequences(sources, sample, keep_duplicates=True)
-    rows = _rows(folder / "contigs.parquet")
+    rows = _rows(folder.parquet("contigs"))
     # Letters of DNA hardly repeat as words: without looking for such, it is as small and fast.
-    with Gzip(folder / FILE, strategy=zlib.Z_HUFFMAN_ONLY) as out:
+    with Gzip(folder.viral_fasta, strategy=zlib.Z_HUFFMAN_ONLY) as out:
         for contig in sequences.contigs():
             row = next(rows, None)
             if row is None or (row["contig"], row["length"]) != (contig.id, contig.length):
                 raise _changed(sample, f'{sources[contig.source]}: record "{contig.id}"')
-            if row["call"] == "virus":
+            if row["call"] == Call.VIRUS:
                 _write(out, contig, row)
     for source, now, then in zip(sources, sequences.sha256, manifest.sources_sha256, strict=True):
         if now != then:

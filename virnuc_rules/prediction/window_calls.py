@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Bool, Float, Int
-from virnuc_rules.chunking.open_frames import FRAMES
 from virnuc_rules.prediction.scored_chunks import ScoredChunk
+from virnuc_rules.vocabulary import Frame
 
 
 @dataclass(slots=True)
@@ -21,7 +21,7 @@ class Consensus:
 
     score1: Float  # [W] best of its frames, -inf without any
     score2: Float  # [W]
-    best: NDArray[np.int8]  # [W] first frame with score2, an index into FRAMES
+    best: NDArray[np.int8]  # [W] first frame with score2, code of a Frame
     frames: NDArray[np.int8]  # [W] open frames so far
     failed: Bool  # [W] a frame of it could not be embedded
 
@@ -31,7 +31,7 @@ class Consensus:
         return cls(
             np.full(windows, -np.inf, np.float32),
             np.full(windows, -np.inf, np.float32),
-            np.full(windows, len(FRAMES), np.int8),
+            np.full(windows, len(Frame), np.int8),
             np.zeros(windows, np.int8),
             np.zeros(windows, np.bool_),
         )
@@ -44,13 +44,13 @@ class Consensus:
             self.add(chunk.window_row, chunk.frame, chunk.scores)
 
     def add(self, window_row: Int, frame: NDArray[np.int8], scores: Float) -> None:
-        """Take in scores [R, 2] of open frames [R] (indices into FRAMES) of windows [R]."""
+        """Take in scores [R, 2] of open frames [R] (codes of frames) of windows [R]."""
         score2 = np.ascontiguousarray(scores[:, 1])
         before = self.score2[window_row]
         np.maximum.at(self.score1, window_row, scores[:, 0])
         np.maximum.at(self.score2, window_row, score2)
         best = self.score2[window_row]
-        self.best[window_row[best > before]] = len(FRAMES)
+        self.best[window_row[best > before]] = len(Frame)
         first = score2 == best
         np.minimum.at(self.best, window_row[first], frame[first])
         np.add.at(self.frames, window_row, 1)

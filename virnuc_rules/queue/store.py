@@ -13,6 +13,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from virnuc_rules.config.run_folder import RunFolder
+
 
 class Failure(BaseModel):
     """What `failed/<key>.json` says: the last error of a task."""
@@ -31,11 +33,10 @@ class Store:
     """The folders of a run. Reading them needs no worker and leaves no trace."""
 
     def __init__(self, results: Path) -> None:
-        self.embeddings = results / "embeddings"
-        self.claims = results / "queue" / "claims"
-        self.failures = results / "queue" / "failed"
-        self.workers = results / "queue" / "workers"
-        self.stamps = results / "queue" / "stamps"  # the outputs that Snakemake knows
+        folder = RunFolder(results)
+        self.embeddings, self.stamps = folder.embeddings, folder.stamps
+        self.claims, self.failures = folder.claims, folder.failures
+        self.workers = folder.worker_reports
 
     def result(self, key: str) -> Path:
         """Return the place of a result; folders of at most 1/256 of them stay quick to list."""

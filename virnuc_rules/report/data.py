@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from virnuc_rules.arrays import Int
 from virnuc_rules.chunking.format import Manifest, read_manifest
 from virnuc_rules.config.labels import Labels
-from virnuc_rules.embedding.tasks import chunk_folder
+from virnuc_rules.config.run_folder import RunFolder, SampleFolder
 from virnuc_rules.errors import ChunkError, ResultError
+from virnuc_rules.vocabulary import Call, Label
 
-CALLS = ("virus", "others", "no_call")
-VIRUS = CALLS.index("virus")
 BINS = 40  # of score histograms
 LENGTHS = (0, 500, 1_000, 2_500, 5_000, 10_000, 50_000)  # bases where the classes of contigs begin
 
@@ -32,13 +31,13 @@ MOST_CONTIGS = 100_000  # that are listed, 45 bytes each
 MOST_ID_BYTES = 4_500_000  # of their ids
 MOST_WINDOWS = 3_000_000  # that have a place in a track, a byte each before base64
 
-NO_CALL = 255  # a window in a track; others: score * STEPS, and VIRAL more if viral
+NO_CALL = 255  # a window in a track; another one: score * STEPS, and VIRAL more if viral
 STEPS, VIRAL = 120, 128
-NO_SCORE = 65535  # a score of a contig; others: score * 10,000
+NO_SCORE = 65535  # a score of a contig; another one: score * 10,000
 
 _COUNTS = ("contig_number", "length", "windows", "called_windows", "viral_windows")
 _SCORES = ("score_mean", "score_max")
-_TABLES = ("contigs.parquet", "windows.parquet")
+_TABLES = ("contigs", "windows")
 _PACKED = {"sample": np.uint32, "call": np.uint8, **dict.fromkeys(_COUNTS, np.uint32),
            **dict.fromkeys(_SCORES, np.uint16)}  # fmt: skip
 
@@ -49,15 +48,15 @@ class SampleSummary:
 
     name: str
     manifest: Manifest
-    folder: Path
+    folder: SampleFolder
     contig_calls: Counter[str] = field(default_factory=Counter)
     window_calls: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)  # of windows without a call
     histogram: dict[str, Int] = field(  # of windows by score_virus
-        default_factory=lambda: {call: np.zeros(BINS, np.int64) for call in CALLS[:2]}
+        default_factory=lambda: {call: np.zeros(BINS, np.int64) for call in Label}
     )
     by_length: dict[str, Int] = field(  # contigs
-        default_factory=lambda: {call: np.zeros(len(LENGTHS), np.int64) for call in CALLS}
+        default_factory=lambda: {call: np.zeros(len(LENGTHS), np.int64) for call in Call}
     )
     probability_viral: float = 0.0  # sum over the windows called virus that have one
     with_probability: int = 0  # how many these are
@@ -72,8 +71,8 @@ class SampleSummary:
     @property
     def viral_share(self) -> float | None:
         """Return the share of called contigs that are viral; None where none is called."""
-        called = self.contig_calls["virus"] + self.contig_calls["others"]
-        return self.contig_calls["virus"] / called if called else None
+        called = sum(self.contig_calls[call] for call in Label)
+        return self.contig_calls[Call.VIRUS] / called if called else None
 
 
 @dataclass(slots=True)
@@ -99,20 +98,20 @@ class Contigs:
 
 
 def find_samples(
-    results: Path, names: list[str], controls: dict[str, Labels]
+    run: RunFolder, names: list[str], controls: dict[str, Labels]
 ) -> tuple[list[SampleSummary], dict[str, str]]:
-    """Return the samples that have tables, and for the others what is missing."""
+    """Return the samples that have tables, and for the rest what is missing."""
     found, missing = [], {}
     for name in names:
-        folder = results / name
+        folder = run.sample(name)
         try:
-            manifest = read_manifest(chunk_folder(results, name))
+            manifest = read_manifest(run.chunks(name))
         except ChunkError as error:
             missing[name] = str(error)
             continue
-        absent = [table for table in _TABLES if not (folder / table).exists()]
-        if absent:
-            missing[name] = f"{folder}: no {' and '.join(absent)}; run `predict` first"
+        tables = map(folder.parquet, _TABLES)
+        if absent := [table.name for table in tables if not table.exists()]:
+            missing[name] = f"{folder.path}: no {' and '.join(absent)}; run `predict` first"
         else:
             found.append(SampleSummary(name, manifest, folder, labels=controls.get(name, {})))
     return found, missing
@@ -125,7 +124,7 @@ def read_contigs(samples: list[SampleSummary]) -> Contigs:
     """
     parts = [_read_contigs(number, sample) for number, sample in enumerate(samples)]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = np.lexsort((-joined["length"], joined["call"] != VIRUS))[:MOST_CONTIGS]
+    order = np.lexsort((-joined["length"], joined["call"] != Call.VIRUS.code))[:MOST_CONTIGS]
     order = order[np.cumsum(joined.pop("id_bytes")[order]) <= MOST_ID_BYTES]
     total = len(joined["length"])
     columns = {name: column[order] for name, column in joined.items()}
@@ -157,20 +156,20 @@ def _batches(path: Path, *columns: str) -> Iterator[pa.RecordBatch]:
 def _read_contigs(number: int, sample: SampleSummary) -> dict[str, NDArray[Any]]:
     """Count a sample's contigs; return what the list needs as numbers."""
     parts: list[dict[str, NDArray[Any]]] = []
-    path = sample.folder / "contigs.parquet"
+    path = sample.folder.parquet("contigs")
     for batch in _batches(path, *_COUNTS, *_SCORES, "call", "contig"):
         counts = {name: batch[name].to_numpy() for name in _COUNTS}
         scores = {name: batch[name].to_numpy(zero_copy_only=False) for name in _SCORES}
         whole = {name: np.where(np.isnan(score), NO_SCORE, np.nan_to_num(score) * 10_000)
                  for name, score in scores.items()}  # fmt: skip
         _count_known(sample, batch)
-        call, id_bytes = _call(batch), pc.binary_length(batch["contig"]).to_numpy() + 3
+        call, id_bytes = _call(batch, path), pc.binary_length(batch["contig"]).to_numpy() + 3
         parts.append({**counts, **whole, "call": call, "id_bytes": id_bytes})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if len(joined["call"]) != sample.manifest.contigs:
         raise ResultError(f"{path}: not of the chunks that are there; run `predict` again")
     size = np.searchsorted(LENGTHS, joined["length"], "right") - 1
-    for index, name in enumerate(CALLS):
+    for index, name in enumerate(Call):
         mine = joined["call"] == index
         sample.contig_calls[name] = int(mine.sum())
         sample.by_length[name] += np.bincount(size[mine], minlength=len(LENGTHS))
@@ -192,16 +191,17 @@ def _count_known(sample: SampleSummary, batch: pa.RecordBatch) -> None:
 def _read_windows(sample: SampleSummary, place: Int, track: NDArray[np.uint8]) -> None:
     """Count a sample's windows, and write those of the contigs that have a place into `track`."""
     columns = ("contig_number", "window", "score_virus", "probability", "call", "reason")
-    for batch in _batches(sample.folder / "windows.parquet", *columns):
+    path = sample.folder.parquet("windows")
+    for batch in _batches(path, *columns):
         score = np.nan_to_num(batch["score_virus"].to_numpy(zero_copy_only=False))
-        call = _call(batch)
-        for index, name in enumerate(CALLS):
+        call = _call(batch, path)
+        for index, name in enumerate(Call):
             mine = call == index
             sample.window_calls[name] += int(mine.sum())
             if name in sample.histogram:
                 height = np.minimum((score[mine] * BINS).astype(np.int64), BINS - 1)
                 sample.histogram[name] += np.bincount(height, minlength=BINS)
-        probable = batch["probability"].filter(pa.array(call == VIRUS)).drop_null()
+        probable = batch["probability"].filter(pa.array(call == Call.VIRUS.code)).drop_null()
         sample.with_probability += len(probable)
         sample.probability_viral += pc.sum(probable).as_py() or 0.0
         for pair in batch["reason"].drop_null().value_counts().to_pylist():
@@ -209,24 +209,26 @@ def _read_windows(sample: SampleSummary, place: Int, track: NDArray[np.uint8]) -
         first = place[batch["contig_number"].to_numpy()]
         there = first >= 0
         at = first[there] + batch["window"].to_numpy()[there] - 1
-        value = np.where(call == VIRUS, VIRAL, 0) + score * STEPS
-        track[at] = np.where(call < len(CALLS) - 1, value, NO_CALL)[there]
+        value = np.where(call == Call.VIRUS.code, VIRAL, 0) + score * STEPS
+        track[at] = np.where(call != Call.NO_CALL.code, value, NO_CALL)[there]
 
 
 def _read_ids(sample: SampleSummary, numbers: Int, rows: Int, ids: list[str]) -> None:
     """Put the ids of contigs with these numbers into these rows of `ids`."""
     row = np.full(sample.manifest.contigs, -1)
     row[numbers] = rows
-    for batch in _batches(sample.folder / "contigs.parquet", "contig_number", "contig"):
+    for batch in _batches(sample.folder.parquet("contigs"), "contig_number", "contig"):
         into = row[batch["contig_number"].to_numpy()]
         names = batch["contig"].filter(pa.array(into >= 0)).to_pylist()
         for at, name in zip(into[into >= 0].tolist(), names, strict=True):
             ids[at] = name
 
 
-def _call(batch: pa.RecordBatch) -> Int:
-    index: Int = pc.index_in(batch["call"], value_set=pa.array(CALLS)).to_numpy()
-    return index
+def _call(batch: pa.RecordBatch, path: Path) -> Int:
+    index = pc.index_in(batch["call"], value_set=pa.array(list(Call)))
+    if index.null_count:
+        raise ResultError(f"{path}: written by another version; run `predict` again")
+    return index.to_numpy()  # type: ignore[no-any-return]
 
 
 def _base64(values: NDArray[Any]) -> str:

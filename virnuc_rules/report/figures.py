@@ -1,8 +1,6 @@
 """The main figures of the report as files: the same bytes for the same numbers."""
 
-from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -11,9 +9,11 @@ import numpy as np
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+from virnuc_rules.config.run_folder import FIGURES, ReportFolder
 from virnuc_rules.report.data import LENGTHS, SampleSummary
+from virnuc_rules.vocabulary import Call
 
-COLORS = {"virus": "#c8553d", "others": "#2d6a8e", "no_call": "#a9afb8"}
+COLORS = {Call.VIRUS: "#c8553d", Call.NON_VIRAL: "#2d6a8e", Call.NO_CALL: "#a9afb8"}
 STYLE: Any = {
     "svg.hashsalt": "virnuc",  # ids in the file that do not change
     "font.size": 9,
@@ -23,27 +23,23 @@ STYLE: Any = {
 }
 
 
-def write_figures(samples: list[SampleSummary], folder: Path) -> None:
+def write_figures(samples: list[SampleSummary], folder: ReportFolder) -> None:
     """Write each figure as PNG and SVG."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draw: dict[str, Callable[..., None]] = {
-        "scores": _scores,
-        "viral_by_length": _by_length,
-        "calls": _calls,
-    }
+    draw = dict(zip(FIGURES, (_scores, _by_length, _calls), strict=True))
+    folder.figure(FIGURES[0], "png").parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         for name, function in draw.items():
             figure, axes = plt.subplots(figsize=(6.4, 3.6))
             function(axes, samples)
             for kind in ("png", "svg"):
                 metadata = {"Date": None} if kind == "svg" else {"Software": None}
-                figure.savefig(folder / f"{name}.{kind}", dpi=150, metadata=metadata)
+                figure.savefig(folder.figure(name, kind), dpi=150, metadata=metadata)
             plt.close(figure)
 
 
 def _scores(axes: Any, samples: list[SampleSummary]) -> None:
     bottom: Any = 0
-    for call in ("others", "virus"):
+    for call in (Call.NON_VIRAL, Call.VIRUS):
         number: Any = sum(sample.histogram[call] for sample in samples)
         edges = np.linspace(0, 1, len(number) + 1)
         axes.bar(
@@ -57,10 +53,10 @@ def _scores(axes: Any, samples: list[SampleSummary]) -> None:
 def _by_length(axes: Any, samples: list[SampleSummary]) -> None:
     names = [f"{low / 1000:g} to {high / 1000:g}" for low, high in pairwise(LENGTHS)]
     names.append(f"from {LENGTHS[-1] / 1000:g}")
-    virus: Any = sum(sample.by_length["virus"] for sample in samples)
-    called = virus + sum(sample.by_length["others"] for sample in samples)
+    virus: Any = sum(sample.by_length[Call.VIRUS] for sample in samples)
+    called = virus + sum(sample.by_length[Call.NON_VIRAL] for sample in samples)
     share = np.divide(virus, called, out=np.zeros(len(names)), where=called > 0)
-    bars = axes.bar(names, share, color=COLORS["virus"])
+    bars = axes.bar(names, share, color=COLORS[Call.VIRUS])
     axes.bar_label(bars, [f"{v:,} of {c:,}" for v, c in zip(virus, called, strict=True)], size=7)
     axes.set(xlabel="length of contigs, kb", ylabel="viral share of called contigs", ylim=(0, 1.1))
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from virnuc_rules.report.data import CALLS, SampleSummary
+from virnuc_rules.report.data import SampleSummary
+from virnuc_rules.vocabulary import Call
 
 _PARENT = {
     "parent_id": "virnuc",
@@ -16,11 +17,12 @@ _COLUMNS = {  # of the table of samples: title, what it is
     "windows_called": ("Called", "windows with a call"),
     "contigs_virus": ("Virus", "contigs called virus"),
 }
-FILES = ("virnuc_calls_mqc.json", "virnuc_summary_mqc.json")
 
 
-def multiqc_content(samples: list[SampleSummary], bundle: str) -> dict[str, Any]:
-    """Return the content of each of FILES."""
+def multiqc_content(
+    samples: list[SampleSummary], bundle: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the content of the bar chart of calls, and of the table of samples."""
     described = f"by the models of bundle {bundle}"
     headers = {
         key: {"title": title, "description": description, "format": "{:,.0f}"}
@@ -42,7 +44,7 @@ def multiqc_content(samples: list[SampleSummary], bundle: str) -> dict[str, Any]
             "title": "VirNuc: calls of contigs",
             "ylab": "contigs",
         },
-        "data": {s.name: {call: s.contig_calls[call] for call in CALLS} for s in samples},
+        "data": {s.name: {call: s.contig_calls[call] for call in Call} for s in samples},
     }
     summary = {
         **_PARENT,
@@ -54,14 +56,14 @@ def multiqc_content(samples: list[SampleSummary], bundle: str) -> dict[str, Any]
         "headers": headers,
         "data": {s.name: _numbers(s) for s in samples},
     }
-    return dict(zip(FILES, (calls, summary), strict=True))
+    return calls, summary
 
 
 def _numbers(sample: SampleSummary) -> dict[str, float]:
     """Return the row of a sample; without a calibration nothing is expected."""
     manifest = sample.manifest
-    called = sample.window_calls["virus"] + sample.window_calls["others"]
-    viral = sample.contig_calls["virus"]
+    called = sample.window_calls[Call.VIRUS] + sample.window_calls[Call.NON_VIRAL]
+    viral = sample.contig_calls[Call.VIRUS]
     numbers = [manifest.contigs, manifest.bases, manifest.windows, called, viral]
     row: dict[str, float] = dict(zip(_COLUMNS, numbers, strict=True))
     if sample.expected_fdr is not None:

@@ -15,14 +15,15 @@ from markupsafe import Markup
 
 from virnuc_rules.bundles.verified import Verified, read_verified
 from virnuc_rules.config.labels import read_controls
-from virnuc_rules.config.model import Config, read_samples
-from virnuc_rules.embedding.tasks import Task, all_tasks, read_settings
+from virnuc_rules.config.model import Config
+from virnuc_rules.config.run_folder import ReportFolder, RunFolder
+from virnuc_rules.config.sheet import read_sheet
+from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.files.atomic import replacing
 from virnuc_rules.models.card import BundleCard, read_card
 from virnuc_rules.queue.store import Failure, Store
 from virnuc_rules.report.data import (
-    CALLS,
     LENGTHS,
     NO_CALL,
     NO_SCORE,
@@ -33,20 +34,13 @@ from virnuc_rules.report.data import (
     find_samples,
     read_contigs,
 )
-from virnuc_rules.report.multiqc import FILES as MULTIQC_FILES
 from virnuc_rules.report.multiqc import multiqc_content
 from virnuc_rules.report.provenance import Provenance, provenance
 from virnuc_rules.serving.worker_report import WorkerReport, read_reports
+from virnuc_rules.vocabulary import Call
 
 logger = logging.getLogger(__name__)
 
-FIGURES = ("scores", "viral_by_length", "calls")
-FILES = (
-    "report.html",
-    "provenance.json",
-    *(f"report/{name}.{kind}" for name in FIGURES for kind in ("png", "svg")),
-    *(f"multiqc/{name}" for name in MULTIQC_FILES),
-)  # in the folder of results
 SHOWN_FAILURES = 200
 
 
@@ -76,13 +70,13 @@ def write_report(config: Config, out: Path) -> Run:
     """
     from virnuc_rules.report.figures import write_figures
 
-    run = read_run(config)
-    folder = out.parent
-    for name, content in multiqc_content(run.samples, run.card.name).items():
-        with replacing(folder / "multiqc" / name) as handle:
+    run, folder = read_run(config), ReportFolder(out)
+    calls, summary = multiqc_content(run.samples, run.card.name)
+    for path, content in {folder.multiqc_calls: calls, folder.multiqc_summary: summary}.items():
+        with replacing(path) as handle:
             handle.write(json.dumps(content, indent=1) + "\n")
-    write_figures(run.samples, folder / "report")
-    with replacing(folder / "provenance.json") as handle:
+    write_figures(run.samples, folder)
+    with replacing(folder.provenance) as handle:
         handle.write(run.provenance.model_dump_json(indent=1) + "\n")
     with replacing(out) as handle:
         handle.write(render(run))
@@ -91,13 +85,13 @@ def write_report(config: Config, out: Path) -> Run:
 
 def read_run(config: Config) -> Run:
     """Read what the page needs. Raises ResultError as `write_report` does."""
-    names, controls = list(read_samples(config.samples)), read_controls(config.samples)
-    samples, missing = find_samples(config.results, names, controls)
+    sheet, results = read_sheet(config.inputs.samples), config.run.results
+    samples, missing = find_samples(RunFolder(results), list(sheet.samples), read_controls(sheet))
     for name, reason in missing.items():
         logger.warning("sample %s is not in the report: %s", name, reason)
     if not samples:
-        raise ResultError(f"{config.results}: no sample has tables yet; run `predict` first")
-    card, store = read_card(config.bundle), Store(config.results)
+        raise ResultError(f"{results}: no sample has tables yet; run `predict` first")
+    card, store = read_card(config.run.bundle), Store(results)
     failed = store.failed(_tasks(config, [*(s.name for s in samples), *missing]))
     return Run(
         samples=samples,
@@ -106,7 +100,7 @@ def read_run(config: Config) -> Run:
         workers=read_reports(store.workers),
         failures=[failure for key, failure in failed.items() if not store.is_done(key)],
         card=card,
-        verified=read_verified(config.bundle, card.fingerprint),
+        verified=read_verified(config.run.bundle, card.fingerprint),
         provenance=provenance(config, {s.name: s.manifest for s in samples}),
     )
 
@@ -114,10 +108,10 @@ def read_run(config: Config) -> Run:
 def _tasks(config: Config, names: list[str]) -> dict[str, Task]:
     """Return the tasks of the samples that are chunked."""
     tasks: dict[str, Task] = {}
-    settings = read_settings(config)
+    every = Tasks.of(config.run, config.embedding)
     for name in names:
         try:
-            tasks |= all_tasks(config.results, [name], *settings)
+            tasks |= every.of_samples([name])
         except ChunkError:
             continue  # said where samples are looked for
     return tasks
@@ -143,7 +137,7 @@ def render(run: Run) -> str:
     # Inside a script element only `<` could end it; in JSON it may be written like this anywhere.
     safe = Markup(data.replace("<", "\\u003c"))  # noqa: S704
     return page.render(
-        run=run, calls=CALLS, data=safe, shown_failures=SHOWN_FAILURES, sparkline=_sparkline
+        run=run, calls=list(Call), data=safe, shown_failures=SHOWN_FAILURES, sparkline=_sparkline
     )
 
 
@@ -162,7 +156,7 @@ def _data(run: Run) -> dict[str, Any]:
     samples = [
         {
             "name": sample.name,
-            "window": sample.manifest.window,
+            "window": sample.manifest.chunking.window,
             "histogram": {call: n.tolist() for call, n in sample.histogram.items()},
             "byLength": {call: n.tolist() for call, n in sample.by_length.items()},
             "reasons": dict(sample.reasons.most_common()),

@@ -19,7 +19,6 @@ from virnuc_rules.queue.store import Store
 from virnuc_rules.serving.worker_report import read_reports
 
 _PACKAGES = ("torch", "tokenizers", "safetensors", "pyarrow", "numpy", "biopython", "snakemake")
-_CHUNKING = {"version", "window", "chunk_size", "min_length", "max_ambiguous", "duplicate_ids"}
 
 
 class Input(BaseModel):
@@ -62,9 +61,9 @@ class Provenance(BaseModel):
 
 def provenance(config: Config, samples: dict[str, Manifest]) -> Provenance:
     """Collect it."""
-    card = read_card(config.bundle)
+    card = read_card(config.run.bundle)
     fields = set(WorkerSummary.model_fields)
-    reports = read_reports(Store(config.results).workers)
+    reports = read_reports(Store(config.run.results).workers)
     return Provenance(
         made=datetime.now(UTC),
         commands=[shlex.join(sys.argv), *_snakemake()],
@@ -75,9 +74,10 @@ def provenance(config: Config, samples: dict[str, Manifest]) -> Provenance:
             **{name: version(name) for name in _PACKAGES},
         },
         platform=platform.platform(),
-        config=config.model_dump(mode="json"),
+        config=_flat(config),
         chunking={
-            sample: manifest.model_dump(include=_CHUNKING) for sample, manifest in samples.items()
+            sample: {"version": manifest.version, **manifest.chunking.model_dump()}
+            for sample, manifest in samples.items()
         },
         inputs=[
             Input(sample=sample, path=path, sha256=sha256)
@@ -89,6 +89,10 @@ def provenance(config: Config, samples: dict[str, Manifest]) -> Provenance:
         bundle_sha256=card.sha256,
         computed=[WorkerSummary(**report.model_dump(include=fields)) for report in reports],
     )
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    return {key: str(v) if isinstance(v, Path) else v for key, v in config.flat().items()}
 
 
 def _snakemake() -> list[str]:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from virnuc_rules.bundles.verified import read_verified
-from virnuc_rules.config.model import Config
-from virnuc_rules.embedding.tasks import Settings
+from virnuc_rules.config.model import Embedding, WorkerSettings
 from virnuc_rules.serving.worker_report import WorkerReport
 
 if TYPE_CHECKING:  # torch takes seconds to import: a worker without work never does
@@ -49,7 +48,7 @@ class Models:
     """The resident networks, and what their device made of the self-check batch at first."""
 
     networks: "Networks"
-    settings: Settings
+    settings: Embedding
     expected: "Tensor"
 
     def device_is_sound(self) -> bool:
@@ -68,11 +67,11 @@ class Models:
 class Loader:
     """Loads the models of worker `name`, and notes in its report what, on what, how long."""
 
-    def __init__(self, config: Config, name: str, report: WorkerReport) -> None:
-        self.config, self.name, self.report = config, name, report
+    def __init__(self, settings: WorkerSettings, name: str, report: WorkerReport) -> None:
+        self.settings, self.name, self.report = settings, name, report
 
-    def load(self, number: int) -> Models:
-        """Load both models on the device of the `number`-th worker.
+    def load(self, index: int) -> Models:
+        """Load both models on the device of the `index`-th worker.
 
         Raises ModelError, and whatever torch, tokenizers and a driver may raise.
         """
@@ -82,17 +81,18 @@ class Loader:
         from virnuc_rules.models.bundle import Bundle
         from virnuc_rules.models.device import choose_device, choose_precision
 
-        torch.set_num_threads(self.config.threads)
+        torch.set_num_threads(self.settings.compute.threads)
         self.report.versions["torch"] = torch.__version__
-        device = choose_device(self.config.device, number)
+        device = choose_device(self.settings.compute.device, index)
         self.report.device = str(device)
         if device.type == "cuda":
             self.report.device = f"{device} ({torch.cuda.get_device_name(device)})"
-        precision = choose_precision(self.config.precision, device)
-        bundle, settings = Bundle(self.config.bundle), Settings.of(self.config)
+        precision = choose_precision(self.settings.embedding.precision, device)
+        bundle = Bundle(self.settings.run.bundle)
         self._note_precision(bundle, precision, device.type)
         networks = Networks.open(bundle, device, precision, self._timed)
-        return Models(networks, settings, self_check(networks, settings))
+        embedding = self.settings.embedding
+        return Models(networks, embedding, self_check(networks, embedding))
 
     def _note_precision(self, bundle: "Bundle", precision: str, device: str) -> None:
         """Say in log and report which precision it is, and whether what it does was measured."""

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
+from virnuc_rules.config.model import Embedding
 from virnuc_rules.queue.claims import Claim, Queue
 
 if TYPE_CHECKING:  # imports torch
     from virnuc_rules.embedding.embedding_file import Embeddings
-    from virnuc_rules.embedding.tasks import Settings
 
 
 class Publisher:
@@ -22,7 +22,7 @@ class Publisher:
     def __init__(
         self,
         queue: Queue,
-        settings: "Settings",
+        settings: Embedding,
         published: Callable[[Claim, "Embeddings"], None],
     ) -> None:
         self.queue, self.settings, self.published = queue, settings, published

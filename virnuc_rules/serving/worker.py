@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from virnuc_rules import __version__
-from virnuc_rules.config.model import Config
-from virnuc_rules.embedding.tasks import Settings, Task
+from virnuc_rules.config.model import WorkerSettings
+from virnuc_rules.embedding.tasks import Task
 from virnuc_rules.errors import ModelError, VirnucError
 from virnuc_rules.files.atomic import remove_dead_partials, replacing
 from virnuc_rules.queue.claims import Claim, Queue
@@ -34,6 +34,10 @@ if TYPE_CHECKING:  # torch takes seconds to import: a worker without work never 
     from virnuc_rules.embedding.embedding_file import Embeddings
 
 logger = logging.getLogger(__name__)
+
+CHUNKS_BETWEEN_CLEARINGS = 10  # of memory caches
+CHUNKS_BETWEEN_CLEARINGS = 10  # of memory caches
+_GRACE = 5.0  # seconds that the watchdog of a load has to end it in good order
 
 
 class Exit(IntEnum):
@@ -59,23 +63,24 @@ class Worker:
 
     def __init__(
         self,
-        config: Config,
+        settings: WorkerSettings,
         name: str,
-        number: int,
+        index: int,  # among the workers: `device: auto` spreads them over the devices
         tasks: dict[str, Task],
-        minutes: float = 0,  # that its job may last; 0: as long as it likes
+        minutes: float = 0,  # that its job may last; 0 = no limit
     ) -> None:
-        self.config, self.name, self.number, self.tasks = config, name, number, tasks
+        self.settings, self.name, self.index, self.tasks = settings, name, index, tasks
         self.lifetime = Lifetime(minutes, self._interrupt)
         self.interruption = ""
-        self.settings = Settings.of(config)
         self.loading = False
         self.models: Models
         self.report_path: Path | None = None
 
     def run(self, log: str = "", report: bool = True) -> Exit:
         """Work until every task is done or has failed; returns the exit code."""
-        with Queue(self.config.results, self.name, self.config.lease_seconds, log) as queue:
+        with Queue(
+            self.settings.run.results, self.name, self.settings.serving.lease_seconds, log
+        ) as queue:
             self.queue = queue
             self.report = self._new_report(queue)
             if report:
@@ -91,7 +96,7 @@ class Worker:
             except ModelError as error:
                 reason, code = f"models cannot be loaded: {error}", Exit.NO_MODELS
             except OSError as error:
-                where = error.filename or self.config.results
+                where = error.filename or self.settings.run.results
                 reason = f"cannot go on: {where}: {error.strerror or error}"
                 code = Exit.FAILED_CHUNKS
             unwritten = self._finish(reason)
@@ -106,7 +111,7 @@ class Worker:
             owner=queue.owner,
             pid=os.getpid(),
             host=socket.gethostname(),
-            precision=self.config.precision,
+            precision=self.settings.embedding.precision,
             versions={"virnuc_rules": __version__, "python": platform.python_version()},
             started=now,
             updated=now,
@@ -123,7 +128,7 @@ class Worker:
             self.queue.sweep(self.tasks)
             return "nothing left to do; no model was loaded", Exit.DRAINED
         self.models = self._load_within_deadline()
-        with Publisher(self.queue, self.settings, self._published) as publisher:
+        with Publisher(self.queue, self.settings.embedding, self._published) as publisher:
             for claim in self.queue.drain(self.tasks):
                 self._work_on(claim, publisher)
         if self.queue.interrupted.is_set() and len(store.done(self.tasks)) < len(self.tasks):
@@ -146,7 +151,7 @@ class Worker:
                 failure.task, failure.attempts, failure.error, failure.log,
             )  # fmt: skip
         summary = f"{embedded}; {len(failures)} failed"
-        if self.config.on_failed_chunks == "report":
+        if self.settings.run.on_failed_chunks == "report":
             return f"{summary}, their windows become no_call", Exit.DRAINED
         return f"{summary}; mend the cause and run the same command again", Exit.FAILED_CHUNKS
 
@@ -171,15 +176,16 @@ class Worker:
 
     def _load_within_deadline(self) -> Models:
         """Load both models. A load that hangs is ended from outside: it holds no claim yet."""
+        seconds = self.settings.serving.load_timeout
 
         def give_up() -> None:
-            reason = f"models cannot be loaded: not done after {self.config.load_timeout:g} s"
+            reason = f"models cannot be loaded: not done after {seconds:g} s"
             logger.error("worker %s: %s", self.name, reason)
             self._finish(reason)
             logging.shutdown()
             os._exit(Exit.NO_MODELS)
 
-        with deadline(self.config.load_timeout, give_up):
+        with deadline(seconds, give_up):
             self.loading = True
             try:
                 return self._load()
@@ -192,7 +198,7 @@ class Worker:
                 self.loading = False
 
     def _load(self) -> Models:
-        models = Loader(self.config, self.name, self.report).load(self.number)
+        models = Loader(self.settings, self.name, self.report).load(self.index)
         self._save_report()
         return models
 
@@ -201,9 +207,9 @@ class Worker:
         from virnuc_rules.embedding.embed import embed_chunk
 
         task, start = self.tasks[claim.key], time.monotonic()
-        networks = self.models.networks
+        networks, settings = self.models.networks, self.settings.embedding
         try:
-            result = embed_chunk(task.read(), networks, self.settings, self._stop_if_asked)
+            result = embed_chunk(task.read(), networks, settings, self._stop_if_asked)
         except Interrupted:
             self.queue.release(claim)
             raise
@@ -246,11 +252,10 @@ class Worker:
             raise Interrupted
 
     def _clear_caches(self) -> None:
-        """Give back memory every `cache_clear_interval` chunks, so that it stays flat for days."""
+        """Give back memory every few chunks, so that it stays flat for days."""
         from virnuc_rules.models.device import clear_caches
 
-        interval = self.config.cache_clear_interval
-        if interval and self.report.tried % interval == 0:
+        if self.report.tried % CHUNKS_BETWEEN_CLEARINGS == 0:
             clear_caches(self.models.networks.device)
             self.report.cache_clears += 1
 

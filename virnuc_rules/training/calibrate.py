@@ -9,11 +9,11 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import log_loss
 
 from virnuc_rules.arrays import Bool, Float, Int
-from virnuc_rules.config.labels import LABELS
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.calibration import probabilities
 from virnuc_rules.models.card import Calibration, CalibrationCurve, Seen
 from virnuc_rules.training.split import place_of
+from virnuc_rules.vocabulary import Label
 
 _LEAST = 10  # windows of each label
 _TEMPERATURES = (0.05, 20.0)
@@ -37,10 +37,10 @@ def fit_calibration(
     the same. `classifier`, `data` and `part` are written down: see Calibration.
     Raises VirnucError for too few windows.
     """
-    counts = np.bincount(virus, minlength=len(LABELS))
+    counts = np.bincount(virus, minlength=len(Label))
     if counts.min() < _LEAST:
         raise VirnucError(
-            f"{counts.min()} windows of label {LABELS[counts.argmin()]} to calibrate with; "
+            f"{counts.min()} windows of label {list(Label)[counts.argmin()]} to calibrate with; "
             f"{_LEAST} are needed"
         )
     losses = _held_out_losses(margin, virus, group)
@@ -51,7 +51,7 @@ def fit_calibration(
         classifier=classifier,
         data=data,
         part=part,
-        windows=dict(zip(LABELS, counts.tolist(), strict=True)),
+        windows=dict(zip(Label, counts.tolist(), strict=True)),
         log_loss=losses,
     )
 
@@ -75,7 +75,7 @@ def _held_out_losses(margin: Float, virus: Bool, group: list[str]) -> dict[str, 
 
 
 def balanced_weights(virus: Bool, prevalence: float = 0.5) -> NDArray[np.float64]:
-    """Return weights [W] that add up to `prevalence` over the viral and to the rest over others."""
+    """Return weights [W]: those of viral windows add up to `prevalence`, all of them to 1."""
     counts: Int = np.bincount(virus, minlength=2)
     share = np.array([1 - prevalence, prevalence]) / np.maximum(1, counts)
     weights: NDArray[np.float64] = share[virus.astype(int)]
@@ -89,8 +89,8 @@ def _temperature(margin: Float, virus: Bool) -> CalibrationCurve:
     without an error, a few windows must not make it sure of all.
     """
     weights = balanced_weights(virus)
-    others, viral = np.bincount(virus, minlength=2)
-    target = np.where(virus, (viral + 1) / (viral + 2), 1 / (others + 2))
+    non_viral, viral = np.bincount(virus, minlength=2)
+    target = np.where(virus, (viral + 1) / (viral + 2), 1 / (non_viral + 2))
 
     def loss(temperature: float) -> float:
         odds = margin / temperature
@@ -103,9 +103,9 @@ def _temperature(margin: Float, virus: Bool) -> CalibrationCurve:
 
 def _isotonic(margin: Float, virus: Bool) -> CalibrationCurve:
     """A rising curve through means; no surer than so many windows of each label can show."""
-    others, viral = np.bincount(virus, minlength=2)
+    non_viral, viral = np.bincount(virus, minlength=2)
     curve = IsotonicRegression(
-        y_min=1 / (viral + 2), y_max=1 - 1 / (others + 2), out_of_bounds="clip"
+        y_min=1 / (viral + 2), y_max=1 - 1 / (non_viral + 2), out_of_bounds="clip"
     )
     curve.fit(margin, virus, sample_weight=balanced_weights(virus))
     x, y = curve.X_thresholds_.astype(float), curve.y_thresholds_.astype(float)

@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from virnuc_rules import __version__
-from virnuc_rules.config.model import Config
+from virnuc_rules.bundles import verified
+from virnuc_rules.config.model import Calibrating, Fitting, LabelledSettings
+from virnuc_rules.config.run_folder import EVALUATION, evaluation_json
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.atomic import (
     file_sha256,
@@ -31,23 +33,24 @@ from virnuc_rules.models.device import choose_device
 from virnuc_rules.training.calibrate import fit_calibration
 from virnuc_rules.training.dataset import Rows, read_rows
 from virnuc_rules.training.evaluation import measure, reliability
-from virnuc_rules.training.fit import Fitted, Recipe, fit
+from virnuc_rules.training.fit import Fitted, fit
 from virnuc_rules.training.holdout import files_of, not_held_out, parts_of
 from virnuc_rules.training.labelled import Labelled, read_labelled
-from virnuc_rules.training.page import FILES, Evaluation, write_evaluation
+from virnuc_rules.training.page import Evaluation, write_evaluation
 from virnuc_rules.training.scored import score_labelled
-from virnuc_rules.training.sheet import read_sheet, tables_beside
+from virnuc_rules.training.sheet import read_labelled_sheet, tables_beside
 from virnuc_rules.training.split import PARTS, Part
 
 logger = logging.getLogger(__name__)
 
-_OURS = {"bundle.json", "verified.json", *card.FILES, *FILES}  # in the folder of a bundle
+_PAGES = (EVALUATION, evaluation_json(Path(EVALUATION)).name)
+_OURS = {card.CARD, verified.FILE, *card.FILES, *_PAGES}  # in the folder of a bundle
 _TRAINED = {"train", "validation"}  # parts that a classifier has seen
 _PACKAGES = ("torch", "scikit-learn", "numpy")
 
 
-def train(config: Config) -> Evaluation:
-    """Make the bundle `config.trained_bundle`: the networks of `config.bundle`, a new classifier.
+def train(settings: LabelledSettings, calibrating: Calibrating, fitting: Fitting) -> Evaluation:
+    """Make the bundle `trained_bundle`: the networks of `bundle`, a new classifier.
 
     The classifier is fitted to the train part, stopped and calibrated by the validation part, and
     evaluated on the test part, which nothing else has seen. An older bundle of `train` there is
@@ -55,26 +58,28 @@ def train(config: Config) -> Evaluation:
     ModelError for a damaged bundle, and what `read_labelled`, `read_rows`, `fit` and
     `fit_calibration` raise.
     """
-    out, base = config.trained_bundle, Bundle(config.bundle)
-    _check_place(out, config.bundle)
+    out, base = fitting.trained_bundle, Bundle(settings.run.bundle)
+    _check_place(out, settings.run.bundle)
     base.check(*card.EMBEDDING_FILES)  # the new card hashes them again: they must be sound
-    torch.set_num_threads(config.threads)
-    labelled = read_labelled(config)
-    parts = read_rows(config, labelled, "train", "validation")
-    parts["train"] = parts["train"].capped(config.max_per_label, config.seed)
+    torch.set_num_threads(settings.compute.threads)
+    labelled = read_labelled(settings)
+    parts = read_rows(settings, labelled, "train", "validation")
+    parts["train"] = parts["train"].capped(fitting.max_per_label, settings.splitting.seed)
     _say(labelled, parts)
-    tables = {str(path): file_sha256(path) for path in tables_beside(read_sheet(config.samples))}
-    recipe = Recipe(**{name: getattr(config, name) for name in Recipe.model_fields})
-    fitted = fit(parts["train"], parts["validation"], recipe, choose_device(config.device))
-    training = _training(config, labelled, parts, tables, fitted)
+    named = tables_beside(read_labelled_sheet(settings.inputs.samples))
+    tables = {str(path): file_sha256(path) for path in named}
+    device, seed = choose_device(settings.compute.device), settings.splitting.seed
+    fitted = fit(parts["train"], parts["validation"], fitting, seed, device)
+    recipe = {**fitting.model_dump(exclude={"trained_bundle"}), **settings.splitting.model_dump()}
+    training = _training(labelled, parts, tables, recipe, fitted)
     with staged_folder(out) as stage:
         with writing(out):
             _write_bundle(stage, out.name, base, fitted, training)
-        if config.calibration != "none":
-            _calibrate(config, stage, labelled, "validation")
-        evaluation = _evaluate(config, stage, labelled, "test")
+        if calibrating.calibration != "none":
+            _calibrate(settings, calibrating, stage, labelled, "validation")
+        evaluation = _evaluate(settings, stage, labelled, "test")
         with writing(out):
-            write_evaluation(evaluation, stage / "evaluation.html")
+            write_evaluation(evaluation, stage / EVALUATION)
             _put_in_place(stage, out)
     return evaluation
 
@@ -85,7 +90,7 @@ def _check_place(out: Path, base: Path) -> None:
         raise VirnucError(f"{out}: is the bundle to train with; give `trained_bundle` another name")
     if out.exists() and (others := {path.name for path in out.iterdir()} - _OURS):
         raise VirnucError(f"{out}: holds {min(others)}, which no bundle has; give another folder")
-    if (out / "bundle.json").exists() and card.read_card(out).training is None:
+    if card.is_bundle(out) and card.read_card(out).training is None:
         raise VirnucError(f"{out}: is a bundle that `train` did not make; give another folder")
 
 
@@ -106,22 +111,21 @@ def _groups(labelled: Labelled) -> dict[str, int]:
 
 
 def _training(
-    config: Config,
     labelled: Labelled,
     parts: dict[Part, Rows],
     tables: dict[str, str],
+    recipe: dict[str, float],
     fitted: Fitted,
 ) -> card.Training:
     """Describe the data, the settings, and what came of them; `tables` as they were before."""
-    settings = {name: getattr(config, name) for name in (*Recipe.model_fields, "max_per_label")}
     return card.Training(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         data=files_of(labelled),
         tables=tables,
-        seed=config.seed,
+        seed=int(recipe["seed"]),
         groups=_groups(labelled),
         open_frames={part: rows.by_label() for part, rows in parts.items()},
-        recipe={name: float(value) for name, value in settings.items()},
+        recipe={name: float(value) for name, value in recipe.items()},
         best_epoch=fitted.best_epoch,
         losses=fitted.losses,
         versions=_versions(),
@@ -172,20 +176,26 @@ def _put_in_place(stage: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def calibrate(config: Config, part: Part | Literal["all"]) -> card.Calibration | None:
-    """Fit a calibration of `config.bundle` to labelled windows, and write it into its card.
+def calibrate(
+    settings: LabelledSettings, calibrating: Calibrating, part: Part | Literal["all"]
+) -> card.Calibration | None:
+    """Fit a calibration of `bundle` to labelled windows, and write it into its card.
 
     With `calibration: none` the one that is there is taken out.
     """
-    bundle = Bundle(config.bundle)
+    bundle = Bundle(settings.run.bundle)
     bundle.check(*bundle.card.sha256)  # the card is written anew, with what the files are by then
-    if config.calibration == "none":
-        return rewrite_card(config.bundle, calibration=None).calibration
-    return _calibrate(config, config.bundle, read_labelled(config), part)
+    if calibrating.calibration == "none":
+        return rewrite_card(settings.run.bundle, calibration=None).calibration
+    return _calibrate(settings, calibrating, settings.run.bundle, read_labelled(settings), part)
 
 
 def _calibrate(
-    config: Config, folder: Path, labelled: Labelled, part: Part | Literal["all"]
+    settings: LabelledSettings,
+    calibrating: Calibrating,
+    folder: Path,
+    labelled: Labelled,
+    part: Part | Literal["all"],
 ) -> card.Calibration:
     bundle = Bundle(folder)
     training = bundle.card.training
@@ -195,13 +205,13 @@ def _calibrate(
             f"{folder}: its classifier was trained on a part of {seen[0]}; calibrate with the "
             "sheet and seed that it was trained with and --part validation, or with other data"
         )
-    windows = score_labelled(config, bundle, labelled, part).windows
+    windows = score_labelled(settings, bundle, labelled, part).windows
     windows = windows.where(windows.called)
     found = fit_calibration(
         windows.score,
         windows.virus,
         [labelled.groups[group] for group in windows.group.tolist()],
-        config.calibration,
+        calibrating.calibration,
         classifier=bundle.card.sha256[card.CLASSIFIER],
         data=files_of(labelled),
         part=part,
@@ -211,9 +221,9 @@ def _calibrate(
     return found
 
 
-def evaluate(config: Config, part: Part | Literal["all"], page: Path) -> Evaluation:
-    """Evaluate `config.bundle` on labelled samples; writes the page, and JSON beside it."""
-    evaluation = _evaluate(config, config.bundle, read_labelled(config), part)
+def evaluate(settings: LabelledSettings, part: Part | Literal["all"], page: Path) -> Evaluation:
+    """Evaluate `bundle` on labelled samples; writes the page, and JSON beside it."""
+    evaluation = _evaluate(settings, settings.run.bundle, read_labelled(settings), part)
     if evaluation.trained_on:
         logger.warning("the classifier was trained on a part of %s", evaluation.trained_on[0])
     if evaluation.calibrated_on:
@@ -224,11 +234,11 @@ def evaluate(config: Config, part: Part | Literal["all"], page: Path) -> Evaluat
 
 
 def _evaluate(
-    config: Config, folder: Path, labelled: Labelled, part: Part | Literal["all"]
+    settings: LabelledSettings, folder: Path, labelled: Labelled, part: Part | Literal["all"]
 ) -> Evaluation:
     bundle = Bundle(folder)
     about, training, calibration = bundle.card, bundle.card.training, bundle.card.calibration
-    scores = score_labelled(config, bundle, labelled, part)
+    scores = score_labelled(settings, bundle, labelled, part)
     sources = [sample.name for sample in labelled.samples]
     windows, probability = scores.windows, calibrated(about, 0.5)
     return Evaluation(
@@ -239,10 +249,10 @@ def _evaluate(
         window=about.window,
         fingerprint=about.fingerprint,
         classifier=about.sha256[card.CLASSIFIER],
-        data=str(config.samples),
+        data=str(settings.inputs.samples),
         files=files_of(labelled),
         part=part,
-        seed=config.seed,
+        seed=settings.splitting.seed,
         trained_on=not_held_out(training.data, _TRAINED, labelled, part) if training else [],
         calibrated_on=(
             not_held_out(calibration.data, parts_of(calibration.part), labelled, part)

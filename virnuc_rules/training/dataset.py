@@ -17,15 +17,14 @@ from torch import Tensor
 
 from virnuc_rules.arrays import Bool, Int
 from virnuc_rules.chunking.format import Chunk
-from virnuc_rules.config.labels import LABELS
-from virnuc_rules.config.model import Config
-from virnuc_rules.embedding.tasks import read_settings, sample_tasks
+from virnuc_rules.config.model import LabelledSettings
+from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.prediction.scored_chunks import usable_results
-from virnuc_rules.queue.store import Store
 from virnuc_rules.training.annotation import CodingSequences
 from virnuc_rules.training.labelled import Labelled, annotated
 from virnuc_rules.training.split import PARTS, Part
+from virnuc_rules.vocabulary import Label
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +59,13 @@ class Rows:
 
     def __init__(self, blocks: list[Block]) -> None:
         self.blocks = [block for block in blocks if len(block.rows)]
-        self.counts = np.zeros(len(LABELS), np.int64)  # by label
+        self.counts = np.zeros(len(Label), np.int64)  # by label
         for block in self.blocks:
             self.counts[block.label] += len(block.rows)
 
-    def by_label(self) -> dict[str, int]:
+    def by_label(self) -> dict[Label, int]:
         """Return how many there are of each label."""
-        return dict(zip(LABELS, self.counts.tolist(), strict=True))
+        return dict(zip(Label, self.counts.tolist(), strict=True))
 
     def capped(self, most: int, seed: int) -> "Rows":
         """Return at most so many rows of each label, drawn by the seed; 0: all."""
@@ -132,7 +131,7 @@ def _pool(rest: _Batch | None, segments: list[tuple[Block, Int]]) -> _Batch:
     return x, y
 
 
-def read_rows(config: Config, labelled: Labelled, *parts: Part) -> dict[Part, Rows]:
+def read_rows(settings: LabelledSettings, labelled: Labelled, *parts: Part) -> dict[Part, Rows]:
     """Map the embeddings of the labelled samples, and sort their open frames into parts.
 
     Where a file has an annotation, open frames outside of its coding sequences are left out.
@@ -140,12 +139,11 @@ def read_rows(config: Config, labelled: Labelled, *parts: Part) -> dict[Part, Ro
     frame of one of the labels.
     """
     blocks: dict[Part, list[Block]] = {part: [] for part in parts}
-    store, settings = Store(config.results), read_settings(config)
+    tasks = Tasks.of(settings.run, settings.embedding)
     for sample in labelled.samples:
         coding = dict(annotated(sample))
         failed = outside = 0
-        tasks = list(sample_tasks(config.results, sample.name, *settings))
-        for chunk, result in usable_results(tasks, store, config):
+        for chunk, result in usable_results(list(tasks.of_sample(sample.name)), settings.run):
             if result is None:
                 failed += len(chunk.ids)
                 continue
@@ -164,8 +162,8 @@ def read_rows(config: Config, labelled: Labelled, *parts: Part) -> dict[Part, Ro
         for label, count in rows.by_label().items():
             if not count:
                 raise VirnucError(
-                    f"{config.samples}: no open frame of label {label} in the {part} part; give "
-                    "more groups, or name parts in the column `part`"
+                    f"{settings.inputs.samples}: no open frame of label {label} in the {part} "
+                    "part; give more groups, or name parts in the column `part`"
                 )
     return found
 

@@ -23,12 +23,12 @@ from sklearn.metrics import (
 )
 
 from virnuc_rules.arrays import Bool, Int
-from virnuc_rules.config.labels import LABELS
 from virnuc_rules.report.data import LENGTHS
 from virnuc_rules.training.calibrate import balanced_weights
 from virnuc_rules.training.scored import Scored
+from virnuc_rules.vocabulary import Label
 
-PREVALENCES = {"1:1": 0.5, "1:19": 0.05}  # viral to others
+PREVALENCES = {"1:1": 0.5, "1:19": 0.05}  # viral to non-viral
 MOST_FALSE = 0.01  # false positive rate at which recall is given
 MOST_GROUPS = 1000  # that are written down
 RESAMPLES = 200  # of the groups, for intervals
@@ -63,7 +63,7 @@ class Subset(_Record):
     """A part of the windows or contigs: of some lengths, a source, or a group."""
 
     name: str
-    counts: dict[str, Counts]  # by label
+    counts: dict[Label, Counts]  # by label
     auroc: float | None  # None without called ones of both labels
 
 
@@ -73,16 +73,16 @@ class Ranking(_Record):
     auroc: float
     auroc_interval: tuple[float, float] | None  # 95 %, groups drawn again; None: too few groups
     recall_at_1_percent_fpr: float
-    at: dict[str, AtPrevalence]  # by viral to others
+    at: dict[str, AtPrevalence]  # by viral to non-viral
     roc: list[tuple[float, float]]  # false positive rate, recall
 
 
 class Measures(_Record):
     """What is known of windows, or contigs."""
 
-    counts: dict[str, Counts]
+    counts: dict[Label, Counts]
     recall: float | None  # of the calls; None where none of the viral ones has a call
-    false_positive_rate: float | None
+    false_positive_rate: float | None  # share of the non-viral ones with a call called virus
     ranking: Ranking | None  # None where one of the labels has none with a call
     by_length: list[Subset]  # of the contig
     by_source: list[Subset]
@@ -101,7 +101,7 @@ class Bin(_Record):
 class Reliability(_Record):
     """Whether probabilities are what they say, labels weighing the same."""
 
-    calibrated: bool  # False: of raw scores, score_virus / (score_virus + score_others)
+    calibrated: bool  # False: of raw scores, score_virus / (score_virus + score_non_viral)
     brier: float
     expected_calibration_error: float
     bins: list[Bin]
@@ -120,8 +120,8 @@ def measure(scored: Scored, sources: list[str], groups: list[str]) -> Measures:
     }
     return Measures(
         counts=counts,
-        recall=rates["virus"],
-        false_positive_rate=rates["others"],
+        recall=rates[Label.VIRUS],
+        false_positive_rate=rates[Label.NON_VIRAL],
         ranking=_ranking(called) if None not in rates.values() else None,
         by_length=_subsets(scored, size, ranges),
         by_source=_subsets(scored, scored.sample, sources),
@@ -142,7 +142,7 @@ def _ranking(called: Scored) -> Ranking:
     )
 
 
-def _counts(scored: Scored, index: Int, number: int) -> list[dict[str, Counts]]:
+def _counts(scored: Scored, index: Int, number: int) -> list[dict[Label, Counts]]:
     """Count those of each index below `number`, by label."""
     kinds = (np.ones(len(index), bool), scored.called, scored.call, scored.failed)
     table = np.array(
@@ -155,7 +155,7 @@ def _counts(scored: Scored, index: Int, number: int) -> list[dict[str, Counts]]:
     return [
         {
             label: Counts(**dict(zip(names, row, strict=True)))
-            for label, row in zip(LABELS, rows, strict=True)
+            for label, row in zip(Label, rows, strict=True)
         }
         for rows in table.tolist()
     ]
@@ -212,12 +212,13 @@ def _subsets(scored: Scored, index: Int, names: list[str], most: int | None = No
     ]
 
 
-def _wrong_calls(counts: dict[str, Counts]) -> int:
+def _wrong_calls(counts: dict[Label, Counts]) -> int:
     """Return how many calls differ from the label."""
-    return counts["virus"].called - counts["virus"].called_virus + counts["others"].called_virus
+    viral, non_viral = counts[Label.VIRUS], counts[Label.NON_VIRAL]
+    return viral.called - viral.called_virus + non_viral.called_virus
 
 
-def _auroc(scored: Scored, rows: Int, counts: dict[str, Counts]) -> float | None:
+def _auroc(scored: Scored, rows: Int, counts: dict[Label, Counts]) -> float | None:
     if not all(each.called for each in counts.values()):
         return None
     part = scored.where(rows)

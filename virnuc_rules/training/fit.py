@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from virnuc_rules.config.model import Fitting
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.card import ClassifierShape
 from virnuc_rules.models.classifier import MLPClassifier
@@ -21,20 +21,6 @@ logger = logging.getLogger(__name__)
 _MANY = 4096  # rows at once where no gradient is wanted
 
 
-class Recipe(BaseModel):
-    """How a classifier is fitted. The same recipe, rows and device type give the same weights."""
-
-    model_config = ConfigDict(frozen=True)
-
-    hidden: int  # width of the hidden layer
-    dropout: float  # share of it that is left out at each step
-    learning_rate: float  # of Adam
-    batch: int  # open frames a step
-    max_epochs: int
-    patience: int  # epochs without a better validation loss before it ends
-    seed: int
-
-
 @dataclass(slots=True)
 class Fitted:
     """A classifier with the weights of its best epoch, and how it came to them."""
@@ -44,17 +30,19 @@ class Fitted:
     losses: list[dict[str, float]] = field(default_factory=list)  # of each epoch
 
 
-def fit(train: Rows, validation: Rows, recipe: Recipe, device: torch.device) -> Fitted:
+def fit(train: Rows, validation: Rows, recipe: Fitting, seed: int, device: torch.device) -> Fitted:
     """Fit a classifier to the features of open frames, both labels weighing the same.
+
+    The same recipe, seed, rows and device type give the same weights.
 
     The loss is the cross-entropy, each label's share of it weighted to one half; the best epoch
     is that of the smallest loss on the validation rows. Raises VirnucError where the loss is not
     finite.
     """
     torch.use_deterministic_algorithms(True)
-    draw = np.random.default_rng(recipe.seed)
+    draw = np.random.default_rng(seed)
     with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(seed)
         fitted = Fitted(_new_network(train.blocks[0].width, recipe).to(device))
         optimizer = torch.optim.Adam(fitted.network.parameters(), recipe.learning_rate)
         best: dict[str, Tensor] = {}
@@ -80,7 +68,7 @@ def fit(train: Rows, validation: Rows, recipe: Recipe, device: torch.device) -> 
     return fitted
 
 
-def _new_network(width: int, recipe: Recipe) -> MLPClassifier:
+def _new_network(width: int, recipe: Fitting) -> MLPClassifier:
     """Draw a network as upstream does: Xavier's uniform weights, torch's biases."""
     shape = ClassifierShape(features=width, hidden=recipe.hidden)
     network = MLPClassifier(shape, recipe.dropout)

@@ -15,11 +15,11 @@ from virnuc_rules.chunking.format import (
     read_contig_table,
     read_manifest,
 )
-from virnuc_rules.config.model import Config
-from virnuc_rules.embedding.tasks import chunk_folder
+from virnuc_rules.config.model import LabelledSettings
+from virnuc_rules.config.run_folder import ChunkFolder, RunFolder
 from virnuc_rules.errors import InputError, VirnucError
 from virnuc_rules.training.annotation import CodingSequences, read_genbank
-from virnuc_rules.training.sheet import LabelledFile, read_sheet
+from virnuc_rules.training.sheet import LabelledFile, read_labelled_sheet
 from virnuc_rules.training.split import PARTS, Part, part_of
 
 
@@ -28,8 +28,8 @@ class LabelledSample:
     """The C contigs and W windows of a sample, of one label."""
 
     name: str
-    label: int  # index into LABELS
-    folder: Path  # of its chunks
+    label: int  # code of a Label
+    folder: ChunkFolder
     manifest: Manifest
     ids: list[str]  # [C]
     length: Int  # [C] bases
@@ -48,18 +48,21 @@ class Labelled:
     groups: list[str]
 
 
-def read_labelled(config: Config) -> Labelled:
-    """Read the sheet `config.samples` and the chunk folders of its samples.
+def read_labelled(settings: LabelledSettings) -> Labelled:
+    """Read the labelled sheet and the chunk folders of its samples.
 
     Raises VirnucError for a sheet or table that is wrong, a record without a group, a group that
     the sheet puts into two parts, and a file that has both labels; ChunkError for a sample that is
     not chunked.
     """
-    sheet = read_sheet(config.samples)
-    names: dict[str, int] = {}  # groups, by their number
-    samples = [_read_sample(config, name, files, names) for name, files in sheet.items()]
-    _check_labels(samples, config.samples)
-    _split(samples, list(names), config.seed, config.samples)
+    sheet = settings.inputs.samples
+    names: dict[str, int] = {}  # groups, by their index
+    samples = [
+        _read_sample(settings, name, files, names)
+        for name, files in read_labelled_sheet(sheet).items()
+    ]
+    _check_labels(samples, sheet)
+    _split(samples, list(names), settings.splitting.seed, sheet)
     return Labelled(samples, list(names))
 
 
@@ -75,14 +78,14 @@ def _check_labels(samples: list[LabelledSample], sheet: Path) -> None:
 
 
 def _read_sample(
-    config: Config, name: str, sheet: dict[str, LabelledFile], names: dict[str, int]
+    settings: LabelledSettings, name: str, sheet: dict[str, LabelledFile], names: dict[str, int]
 ) -> LabelledSample:
-    folder = chunk_folder(config.results, name)
+    folder = RunFolder(settings.run.results).chunks(name)
     manifest = read_manifest(folder)
     if differing := sorted(set(manifest.sources) ^ set(sheet)):
         raise VirnucError(
-            f"{config.samples}: sample {name}: {differing[0]} is not both in the sheet and in what "
-            "was chunked; run `chunk` again"
+            f"{settings.inputs.samples}: sample {name}: {differing[0]} is not both in the sheet "
+            "and in what was chunked; run `chunk` again"
         )
     files = [sheet[source] for source in manifest.sources]
     length, window_contig = contig_lengths(folder, manifest), contig_numbers(folder, manifest)
@@ -95,7 +98,7 @@ def _read_sample(
             known = files[file].group_of(contig)
         except KeyError:
             raise VirnucError(
-                f"{config.samples}: sample {name}: {manifest.sources[file]}: record "
+                f"{settings.inputs.samples}: sample {name}: {manifest.sources[file]}: record "
                 f'"{contig}" has no group; add it to the table of groups'
             ) from None
         group[number] = names.setdefault(known, len(names))

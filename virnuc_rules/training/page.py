@@ -9,14 +9,15 @@ from markupsafe import Markup
 from matplotlib import pyplot as plt
 from pydantic import BaseModel
 
+from virnuc_rules.config.run_folder import evaluation_json
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.atomic import replacing
 from virnuc_rules.models.card import Calibration, Seen, Training
 from virnuc_rules.report.figures import COLORS, STYLE
 from virnuc_rules.report.page import page_environment
 from virnuc_rules.training.evaluation import Measures, Reliability
+from virnuc_rules.vocabulary import Call
 
-FILES = ("evaluation.json", "evaluation.html")
 _MOST_GROUPS = 20  # that are listed
 
 
@@ -51,7 +52,7 @@ def write_evaluation(evaluation: Evaluation, page: Path) -> None:
         raise VirnucError(f"{page}: an evaluation is an HTML page; give a name that ends in .html")
     template = page_environment().get_template("evaluation.html")
     figure = Markup(_figure(evaluation))  # noqa: S704 - drawn here, of numbers
-    with replacing(page.with_suffix(".json")) as handle:
+    with replacing(evaluation_json(page)) as handle:
         handle.write(evaluation.model_dump_json(indent=1) + "\n")
     with replacing(page) as handle:
         handle.write(template.render(it=evaluation, figure=figure, most_groups=_MOST_GROUPS))
@@ -75,18 +76,18 @@ def _roc(axes: Any, evaluation: Evaluation) -> None:
         if ranking := measured.ranking:
             x, y = zip(*ranking.roc, strict=True)
             axes.plot(x, y, color=color, label=f"{name}, AUROC {ranking.auroc:.3f}")
-    axes.plot([0, 1], [0, 1], color=COLORS["no_call"], linewidth=0.8)
-    axes.set(xlabel="others called virus", ylabel="viral ones called virus", title="ROC")
+    axes.plot([0, 1], [0, 1], color=COLORS[Call.NO_CALL], linewidth=0.8)
+    axes.set(xlabel="non-viral ones called virus", ylabel="viral ones called virus", title="ROC")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, loc="lower right")
 
 
 def _reliability(axes: Any, found: Reliability | None) -> None:
-    axes.plot([0, 1], [0, 1], color=COLORS["no_call"], linewidth=0.8)
+    axes.plot([0, 1], [0, 1], color=COLORS[Call.NO_CALL], linewidth=0.8)
     if found:
         predicted = [each.predicted for each in found.bins]
         observed = [each.observed for each in found.bins]
-        axes.plot(predicted, observed, "o-", color=COLORS["virus"], markersize=4)
+        axes.plot(predicted, observed, "o-", color=COLORS[Call.VIRUS], markersize=4)
     axes.set(
         xlabel="probability of windows" if found and found.calibrated else "raw score of windows",
         ylabel="share that is viral",

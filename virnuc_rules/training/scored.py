@@ -11,15 +11,11 @@ from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Bool, Float, Int
 from virnuc_rules.chunking.format import read_windows
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Calling, LabelledSettings
 from virnuc_rules.embedding.embedding_file import Computation
-from virnuc_rules.embedding.tasks import read_settings, sample_tasks
+from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.prediction.contig_calls import (
-    CALLED,
-    FAILED,
-    REASONS,
-    Rule,
     WindowCalls,
     contig_calls,
     viral_regions,
@@ -27,9 +23,9 @@ from virnuc_rules.prediction.contig_calls import (
 from virnuc_rules.prediction.scored_chunks import scored_chunks
 from virnuc_rules.prediction.window_calls import Consensus
 from virnuc_rules.progress import progress
-from virnuc_rules.queue.store import Store
 from virnuc_rules.training.labelled import Labelled, LabelledSample
 from virnuc_rules.training.split import PARTS, Part
+from virnuc_rules.vocabulary import NO_REASON, Call, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +71,17 @@ class Scores:
 
 
 def score_labelled(
-    config: Config, bundle: Bundle, labelled: Labelled, part: Part | Literal["all"]
+    settings: LabelledSettings, bundle: Bundle, labelled: Labelled, part: Part | Literal["all"]
 ) -> Scores:
     """Score the embedded windows of labelled samples, and their contigs.
 
     Windows are ranked by their margin (`Consensus.margin`), contigs by the mean score_virus of
     their windows; calls are those of `predict`. Raises what `scored_chunks` raises.
     """
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(settings.compute.threads)
     computed: set[Computation] = set()
     found = [
-        _score(config, bundle, number, sample, part, computed)
+        _score(settings, bundle, number, sample, part, computed)
         for number, sample in enumerate(labelled.samples)
     ]
     windows, contigs = zip(*found, strict=True)
@@ -93,7 +89,7 @@ def score_labelled(
 
 
 def _score(
-    config: Config,
+    settings: LabelledSettings,
     bundle: Bundle,
     number: int,
     sample: LabelledSample,
@@ -101,13 +97,13 @@ def _score(
     computed: set[Computation],
 ) -> tuple[Scored, Scored]:
     consensus = Consensus.empty(sample.manifest.windows)
-    tasks = list(sample_tasks(config.results, sample.name, *read_settings(config)))
+    tasks = list(Tasks.of(settings.run, settings.embedding).of_sample(sample.name))
     classifier = bundle.open_classifier()
     with progress(f"sample {sample.name}", sample.manifest.open_frames) as advance:
-        for chunk in scored_chunks(tasks, Store(config.results), classifier, config, computed):
+        for chunk in scored_chunks(tasks, settings.run, classifier, computed):
             consensus.add_chunk(chunk)
             advance(len(chunk.window_row))
-    calls = _contig_calls(config, sample, consensus)
+    calls = _contig_calls(settings.calling, sample, consensus)
     contig = sample.window_contig
 
     def scored(score: Float, call: Bool, failed: Bool, contig: Int) -> Scored:
@@ -124,32 +120,32 @@ def _score(
             return everything
         return everything.where(sample.part[contig] == PARTS.index(part))
 
-    mean = np.where(calls["call"] == "no_call", np.float32(np.nan), calls["score_mean"])
+    mean = np.where(calls["call"] == Call.NO_CALL, np.float32(np.nan), calls["score_mean"])
     return (
         scored(consensus.margin, consensus.virus, consensus.failed, contig),
         scored(
             mean,
-            calls["call"] == "virus",
-            calls["reason"] == REASONS[FAILED],
+            calls["call"] == Call.VIRUS,
+            calls["reason"] == Reason.EMBEDDING_FAILED,
             np.arange(len(sample.length)),
         ),
     )
 
 
 def _contig_calls(
-    config: Config, sample: LabelledSample, consensus: Consensus
+    calling: Calling, sample: LabelledSample, consensus: Consensus
 ) -> dict[str, NDArray[np.generic]]:
     """Return the columns of the contig table, as `predict` computes them."""
     places = [table.select(["start", "end"]) for table in read_windows(sample.folder)]
     start, end = (column.to_numpy() for column in pa.concat_tables(places).columns)
-    no_call = np.where(consensus.failed, FAILED, REASONS.index("no_open_frame"))
+    failed, closed = Reason.EMBEDDING_FAILED.code, Reason.NO_OPEN_FRAME.code
+    reason = np.where(consensus.called, NO_REASON, np.where(consensus.failed, failed, closed))
     windows = WindowCalls(
         contig=sample.window_contig,
         start=start,
         end=end,
         score=consensus.score2,
-        reason=np.where(consensus.called, CALLED, no_call).astype(np.int8),
+        reason=reason.astype(np.int8),
         virus=consensus.virus,
     )
-    rule = Rule(config.min_score, config.min_viral_fraction, config.min_called_windows)
-    return contig_calls(windows, viral_regions(windows), rule)
+    return contig_calls(windows, viral_regions(windows), calling)

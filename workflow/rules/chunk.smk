@@ -5,19 +5,17 @@ rule chunk:
     input:
         files=lambda wildcards: SAMPLES[wildcards.sample],
     output:
-        manifest=f"{RESULTS}/chunks/{{sample}}/manifest.json",
+        manifest=MANIFEST,
     log:
-        f"{RESULTS}/logs/chunk/{{sample}}.log",
+        FOLDER.log("chunk", "{sample}"),
     benchmark:
-        f"{RESULTS}/benchmarks/chunk/{{sample}}.tsv"
+        FOLDER.benchmark("chunk", "{sample}")
     conda:
         "../../environment.yml"
     params:
-        out=lambda wildcards, output: Path(output.manifest).parent,
-        options=CONFIG.options(
-            "window", "chunk_size", "min_length", "max_ambiguous", "duplicate_ids"
-        ),
+        out=lambda wildcards: FOLDER.chunks(wildcards.sample).path,
+        options=options("chunk"),
         version=__version__,  # a new library chunks anew: Snakemake does not see its code
     shell:
-        "virnuc-rules chunk {input.files:q} --sample {wildcards.sample:q}"
-        " --out {params.out:q} {params.options} --log {log:q}"
+        "virnuc-rules chunk --sample {wildcards.sample:q} --out {params.out:q} {params.options}"
+        " --log {log:q} -- {input.files:q}"

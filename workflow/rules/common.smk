@@ -4,37 +4,57 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from virnuc_rules import __version__
+from virnuc_rules.bundles.definition import with_window
 from virnuc_rules.chunking.format import read_manifest
-from virnuc_rules.config.model import check_config, check_inputs, read_samples
+from virnuc_rules.cli.main import command_options
 from virnuc_rules.config.labels import read_controls
-from virnuc_rules.errors import VirnucError
-from virnuc_rules.models.card import read_card
-from virnuc_rules.bundles.definition import find_definition
-from virnuc_rules.prediction.tables import FILES as TABLES
+from virnuc_rules.config.load import write_run_config
+from virnuc_rules.config.model import check_config
+from virnuc_rules.config.run_folder import EVALUATION, FIGURES, RunFolder, evaluation_json
+from virnuc_rules.config.sheet import SAMPLE, check_inputs, read_sheet
 from virnuc_rules.embedding.tasks import stamp_folder
-from virnuc_rules.training.sheet import read_sheet, tables_beside
+from virnuc_rules.errors import VirnucError
+from virnuc_rules.models.card import CARD, is_bundle, read_card
+from virnuc_rules.training.sheet import read_labelled_sheet, tables_beside
 
+if workflow.modifier.path_modifier.prefix:
+    raise WorkflowError(
+        "VirNuc as a module takes no `prefix:`; set `results:` in its config instead"
+    )
 try:
-    CONFIG = check_config(config)
-    SAMPLES = read_samples(CONFIG.samples)
-    check_inputs(CONFIG, SAMPLES)
-    read_controls(CONFIG.samples)
-    # `models.smk` is left out where there is a bundle: to make it again, Snakemake would delete it.
-    BUNDLE_IS_THERE = (CONFIG.bundle / "bundle.json").exists()
-    if CONFIG.bundle_definition and not BUNDLE_IS_THERE:
-        find_definition(CONFIG.bundle_definition)
-    else:
-        read_card(CONFIG.bundle)
+    CONFIG = with_window(check_config(config))
+    SHEET = read_sheet(CONFIG.inputs.samples)
+    SAMPLES = SHEET.samples
+    if workflow.is_main_process:  # jobs read this file too, and need not check it all again
+        check_inputs(CONFIG, SAMPLES)
+        read_controls(SHEET)
 except VirnucError as error:
     raise WorkflowError(str(error)) from None
 
-RESULTS, STAMPS = CONFIG.results, stamp_folder(CONFIG)
+FOLDER, STAMPS = RunFolder(CONFIG.run.results), stamp_folder(CONFIG)
+BUNDLE = CONFIG.run.bundle / CARD
+MANIFEST, TABLES = FOLDER.chunks("{sample}").manifest, FOLDER.sample("{sample}")
+# `models.smk` is left out where there is a bundle: to make it again, Snakemake would delete it.
+BUNDLE_IS_THERE = is_bundle(CONFIG.run.bundle)
+
+
+onstart:
+    write_run_config(CONFIG)
+
+
+if workflow.is_main_process and not workflow.modifier.is_main_snakefile():
+    write_run_config(CONFIG)  # Snakemake does not call `onstart` of a module
 
 
 wildcard_constraints:
-    sample=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    sample=SAMPLE,
     chunk=r"chunk_\d+",
     worker=r"\d+",
+
+
+def options(command):
+    """The settings of a command as its options."""
+    return command_options(CONFIG, command)
 
 
 def from_card(field):
@@ -45,23 +65,24 @@ def from_card(field):
     """
 
     def value(wildcards):
-        if not (CONFIG.bundle / "bundle.json").exists():
+        if not is_bundle(CONFIG.run.bundle):
             return "<TBD>"
-        return getattr(read_card(CONFIG.bundle), field)
+        return getattr(read_card(CONFIG.run.bundle), field)
 
     return value
 
 
 def stamps(samples):
     """The stamps that say that the chunks of samples are embedded."""
-    if CONFIG.persistent_models:
-        return expand(f"{STAMPS}/worker_{{worker}}.txt", worker=range(CONFIG.workers))
+    if CONFIG.workflow.persistent_models:
+        workers = range(CONFIG.workflow.workers)
+        return expand(STAMPS / "worker_{worker}.txt", worker=workers)
     # One for each chunk: known once the samples are chunked.
     checkpoints.chunk_all.get()
     return [
-        f"{STAMPS}/{sample}/{Path(entry.file).stem}.txt"
+        STAMPS / sample / f"{Path(entry.file).stem}.txt"
         for sample in samples
-        for entry in read_manifest(RESULTS / "chunks" / sample).chunks
+        for entry in read_manifest(FOLDER.chunks(sample)).chunks
     ]
 
 
@@ -77,7 +98,8 @@ def all_embedded(wildcards):
 
 def sheet_and_tables(wildcards):
     """The labelled sheet and what it names: what is wrong with it is said before anything runs."""
+    sheet = CONFIG.inputs.samples
     try:
-        return [CONFIG.samples, *tables_beside(read_sheet(CONFIG.samples))]
+        return [sheet, *tables_beside(read_labelled_sheet(sheet))]
     except VirnucError as error:
         raise WorkflowError(str(error)) from None

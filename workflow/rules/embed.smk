@@ -6,35 +6,25 @@
 # all samples are chunked, the bundle is there, and nothing is embedded yet.
 checkpoint chunk_all:
     input:
-        manifests=expand(f"{RESULTS}/chunks/{{sample}}/manifest.json", sample=SAMPLES),
-        bundle=ancient(CONFIG.bundle / "bundle.json"),
+        manifests=expand(MANIFEST, sample=SAMPLES),
+        bundle=ancient(BUNDLE),
     output:
-        touch(f"{STAMPS}/chunked.txt"),
+        touch(STAMPS / "chunked.txt"),
 
 
 rule embed_chunk:
     input:
-        manifest=f"{RESULTS}/chunks/{{sample}}/manifest.json",
-        bundle=ancient(CONFIG.bundle / "bundle.json"),
+        manifest=MANIFEST,
+        bundle=ancient(BUNDLE),
     output:
-        stamp=f"{STAMPS}/{{sample}}/{{chunk}}.txt",
+        stamp=STAMPS / "{sample}" / "{chunk}.txt",
     log:
-        f"{RESULTS}/logs/embed/{{sample}}/{{chunk}}.log",
+        FOLDER.log("embed", "{sample}", "{chunk}"),
     conda:
         "../../environment.yml"
-    threads: CONFIG.threads
+    threads: CONFIG.compute.threads
     params:
-        options=CONFIG.options(
-            "results",
-            "bundle",
-            "device",
-            "threads",
-            "precision",
-            "batch_tokens",
-            "lease_seconds",
-            "load_timeout",
-            "on_failed_chunks",
-        ),
+        options=options("embed"),
         fingerprint=from_card("fingerprint"),
         version=__version__,
     shell:

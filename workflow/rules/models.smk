@@ -3,14 +3,14 @@
 
 rule prepare_models:
     output:
-        card=CONFIG.bundle / "bundle.json",
+        card=BUNDLE,
     log:
-        f"{RESULTS}/logs/prepare_models.log",
+        FOLDER.log("prepare_models"),
     localrule: True  # it needs the network, which compute nodes often have not
     conda:
         "../../environment.yml"
     params:
-        definition=CONFIG.bundle_definition,
-        out=lambda wildcards, output: Path(output.card).parent,
+        definition=CONFIG.workflow.bundle_definition,
+        out=CONFIG.run.bundle,
     shell:
         "virnuc-rules models prepare {params.definition:q} --out {params.out:q} --log {log:q}"

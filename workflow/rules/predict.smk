@@ -3,31 +3,21 @@
 
 rule predict:
     input:
-        manifest=f"{RESULTS}/chunks/{{sample}}/manifest.json",
+        manifest=MANIFEST,
         # Ancient: a worker that ran for a new sample is no reason to predict the others again.
         embedded=lambda wildcards: ancient(embedded(wildcards)),
-        bundle=ancient(CONFIG.bundle / "bundle.json"),
+        bundle=ancient(BUNDLE),
     output:
-        [f"{RESULTS}/{{sample}}/{table}" for table in TABLES],
+        TABLES.files(),
     log:
-        f"{RESULTS}/logs/predict/{{sample}}.log",
+        FOLDER.log("predict", "{sample}"),
     benchmark:
-        f"{RESULTS}/benchmarks/predict/{{sample}}.tsv"
+        FOLDER.benchmark("predict", "{sample}")
     conda:
         "../../environment.yml"
     params:
-        out=lambda wildcards, output: Path(output[0]).parent,
-        options=CONFIG.options(
-            "results",
-            "bundle",
-            "precision",
-            "batch_tokens",
-            "on_failed_chunks",
-            "min_score",
-            "min_viral_fraction",
-            "min_called_windows",
-            "prevalence",
-        ),
+        out=lambda wildcards, output: FOLDER.sample(wildcards.sample).path,
+        options=options("predict"),
         models=from_card("prediction_fingerprint"),
         version=__version__,
     shell:

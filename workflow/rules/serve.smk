@@ -3,32 +3,20 @@
 
 rule serve:
     input:
-        manifests=expand(f"{RESULTS}/chunks/{{sample}}/manifest.json", sample=SAMPLES),
-        samples=ancient(CONFIG.samples),
-        bundle=ancient(CONFIG.bundle / "bundle.json"),
+        manifests=expand(MANIFEST, sample=SAMPLES),
+        samples=ancient(CONFIG.inputs.samples),
+        bundle=ancient(BUNDLE),
     output:
-        stamp=f"{STAMPS}/worker_{{worker}}.txt",
+        stamp=STAMPS / "worker_{worker}.txt",
     log:
-        f"{RESULTS}/logs/serve/{{worker}}.log",
+        FOLDER.log("serve", "{worker}"),
     benchmark:
-        f"{RESULTS}/benchmarks/serve/{{worker}}.tsv"
+        FOLDER.benchmark("serve", "{worker}")
     conda:
         "../../environment.yml"
-    threads: CONFIG.threads
+    threads: CONFIG.compute.threads
     params:
-        options=CONFIG.options(
-            "samples",
-            "results",
-            "bundle",
-            "device",
-            "threads",
-            "precision",
-            "batch_tokens",
-            "cache_clear_interval",
-            "lease_seconds",
-            "load_timeout",
-            "on_failed_chunks",
-        ),
+        options=options("serve"),
         # A function of resources: another runtime is no reason to run again.
         deadline=lambda wildcards, resources: (
             f"--deadline {resources.runtime}" if resources.get("runtime") else ""

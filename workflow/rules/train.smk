@@ -2,53 +2,31 @@
 # The samples are labelled ones; chunks and embeddings come from the same rules as for any sample.
 
 
+TRAINED = CONFIG.fitting.trained_bundle
+
 # A bundle cannot be trained with itself; without this, using one that was trained would be a cycle.
-if CONFIG.trained_bundle.resolve() != CONFIG.bundle.resolve():
+if TRAINED.resolve() != CONFIG.run.bundle.resolve():
 
     rule train:
         input:
             samples=sheet_and_tables,
-            manifests=expand(
-                f"{RESULTS}/chunks/{{sample}}/manifest.json", sample=SAMPLES
-            ),
+            manifests=expand(MANIFEST, sample=SAMPLES),
             embedded=all_embedded,
-            bundle=ancient(CONFIG.bundle / "bundle.json"),
+            bundle=ancient(BUNDLE),
         output:
             # Updated, that is not deleted before: a bundle that is there must outlive what fails.
-            card=update(CONFIG.trained_bundle / "bundle.json"),
-            page=update(CONFIG.trained_bundle / "evaluation.html"),
-            json=update(CONFIG.trained_bundle / "evaluation.json"),
+            card=update(TRAINED / CARD),
+            page=update(TRAINED / EVALUATION),
+            json=update(evaluation_json(TRAINED / EVALUATION)),
         log:
-            f"{RESULTS}/logs/train.log",
+            FOLDER.log("train"),
         benchmark:
-            f"{RESULTS}/benchmarks/train.tsv"
+            FOLDER.benchmark("train")
         conda:
             "../../environment.yml"
-        threads: CONFIG.threads
+        threads: CONFIG.compute.threads
         params:
-            options=CONFIG.options(
-                "samples",
-                "results",
-                "bundle",
-                "precision",
-                "batch_tokens",
-                "min_score",
-                "min_viral_fraction",
-                "min_called_windows",
-                "threads",
-                "on_failed_chunks",
-                "seed",
-                "trained_bundle",
-                "device",
-                "hidden",
-                "dropout",
-                "learning_rate",
-                "batch",
-                "max_epochs",
-                "patience",
-                "max_per_label",
-                "calibration",
-            ),
+            options=options("train"),
             fingerprint=from_card("fingerprint"),
             version=__version__,
         shell:
@@ -58,31 +36,19 @@ if CONFIG.trained_bundle.resolve() != CONFIG.bundle.resolve():
 rule evaluate:
     input:
         samples=sheet_and_tables,
-        manifests=expand(f"{RESULTS}/chunks/{{sample}}/manifest.json", sample=SAMPLES),
+        manifests=expand(MANIFEST, sample=SAMPLES),
         embedded=all_embedded,
-        bundle=ancient(CONFIG.bundle / "bundle.json"),
+        bundle=ancient(BUNDLE),
     output:
-        page=RESULTS / "evaluation.html",
-        json=RESULTS / "evaluation.json",
+        page=FOLDER.evaluation,
+        json=evaluation_json(FOLDER.evaluation),
     log:
-        f"{RESULTS}/logs/evaluate.log",
+        FOLDER.log("evaluate"),
     conda:
         "../../environment.yml"
-    threads: CONFIG.threads
+    threads: CONFIG.compute.threads
     params:
-        options=CONFIG.options(
-            "samples",
-            "results",
-            "bundle",
-            "precision",
-            "batch_tokens",
-            "min_score",
-            "min_viral_fraction",
-            "min_called_windows",
-            "threads",
-            "on_failed_chunks",
-            "seed",
-        ),
+        options=options("evaluate"),
         models=from_card("prediction_fingerprint"),
         version=__version__,
     shell:

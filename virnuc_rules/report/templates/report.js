@@ -1,8 +1,9 @@
 "use strict";
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const CALLS = ["virus", "others", "no_call"], LISTED = 300, TOP = 6;
+const CALLS = ["virus", "non_viral", "no_call"], LISTED = 300, TOP = 6;
 const {noCall: NO_CALL, steps: STEPS, viral: VIRAL, noScore: NO_SCORE} = DATA.codes;
 const byId = (id) => document.getElementById(id);
+const named = (call) => call.replace("non_", "non-").replace("_", " ");
 const number = (n) => n.toLocaleString("en");
 const share = (part, all) => all ? `${(100 * part / all).toFixed(0)} %` : "–";
 
@@ -43,7 +44,7 @@ function windowsOf(row) {
 function scoreOf(row, at) {
   const code = TRACK[FIRST[row] + at];
   if (code === NO_CALL) return {call: "no_call", score: 0};
-  return code >= VIRAL ? {call: "virus", score: (code - VIRAL) / STEPS} : {call: "others", score: code / STEPS};
+  return code >= VIRAL ? {call: "virus", score: (code - VIRAL) / STEPS} : {call: "non_viral", score: code / STEPS};
 }
 
 function ticks(most, wanted = 5, least = 1) {
@@ -70,14 +71,14 @@ function plot(box, {height, left = 62, right = 8, top = 18, bottom = 42, most, y
 const sum = (lists) => lists[0].map((_, at) => lists.reduce((all, list) => all + list[at], 0));
 
 function drawScores(samples) {
-  const virus = sum(samples.map((s) => s.histogram.virus)), others = sum(samples.map((s) => s.histogram.others));
-  const most = Math.max(1, ...virus.map((v, at) => v + others[at]));
+  const virus = sum(samples.map((s) => s.histogram.virus)), nonViral = sum(samples.map((s) => s.histogram.non_viral));
+  const most = Math.max(1, ...virus.map((v, at) => v + nonViral[at]));
   const {svg, y, inner} = plot(byId("scores"), {height: 260, most, yTicks: ticks(most), yText: number,
     xLabel: "score_virus", yLabel: "windows", title: "histogram of scores"});
   const wide = (inner.right - inner.left) / virus.length;
   virus.forEach((v, at) => {
-    const title = `${(at / virus.length).toFixed(3)} to ${((at + 1) / virus.length).toFixed(3)}: ${number(v)} virus, ${number(others[at])} others`;
-    for (const [low, high, call] of [[0, others[at], "others"], [others[at], others[at] + v, "virus"]]) {
+    const title = `${(at / virus.length).toFixed(3)} to ${((at + 1) / virus.length).toFixed(3)}: ${number(v)} virus, ${number(nonViral[at])} non-viral`;
+    for (const [low, high, call] of [[0, nonViral[at], "non_viral"], [nonViral[at], nonViral[at] + v, "virus"]]) {
       if (high === low) continue;
       const bar = element(svg, "rect", {x: inner.left + at * wide + .5, width: wide - 1, y: y(high), height: y(low) - y(high), class: call});
       element(bar, "title", {}, title);
@@ -88,12 +89,12 @@ function drawScores(samples) {
 }
 
 function drawLengths(samples) {
-  const virus = sum(samples.map((s) => s.byLength.virus)), others = sum(samples.map((s) => s.byLength.others));
+  const virus = sum(samples.map((s) => s.byLength.virus)), nonViral = sum(samples.map((s) => s.byLength.non_viral));
   const {svg, y, inner} = plot(byId("lengths"), {height: 276, bottom: 58, most: 1, yTicks: [0, .25, .5, .75, 1], yText: (v) => `${100 * v} %`,
     xLabel: "length of the contig, kb", yLabel: "viral share", title: "viral share by length"});
   const wide = (inner.right - inner.left) / virus.length;
   virus.forEach((v, at) => {
-    const called = v + others[at], part = called ? v / called : 0, x = inner.left + at * wide, middle = x + wide / 2;
+    const called = v + nonViral[at], part = called ? v / called : 0, x = inner.left + at * wide, middle = x + wide / 2;
     const low = DATA.lengths[at] / 1000, high = DATA.lengths[at + 1] / 1000, name = high ? `${low} to ${high} kb` : `from ${low} kb`;
     const bar = element(svg, "rect", {x: x + wide * .12, width: wide * .76, y: y(part), height: y(0) - y(part), class: "virus"});
     element(bar, "title", {}, `${name}: ${number(v)} virus of ${number(called)} called, ${share(v, called)}`);
@@ -128,7 +129,7 @@ function drawTrack(parent, row, height) {
   const {svg, y, inner} = plot(box, {height, most: 1, left: 50, top: 8, yTicks: [0, .5, 1], yText: String,
     xLabel: "position in the contig, bases", yLabel: height > 150 ? "score_virus" : "score", title: "scores along the contig"});
   const x = (at) => inner.left + (inner.right - inner.left) * at / length;
-  const paths = {virus: [], others: [], no_call: []}, last = {};
+  const paths = {virus: [], non_viral: [], no_call: []}, last = {};
   for (let at = 0; at < total; at++) {
     const {call, score} = scoreOf(row, at), from = x(start(at)), to = Math.max(x(end(at)), from + 1);
     const level = call === "no_call" ? inner.bottom + 4 : y(score), place = `${Math.round(2 * from)} ${Math.round(level)}`;
@@ -147,7 +148,7 @@ function drawTrack(parent, row, height) {
     const {call, score} = scoreOf(row, at), middle = x((start(at) + end(at)) / 2);
     for (const side of ["x1", "x2"]) cursor.setAttribute(side, middle);
     cursor.setAttribute("visibility", "visible");
-    readout.textContent = `window ${number(at + 1)}, ${number(start(at))} to ${number(end(at))}: ` + (call === "no_call" ? "no call" : `${call}, score about ${score.toFixed(2)}`);
+    readout.textContent = `window ${number(at + 1)}, ${number(start(at))} to ${number(end(at))}: ` + (call === "no_call" ? named(call) : `${named(call)}, score about ${score.toFixed(2)}`);
   };
   svg.onmouseleave = () => { cursor.setAttribute("visibility", "hidden"); readout.textContent = ""; };
 }
@@ -168,7 +169,7 @@ function choose(row) {
   head(byId("track"), row);
   const grid = element(byId("track"), "div", {class: "numbers"});
   for (const [name, value] of [
-    ["call", CALLS[CALL[row]].replace("_", " ")], ["sample", DATA.samples[C.sample[row]].name], ["length, bases", number(C.length[row])],
+    ["call", named(CALLS[CALL[row]])], ["sample", DATA.samples[C.sample[row]].name], ["length, bases", number(C.length[row])],
     ["windows", number(C.windows[row])], ["called windows", number(C.called_windows[row])],
     ["viral windows", `${number(C.viral_windows[row])} (${share(C.viral_windows[row], C.called_windows[row])} of called)`],
     ["mean score", scoreText(C.score_mean[row])], ["highest score", scoreText(C.score_max[row])], ["contig_number", number(C.contig_number[row])],

@@ -1,19 +1,20 @@
-"""The verbs that look at a run: its report, how far it is, whether it can start."""
+"""The commands that look at a run: its report, how far it is, whether it can start."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from virnuc_rules.cli.settings import RESULT_KEYS, Log, with_settings
-from virnuc_rules.config.model import Config
+from virnuc_rules.cli.settings import Log, with_settings
+from virnuc_rules.config.model import Config, Embedding, Inputs, Run, Serving
+from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.logs import logger
 
 app = typer.Typer()
 
 
 @app.command()
-@with_settings(*Config.model_fields)
+@with_settings
 def report(
     config: Config,
     out: Annotated[
@@ -27,36 +28,38 @@ def report(
     """
     from virnuc_rules.report.page import write_report
 
-    out = out or config.results / "report.html"
+    out = out or RunFolder(config.run.results).report.page
     run = write_report(config, out)
     logger.info("%s: %d samples, %d contigs", out, len(run.samples), run.contigs.total)
 
 
 @app.command()
-@with_settings("samples", *RESULT_KEYS, "lease_seconds")
+@with_settings
 def status(
-    config: Config,
+    inputs: Inputs,
+    run: Run,
+    embedding: Embedding,
+    serving: Serving,
     watch: Annotated[bool, typer.Option("--watch", help="redraw until all is done")] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Show how far a run is: chunks by state, workers, time left."""
     from rich.console import Console
 
-    from virnuc_rules.inspection.status import read_status, render
+    from virnuc_rules.inspection.status import Observer, render
     from virnuc_rules.inspection.status import watch as watch_status
 
+    observer = Observer(inputs, run, embedding, serving)
     if json:
-        print(read_status(config).model_dump_json(indent=1))
+        print(observer.read().model_dump_json(indent=1))
     elif watch:
-        watch_status(config, Console())
+        watch_status(observer, Console())
     else:
-        Console().print(render(read_status(config)))
+        Console().print(render(observer.read()))
 
 
 @app.command()
-@with_settings(
-    "samples", "results", "bundle", "window", "device", "precision", "threads", "lease_seconds"
-)
+@with_settings
 def doctor(
     config: Config,
     profile: Annotated[

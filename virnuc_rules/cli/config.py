@@ -1,0 +1,25 @@
+"""The commands of `virnuc-rules config`: what is written from the settings."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from virnuc_rules.config.document import write_documents
+from virnuc_rules.logs import logger, start_log
+
+app = typer.Typer(no_args_is_help=True, help="The settings.")
+
+
+@app.callback()
+def _group() -> None:
+    """The settings."""  # a single command would take the place of the group
+
+
+@app.command()
+def write(
+    folder: Annotated[Path, typer.Argument(help="folder with a README.md")] = Path("config"),
+) -> None:
+    """Write config.yaml, the table of keys in README.md, and schema.json, for developers."""
+    start_log(None)
+    logger.info("wrote %s", ", ".join(map(str, write_documents(folder))))

@@ -1,0 +1,73 @@
+"""The command line: every rule of the workflow is one call of one of these commands."""
+
+import os
+import shlex
+import sys
+from typing import Annotated
+
+import typer
+
+from virnuc_rules import __version__
+from virnuc_rules.cli import config as config_commands
+from virnuc_rules.cli import inspection, models, run, training
+from virnuc_rules.cli.settings import SECTIONS_OF
+from virnuc_rules.config.model import Config
+from virnuc_rules.errors import VirnucError
+from virnuc_rules.logs import logger
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
+# A file for each kind of command, with an app of its own: a new command is a function with
+# `@app.command()` in one of them, a new kind is a new file and a line here, in the order of the
+# help. A command imports what is slow (torch, pyarrow) itself: `--help` has no need of it.
+app.add_typer(run.app)
+app.add_typer(inspection.app)
+app.add_typer(training.app)
+app.add_typer(models.app, name="models")
+app.add_typer(config_commands.app, name="config")
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+) -> None:
+    if version:
+        print(f"virnuc-rules {__version__}")
+        raise typer.Exit
+
+
+def command_options(config: Config, command: str) -> str:
+    """Return the sections of a command as its options, quoted for a shell line."""
+    words: list[str] = []
+    for kind in SECTIONS_OF[command]:
+        for key, value in config.part(kind):
+            name = key.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{name}" if value else f"--no-{name}")
+            else:
+                words.append(f"--{name}={value}")
+    return shlex.join(words)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit code 1."""
+    # Read when CUDA starts: without it, chunks of many lengths fragment the memory.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    # Read when torch is imported: threads that spin while they wait slow a shared node down.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when oneDNN and torch's layer over it start. Each number of rows that a product has had
+    # is remembered, 0.4 MB each and 1,024 of them: a worker would grow for days.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
+    # Read when pyarrow is first imported. Its own pool gives pages back between blocks and faults
+    # them in again: 10 % of the run time of `chunk`, and 40 MB more (benchmarks/chunk.py).
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    try:
+        app()
+    except VirnucError as error:
+        logger.error("error: %s", error)
+        sys.exit(1)
+    except OSError as error:  # a full disk under a log, a folder that cannot be written
+        logger.error("error: %s: %s", error.filename or "files", error.strerror or error)
+        sys.exit(1)

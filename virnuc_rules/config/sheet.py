@@ -1,0 +1,190 @@
+"""Tables that users write: the sample sheet, and the tables that it names. One reader for all."""
+
+import csv
+import glob
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from virnuc_rules.config.model import Config, expanded
+from virnuc_rules.config.run_folder import RunFolder
+from virnuc_rules.errors import VirnucError
+
+SAMPLE = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # the names that a sample may have
+
+
+class Table(NamedTuple):
+    """A tab-separated table with a header; cells are stripped, missing ones are empty."""
+
+    path: Path
+    columns: list[str]
+    rows: list[tuple[str, dict[str, str]]]  # where a row stands, for messages; its cells
+
+
+def read_table(path: Path, *needed: str) -> Table:
+    """Read a table with at least these columns. Raises VirnucError with file, line and fix."""
+    rows = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            reader = csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
+            columns = list(reader.fieldnames or ())
+            if set(needed) - set(columns):
+                names = " and ".join(f"'{name}'" for name in needed)
+                what = f"the columns {names} are needed" if needed[1:] else f"a column {names}"
+                what += "" if needed[1:] else " is needed"
+                raise VirnucError(f"{path}: line 1: {what}, tab-separated")
+            for row in reader:
+                cells = {key: (value or "").strip() for key, value in row.items() if key}
+                rows.append((f"{path}: line {reader.line_num}", cells))
+    except csv.Error as error:
+        raise VirnucError(f"{path}: line {reader.line_num + 1}: not a table ({error})") from None
+    except UnicodeDecodeError:
+        raise VirnucError(f"{path}: not UTF-8 text; save it as tab-separated text") from None
+    except OSError as error:
+        raise VirnucError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    return Table(path, columns, rows)
+
+
+def read_pairs(path: Path, key: str, value: str) -> dict[str, str]:
+    """Read two columns of a table as a mapping.
+
+    Raises VirnucError as `read_table` does, for an empty cell, and for a key with two values.
+    """
+    pairs: dict[str, str] = {}
+    for where, cells in read_table(path, key, value).rows:
+        if not cells[key] or not cells[value]:
+            raise VirnucError(f"{where}: {key} or {value} is empty")
+        if pairs.setdefault(cells[key], cells[value]) != cells[value]:
+            raise VirnucError(f"{where}: {cells[key]} has two values of {value}; leave one")
+    return pairs
+
+
+class Row(NamedTuple):
+    """A row of a sample sheet."""
+
+    where: str  # for messages
+    sample: str
+    files: list[Path]  # those that a pattern matches, sorted
+    cells: dict[str, str]
+
+    def path(self, column: str) -> Path | None:
+        """Return the path in a cell; None where it is empty or there is no such column."""
+        text = self.cells.get(column)
+        return _path(text, self.where) if text else None
+
+
+class Sheet(NamedTuple):
+    """A sample sheet: samples have one row or several."""
+
+    table: Table
+    rows: list[Row]
+
+    @property
+    def samples(self) -> dict[str, list[Path]]:
+        """Return the files of each sample, in the order of its rows."""
+        samples: dict[str, list[Path]] = {}
+        for row in self.rows:
+            samples.setdefault(row.sample, []).extend(row.files)
+        return samples
+
+
+def read_samples(path: Path) -> dict[str, list[Path]]:
+    """Return the files of each sample of a sheet; see `read_sheet`."""
+    return read_sheet(path).samples
+
+
+def read_sheet(path: Path) -> Sheet:
+    """Read a sample sheet: a table with at least the columns `sample` and `path`.
+
+    A path may be a pattern (`*`, `?`, `[...]`). Raises VirnucError with file, line and fix.
+    """
+    table = read_table(path, "sample", "path")
+    rows = list(_rows(table))
+    if not rows:
+        raise VirnucError(f"{path}: no samples; add a line with a sample and a path")
+    return Sheet(table, rows)
+
+
+def _rows(table: Table) -> Iterator[Row]:
+    seen: set[tuple[str, Path]] = set()
+    taken = RunFolder(Path()).own_names()
+    for where, cells in table.rows:
+        name = cells["sample"]
+        if not re.fullmatch(SAMPLE, name):
+            raise VirnucError(
+                f"{where}: sample name {name!r}: use letters, digits, '.', '_' and '-', "
+                "and begin with a letter or digit"
+            )
+        if name in taken:
+            raise VirnucError(f"{where}: sample name {name!r}: VirNuc has a file of this name")
+        if not cells["path"]:
+            raise VirnucError(f"{where}: sample {name!r} has no path; add one")
+        files = _matches(cells["path"], where)
+        for file in files:
+            if (name, file) in seen:
+                raise VirnucError(f"{where}: sample {name!r} has {file} twice; remove one of them")
+            seen.add((name, file))
+        yield Row(where, name, files, cells)
+
+
+def _path(text: str, where: object) -> Path:
+    try:
+        return expanded(Path(text))
+    except ValueError as error:
+        raise VirnucError(f"{where}: {text}: {error}") from None
+
+
+def _matches(text: str, where: str) -> list[Path]:
+    """Return the files that a pattern matches, sorted; what is no pattern, or matches none, as is.
+
+    That a pattern matches none is for `check_inputs` to say: workers may run where no data are.
+    """
+    path = _path(text, where)
+    if not glob.has_magic(str(path)):
+        return [_usable(path, where)]
+    return [_usable(match, where) for match in _glob(path)] or [_usable(path, where)]
+
+
+def _glob(pattern: Path) -> list[Path]:
+    """Expand a pattern; a folder or file whose name only looks like one is taken as it stands."""
+    literal = Path(pattern.anchor)
+    for part in pattern.parts[len(literal.parts) :]:
+        name = glob.escape(part) if os.path.lexists(_unescaped(literal) / part) else part
+        literal = literal / name
+    return [Path(match) for match in sorted(glob.glob(str(literal)))]  # noqa: PTH207
+
+
+def _unescaped(path: Path) -> Path:
+    return Path(re.sub(r"\[([*?[])\]", r"\1", str(path)))
+
+
+def _usable(path: Path, where: str) -> Path:
+    """Refuse names that Snakemake, or a line of text, cannot hold."""
+    text = str(path)
+    if set("{}") & set(text):
+        raise VirnucError(f"{where}: {path}: Snakemake takes braces for wildcards; rename it")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        name = os.fsencode(path).decode(errors="replace")
+        raise VirnucError(f"{where}: {name}: the name is not UTF-8; rename the file") from None
+    return path
+
+
+def check_inputs(config: Config, samples: dict[str, list[Path]]) -> None:
+    """Raise VirnucError for the first file that is missing, of a sample that is not chunked yet."""
+    folder = RunFolder(config.run.results)
+    for sample, paths in samples.items():
+        if folder.chunks(sample).manifest.exists():
+            continue
+        for path in paths:
+            try:
+                problem = "" if path.exists() else "no such file"
+            except OSError as error:  # a name that is too long, say
+                problem = error.strerror or str(error)
+            if problem and glob.has_magic(str(path)):
+                problem = "no file matches"
+            if problem:
+                raise VirnucError(f"{config.inputs.samples}: sample {sample}: {path}: {problem}")
