@@ -170,9 +170,9 @@ def test_the_most_telling_reason(contig: list[Window], reason: str) -> None:
 )
 def test_no_contig_is_in_two_blocks(sizes: list[int], step: int) -> None:
     numbers = np.repeat(np.arange(len(sizes)), sizes)
-    table = pa.table({"contig_number": numbers})
+    table = pa.table({"contig_index": numbers})
     parts = [table.slice(at, step) for at in range(0, len(numbers), step)]
-    blocks = [block["contig_number"].to_pylist() for block in whole_contigs(parts)]
+    blocks = [block["contig_index"].to_pylist() for block in whole_contigs(parts)]
     assert [number for block in blocks for number in block] == numbers.tolist()
     assert all(one[-1] < two[0] for one, two in pairwise(blocks))
     assert min(map(len, blocks)) > 0

@@ -112,7 +112,7 @@ def test_a_device_that_rounds_otherwise_is_no_bad_one(
     key, _ = spoil_a_chunk(one)
     drift(monkeypatch, 0.0, 0.0005)
     assert one.run() == Exit.FAILED_CHUNKS
-    assert Store(config.results).failed(one.tasks).keys() == {key}
+    assert Store(config.run.results).failed(one.tasks).keys() == {key}
 
 
 def test_a_full_disk_is_no_fault_of_the_chunk(
