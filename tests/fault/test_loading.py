@@ -157,7 +157,7 @@ def test_a_hang_with_the_interpreter_lock(chunked: Project) -> None:
         command, cwd=chunked.folder, env=environment(), text=True, capture_output=True, timeout=200
     )
     assert done.returncode == 1
-    assert "Timeout" in done.stderr and "server.py" in done.stderr  # and where it was
+    assert "Timeout" in done.stderr and "worker.py" in done.stderr  # and where it was
     assert chunked.embeddings() == {}
     assert list((chunked.results / "queue" / "claims").iterdir()) == []
 

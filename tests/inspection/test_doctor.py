@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +17,9 @@ import yaml
 from harness import BIN, BUNDLE, DEMO, REPO, copy_bundle, environment, spoil
 
 from virnuc_rules.config.model import Config
-from virnuc_rules.inspection import doctor
-from virnuc_rules.inspection.doctor import Finding, diagnose
+from virnuc_rules.inspection import doctor, two_processes
+from virnuc_rules.inspection.doctor import diagnose
+from virnuc_rules.inspection.finding import Finding
 
 NO_GPU = {"slurm_partition": "cpu", "mem_mb": 4000, "runtime": 240}
 GPU = {"slurm_partition": "gpu", "gpu": 1, "mem_mb": 24000, "runtime": 720}
@@ -38,7 +40,7 @@ def without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The slow checks, which start processes, are for the tests of them."""
-    for check in ("_two_processes", "_environment"):
+    for check in ("two_processes", "_environment"):
         monkeypatch.setattr(doctor, check, lambda site: iter(()))
 
 
@@ -153,7 +155,7 @@ def test_a_link_that_replaces(site: Config, monkeypatch: pytest.MonkeyPatch) -> 
 def test_two_processes_that_do_not_see_each_other(
     site: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "_drain", lambda folder: list(doctor._KEYS))
+    monkeypatch.setattr(two_processes, "_drain", lambda folder: list(two_processes._KEYS))
     found = findings(site)["two processes"]
     assert found.level == "FAILED"  # the other one claimed all of them too
     assert "200 claimed twice" in found.found
@@ -164,13 +166,13 @@ def test_a_heartbeat_that_is_seen_too_late(site: Config) -> None:
     assert found.level == "FAILED" and "a heartbeat of another process was not seen" in found.found
     assert list(site.run.results.iterdir()) == []
     children = psutil.Process().children()
-    assert not [child for child in children if "virnuc_rules.inspection.doctor" in child.cmdline()]
+    assert not [child for child in children if two_processes.__name__ in child.cmdline()]
 
 
 def test_another_process_that_cannot_start(site: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = site.run.results.parent / "python"
     program(broken.parent, broken.name, "echo no such module >&2; exit 1")
-    monkeypatch.setattr(doctor.sys, "executable", str(broken))
+    monkeypatch.setattr(sys, "executable", str(broken))
     found = findings(site)["two processes"]
     assert found.level == "FAILED" and "no such module" in found.found
 

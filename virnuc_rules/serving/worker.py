@@ -3,17 +3,14 @@
 Both modes are this: `serve` gives a worker all tasks, `embed` gives it one.
 """
 
-import faulthandler
 import logging
 import os
 import platform
-import shlex
 import signal
 import socket
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -23,25 +20,22 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from virnuc_rules import __version__
-from virnuc_rules.bundles.verified import read_verified
 from virnuc_rules.config.model import WorkerSettings
 from virnuc_rules.embedding.tasks import Task
 from virnuc_rules.errors import ModelError, VirnucError
 from virnuc_rules.files.atomic import remove_dead_partials, replacing
 from virnuc_rules.queue.claims import Claim, Queue
 from virnuc_rules.serving.lifetime import Lifetime
+from virnuc_rules.serving.loading import Loader, Models, deadline
 from virnuc_rules.serving.publisher import Publisher
 from virnuc_rules.serving.worker_report import Memory, WorkerReport
 
 if TYPE_CHECKING:  # torch takes seconds to import: a worker without work never does
-    import torch
-
-    from virnuc_rules.embedding.embed import Networks
     from virnuc_rules.embedding.embedding_file import Embeddings
-    from virnuc_rules.models.bundle import Bundle
 
 logger = logging.getLogger(__name__)
 
+CHUNKS_BETWEEN_CLEARINGS = 10  # of memory caches
 CHUNKS_BETWEEN_CLEARINGS = 10  # of memory caches
 _GRACE = 5.0  # seconds that the watchdog of a load has to end it in good order
 
@@ -79,7 +73,7 @@ class Worker:
         self.lifetime = Lifetime(minutes, self._interrupt)
         self.interruption = ""
         self.loading = False
-        self.device: torch.device
+        self.models: Models
         self.report_path: Path | None = None
 
     def run(self, log: str = "", report: bool = True) -> Exit:
@@ -133,10 +127,10 @@ class Worker:
         if len(done) == len(self.tasks):
             self.queue.sweep(self.tasks)
             return "nothing left to do; no model was loaded", Exit.DRAINED
-        networks = self._load_within_deadline()
+        self.models = self._load_within_deadline()
         with Publisher(self.queue, self.settings.embedding, self._published) as publisher:
             for claim in self.queue.drain(self.tasks):
-                self._work_on(claim, networks, publisher)
+                self._work_on(claim, publisher)
         if self.queue.interrupted.is_set() and len(store.done(self.tasks)) < len(self.tasks):
             raise Interrupted
         self.queue.sweep(self.tasks)
@@ -180,100 +174,51 @@ class Worker:
         self.interruption = reason
         self.queue.interrupted.set()
 
-    def _load_within_deadline(self) -> "Networks":
-        """Load both models. A load that hangs is ended from outside: it holds no claim yet.
-
-        What hangs with the interpreter's lock in its hand (a driver can) lets no thread of ours
-        run; `faulthandler` needs no lock: it prints where that was, and exits with 1.
-        """
-
+    def _load_within_deadline(self) -> Models:
+        """Load both models. A load that hangs is ended from outside: it holds no claim yet."""
         seconds = self.settings.serving.load_timeout
 
         def give_up() -> None:
-            reason = (
-                f"models cannot be loaded: not done after {self.settings.serving.load_timeout:g} s"
-            )
+            reason = f"models cannot be loaded: not done after {seconds:g} s"
             logger.error("worker %s: %s", self.name, reason)
             self._finish(reason)
             logging.shutdown()
             os._exit(Exit.NO_MODELS)
 
-        watchdog = threading.Timer(seconds, give_up)
-        watchdog.daemon = True
-        watchdog.start()
-        faulthandler.dump_traceback_later(seconds + _GRACE, exit=True)
-        self.loading = True
-        try:
-            return self._load()
-        except (Interrupted, ModelError):
-            raise
-        except BaseException as error:  # a panic in Rust, of a tokenizer, is no Exception
-            logger.debug("%s", traceback.format_exc())
-            raise ModelError(_one_line(error)) from error
-        finally:
-            self.loading = False
-            faulthandler.cancel_dump_traceback_later()
-            watchdog.cancel()
+        with deadline(seconds, give_up):
+            self.loading = True
+            try:
+                return self._load()
+            except (Interrupted, ModelError):
+                raise
+            except BaseException as error:  # a panic in Rust, of a tokenizer, is no Exception
+                logger.debug("%s", traceback.format_exc())
+                raise ModelError(_one_line(error)) from error
+            finally:
+                self.loading = False
 
-    def _load(self) -> "Networks":
-        import torch
-
-        from virnuc_rules.embedding.embed import Networks, self_check
-        from virnuc_rules.models.bundle import Bundle
-        from virnuc_rules.models.device import choose_device, choose_precision
-
-        torch.set_num_threads(self.settings.compute.threads)
-        self.report.versions["torch"] = torch.__version__
-        self.device = device = choose_device(self.settings.compute.device, self.index)
-        self.report.device = str(device)
-        if device.type == "cuda":
-            self.report.device = f"{device} ({torch.cuda.get_device_name(device)})"
-        precision = choose_precision(self.settings.embedding.precision, device)
-        bundle = Bundle(self.settings.run.bundle)
-        self._note_precision(bundle, precision, device.type)
-        networks = Networks.open(bundle, device, precision, self._timed)
-        self.expected = self_check(networks, self.settings.embedding)
+    def _load(self) -> Models:
+        models = Loader(self.settings, self.name, self.report).load(self.index)
         self._save_report()
-        return networks
+        return models
 
-    def _note_precision(self, bundle: "Bundle", precision: str, device: str) -> None:
-        """Say in log and report which precision it is, and whether what it does was measured."""
-        self.report.precision = precision
-        verified = read_verified(bundle.folder, bundle.card.fingerprint)
-        self.report.verified = verified.covers(precision, device)
-        if not self.report.verified:
-            logger.warning(
-                "worker %s: precision %s has not been verified on %s with this bundle: "
-                "virnuc-rules models verify %s --precision %s --data FASTA",
-                self.name, precision, device, shlex.quote(str(bundle.folder)), precision,
-            )  # fmt: skip
-
-    def _timed(self, name: str, load: Callable[[], Any]) -> Any:
-        start = time.monotonic()
-        network = load()
-        seconds = time.monotonic() - start
-        self.report.load_seconds[name] = round(seconds, 3)
-        self.report.load_count[name] = self.report.load_count.get(name, 0) + 1
-        logger.info(
-            "worker %s: loaded %s in %.2f s on %s", self.name, name, seconds, self.report.device
-        )
-        return network
-
-    def _work_on(self, claim: Claim, networks: "Networks", publisher: Publisher) -> None:
+    def _work_on(self, claim: Claim, publisher: Publisher) -> None:
         """Embed one chunk and hand it over; a failure of the chunk is recorded, and we go on."""
         from virnuc_rules.embedding.embed import embed_chunk
 
         task, start = self.tasks[claim.key], time.monotonic()
+        networks, settings = self.models.networks, self.settings.embedding
         try:
-            result = embed_chunk(
-                task.read(), networks, self.settings.embedding, self._stop_if_asked
-            )
+            result = embed_chunk(task.read(), networks, settings, self._stop_if_asked)
         except Interrupted:
             self.queue.release(claim)
             raise
         except Exception as error:
             publisher.settle()
-            self._check_device(claim, networks)
+            # A bad chunk, or a bad device? One that is broken must not fail the queue.
+            if not self.models.device_is_sound():
+                self.queue.release(claim)
+                raise BadDevice from error
             text = traceback.format_exc()
             self.queue.fail(claim, task.name, _one_line(error), text)
             logger.warning("worker %s: chunk %s failed: %s", self.name, task.name, _one_line(error))
@@ -306,27 +251,12 @@ class Worker:
         if self.queue.interrupted.is_set():
             raise Interrupted
 
-    def _check_device(self, claim: Claim, networks: "Networks") -> None:
-        """Tell a bad chunk from a bad device: a device that is broken must not fail the queue."""
-        import torch
-
-        from virnuc_rules.embedding.embed import self_check
-
-        try:
-            found = self_check(networks, self.settings.embedding)
-            sound = torch.allclose(found, self.expected, rtol=1e-3, atol=1e-3)
-        except Exception:
-            sound = False
-        if not sound:
-            self.queue.release(claim)
-            raise BadDevice
-
     def _clear_caches(self) -> None:
         """Give back memory every few chunks, so that it stays flat for days."""
         from virnuc_rules.models.device import clear_caches
 
         if self.report.tried % CHUNKS_BETWEEN_CLEARINGS == 0:
-            clear_caches(self.device)
+            clear_caches(self.models.networks.device)
             self.report.cache_clears += 1
 
     def _measure_memory(self) -> None:

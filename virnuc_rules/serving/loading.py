@@ -1,0 +1,118 @@
+"""Loading a worker's models: once, within a deadline, and written down in its report."""
+
+import faulthandler
+import logging
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from virnuc_rules.bundles.verified import read_verified
+from virnuc_rules.config.model import Embedding, WorkerSettings
+from virnuc_rules.serving.worker_report import WorkerReport
+
+if TYPE_CHECKING:  # torch takes seconds to import: a worker without work never does
+    from torch import Tensor
+
+    from virnuc_rules.embedding.embed import Networks
+    from virnuc_rules.models.bundle import Bundle
+
+logger = logging.getLogger(__name__)
+
+_GRACE = 5.0  # seconds that `give_up` has to end the process in good order
+
+
+@contextmanager
+def deadline(seconds: float, give_up: Callable[[], None]) -> Iterator[None]:
+    """Call `give_up`, which must end the process, where the block takes longer.
+
+    What hangs while holding the GIL (a driver can) lets no thread of ours run; `faulthandler`
+    needs no lock: it prints where that was, and exits with 1.
+    """
+    watchdog = threading.Timer(seconds, give_up)
+    watchdog.daemon = True
+    watchdog.start()
+    faulthandler.dump_traceback_later(seconds + _GRACE, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        watchdog.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The resident networks, and what their device made of the self-check batch at first."""
+
+    networks: "Networks"
+    settings: Embedding
+    expected: "Tensor"
+
+    def device_is_sound(self) -> bool:
+        """Tell whether the device still gives the same numbers."""
+        import torch
+
+        from virnuc_rules.embedding.embed import self_check
+
+        try:
+            found = self_check(self.networks, self.settings)
+            return torch.allclose(found, self.expected, rtol=1e-3, atol=1e-3)
+        except Exception:
+            return False
+
+
+class Loader:
+    """Loads the models of worker `name`, and notes in its report what, on what, how long."""
+
+    def __init__(self, settings: WorkerSettings, name: str, report: WorkerReport) -> None:
+        self.settings, self.name, self.report = settings, name, report
+
+    def load(self, index: int) -> Models:
+        """Load both models on the device of the `index`-th worker.
+
+        Raises ModelError, and whatever torch, tokenizers and a driver may raise.
+        """
+        import torch
+
+        from virnuc_rules.embedding.embed import Networks, self_check
+        from virnuc_rules.models.bundle import Bundle
+        from virnuc_rules.models.device import choose_device, choose_precision
+
+        torch.set_num_threads(self.settings.compute.threads)
+        self.report.versions["torch"] = torch.__version__
+        device = choose_device(self.settings.compute.device, index)
+        self.report.device = str(device)
+        if device.type == "cuda":
+            self.report.device = f"{device} ({torch.cuda.get_device_name(device)})"
+        precision = choose_precision(self.settings.embedding.precision, device)
+        bundle = Bundle(self.settings.run.bundle)
+        self._note_precision(bundle, precision, device.type)
+        networks = Networks.open(bundle, device, precision, self._timed)
+        embedding = self.settings.embedding
+        return Models(networks, embedding, self_check(networks, embedding))
+
+    def _note_precision(self, bundle: "Bundle", precision: str, device: str) -> None:
+        """Say in log and report which precision it is, and whether what it does was measured."""
+        self.report.precision = precision
+        verified = read_verified(bundle.folder, bundle.card.fingerprint)
+        self.report.verified = verified.covers(precision, device)
+        if not self.report.verified:
+            logger.warning(
+                "worker %s: precision %s has not been verified on %s with this bundle: "
+                "virnuc-rules models verify %s --precision %s --data FASTA",
+                self.name, precision, device, shlex.quote(str(bundle.folder)), precision,
+            )  # fmt: skip
+
+    def _timed(self, name: str, load: Callable[[], Any]) -> Any:
+        start = time.monotonic()
+        network = load()
+        seconds = time.monotonic() - start
+        self.report.load_seconds[name] = round(seconds, 3)
+        self.report.load_count[name] = self.report.load_count.get(name, 0) + 1
+        logger.info(
+            "worker %s: loaded %s in %.2f s on %s", self.name, name, seconds, self.report.device
+        )
+        return network
