@@ -143,6 +143,28 @@ def test_the_files_do_not_depend_on_how_the_rows_come(
     assert pq.ParquetFile(folders[0] / "orfs.parquet").num_row_groups == 6
 
 
+def test_files_are_on_disk_before_the_first_is_moved_and_folders_after_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, out, steps = tmp_path / "stage", tmp_path / "out", []
+    (stage / "tracks").mkdir(parents=True)
+    for name in ("orfs.tsv", "tracks/s.viral.bed"):
+        (stage / name).touch()
+    out.mkdir()
+    replace = Path.replace
+    monkeypatch.setattr(
+        "os.fsync",
+        lambda number: steps.append(("sync", Path(f"/proc/self/fd/{number}").readlink())),
+    )
+    monkeypatch.setattr(
+        Path, "replace", lambda path, to: (steps.append(("move", to)), replace(path, to))
+    )
+    tables.move_into_place(stage, out)
+    assert [step for step, _ in steps] == ["sync"] * 2 + ["move"] * 2 + ["sync"] * 2
+    assert {path for _, path in steps[:2]} == {stage / "orfs.tsv", stage / "tracks/s.viral.bed"}
+    assert {path for _, path in steps[4:]} == {out, out / "tracks"}
+
+
 # --- what is written of them -------------------------------------------------------------------
 
 
