@@ -93,6 +93,13 @@ def test_labels_are_mixed_in_each_batch() -> None:
     assert all(0.35 < share < 0.65 for share in shares)
 
 
+def test_segments_of_a_batch_are_from_all_files(small: None) -> None:
+    rows = Rows(blocks([40] * 10))  # in order, a batch of 16 would be of one file or two
+    batches = list(rows.shuffled(16, np.random.default_rng(0)))
+    files = [len(set(x[:, 0].tolist())) for x, _ in batches]
+    assert np.mean(files) > 3
+
+
 def test_a_cap_takes_so_many_of_each_label_and_no_more() -> None:
     rows = Rows(blocks([100, 30, 50]))
     assert rows.counts.tolist() == [150, 30]
