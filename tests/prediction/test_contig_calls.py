@@ -112,7 +112,8 @@ def test_columns_of_contigs_beside_plain_python(contigs: list[list[Window]]) -> 
             "score_viral": statistics.fmean(viral) if viral else math.nan,
         }
         found = [row[name] for name in expected]
-        np.testing.assert_allclose(found, list(expected.values()), rtol=1e-6, atol=1e-44)
+        smallest = float(np.finfo(np.float32).smallest_subnormal)
+        np.testing.assert_allclose(found, list(expected.values()), rtol=1e-6, atol=smallest)
         if calls:
             is_virus = bool(viral) and row["viral_fraction"] >= 0.5 and row["score_viral"] >= 0.5
             assert (row["call"], row["reason"]) == ("virus" if is_virus else "non_viral", None)
