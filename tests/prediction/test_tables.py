@@ -162,17 +162,17 @@ def test_files_are_on_disk_before_the_first_is_moved_and_folders_after_the_last(
     monkeypatch.setattr(
         Path, "replace", lambda path, to: (steps.append(("move", to)), replace(path, to))
     )
-    tables.move_into_place(stage, out)
+    tables.move_into_place(SampleFolder(stage, "s"), SampleFolder(out, "s"))
     assert [step for step, _ in steps] == ["sync"] * 2 + ["move"] * 2 + ["sync"] * 2
     assert {path for _, path in steps[:2]} == {stage / "orfs.tsv", stage / "tracks/s.viral.bed"}
     assert {path for _, path in steps[4:]} == {out, out / "tracks"}
 
 
 def test_a_window_has_the_probability_of_its_margin(tmp_path: Path) -> None:
-    consensus = Consensus(3)
+    consensus = Consensus.empty(3)
     scores = np.array([[0.2, 0.8], [0.6, 0.4]], np.float32)
     consensus.add(np.array([0, 2]), np.array([0, 3], np.int8), scores)
-    names = ["contig_number", "contig", "window", "start", "end", "open_frames", "reason"]
+    names = ["contig_index", "contig", "window", "start", "end", "open_frames", "reason"]
     rows = [
         [0, "a", 1, 0, 500, 1, None],
         [0, "a", 2, 500, 1000, 0, "no_open_frame"],
@@ -180,7 +180,8 @@ def test_a_window_has_the_probability_of_its_margin(tmp_path: Path) -> None:
     ]
     table = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows])
     lengths = np.array([1500])
-    with SampleTables(tmp_path, "s", Rule(), lengths, tmp_path, expit) as written:
+    folders = SampleFolder(tmp_path, "s"), ChunkFolder(tmp_path)
+    with SampleTables(folders[0], Calling(), lengths, folders[1], expit) as written:
         written.add_windows(table, consensus)
     found = pq.read_table(tmp_path / "windows.parquet")["probability"].to_pylist()
     assert found == [pytest.approx(0.8), None, pytest.approx(0.4)]

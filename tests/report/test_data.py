@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from reporting import make_results
 
+from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import ResultError
 from virnuc_rules.report.data import BINS, LENGTHS, SampleSummary, find_samples, read_contigs
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    return make_results(tmp_path, {"lake": len(LENGTHS)}).results
+    return make_results(tmp_path, {"lake": len(LENGTHS)}).run.results
 
 
 def change(path: Path, **columns: Any) -> pa.Table:
@@ -30,7 +31,7 @@ def change(path: Path, **columns: Any) -> pa.Table:
 
 
 def read(results: Path, **labels: str) -> SampleSummary:
-    (sample,), missing = find_samples(results, ["lake"], {"lake": labels})
+    (sample,), missing = find_samples(RunFolder(results), ["lake"], {"lake": labels})
     assert missing == {}
     read_contigs([sample])
     return sample
@@ -63,16 +64,16 @@ def test_a_contig_at_a_limit_is_of_the_longer_ones(results: Path) -> None:
 
 def test_calls_of_contigs_that_are_known(results: Path) -> None:
     number = len(LENGTHS)
-    calls, ids = ["virus", "others", "no_call"] * 3, [f"c{n}" for n in range(number)]
+    calls, ids = ["virus", "non_viral", "no_call"] * 3, [f"c{n}" for n in range(number)]
     change(
         results / "lake/contigs.parquet",
         contig=ids, call=calls[:number], called_windows=range(10, 10 + number),
         viral_windows=range(number),
     )  # fmt: skip
-    known = read(results, c0="virus", c1="virus", c3="virus", c2="others", absent="virus").known
+    known = read(results, c0="virus", c1="virus", c3="virus", c2="non_viral", absent="virus").known
     assert known == {
-        "virus": {"virus": 2, "others": 1, "called_windows": 34, "viral_windows": 4},
-        "others": {"no_call": 1, "called_windows": 12, "viral_windows": 2},
+        "virus": {"virus": 2, "non_viral": 1, "called_windows": 34, "viral_windows": 4},
+        "non_viral": {"no_call": 1, "called_windows": 12, "viral_windows": 2},
     }
 
 

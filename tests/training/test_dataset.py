@@ -15,9 +15,10 @@ from harness import BUNDLE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnuc_rules.config.model import Config, Embedding
+from virnuc_rules.config.model import Config, Embedding, LabelledSettings
+from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.embedding.embedding_file import Computation, Embeddings, write_result
-from virnuc_rules.embedding.tasks import Task
+from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.queue.store import Failure, Store
 from virnuc_rules.training import dataset as module
@@ -125,7 +126,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder, rows = folder, ["sample\tpath\tlabel\tgenbank\tpart"]
-        for label in ("virus", "others"):
+        for label in ("virus", "non_viral"):
             paths = []
             for part in ("train", "validation"):
                 # Open in all six frames.
@@ -133,15 +134,16 @@ class Run:
                 paths.append(write_fasta(folder / f"{part}_{label}.fa", records))
                 genbank = folder / "it.gb" if (part, label) == ("train", "virus") else ""
                 rows.append(f"{label}\t{paths[-1]}\t{label}\t{genbank}\t{part}")
-            chunk_it(paths, folder / "results/chunks" / label, 500, chunk_size=20)
+            chunk_it(paths, RunFolder(folder / "results").chunks(label).path, 500, chunk_size=20)
         (folder / "labelled.tsv").write_text("\n".join(rows) + "\n")
-        self.config = Config(
+        self.config = Config.of(
             samples=folder / "labelled.tsv", results=folder / "results", bundle=BUNDLE,
             on_failed_chunks="report",
         )  # fmt: skip
+        self.settings = self.config.part(LabelledSettings)
         self.annotate()
         self.frames: Frames = {}
-        for label in ("virus", "others"):
+        for label in ("virus", "non_viral"):
             for task in self.tasks(label):
                 self.embed(task, label)
 
@@ -155,17 +157,17 @@ class Run:
         SeqIO.write(records, self.folder / "it.gb", "genbank")
 
     def tasks(self, label: str) -> list[Task]:
-        return list(sample_tasks(self.config.results, label, *read_settings(self.config)))
+        return list(Tasks.of(self.config.run, self.config.embedding).of_sample(label))
 
     def embed(self, task: Task, label: str) -> None:
         chunk, first = task.read(), len(self.frames)
         name = torch.arange(first, first + len(chunk.ids), dtype=torch.float32)[:, None]
         for number, row in enumerate(chunk.table.to_pylist(), first):
             self.frames[number] = {**row, "label": label}
-        path = Store(self.config.results).result(task.key)
+        path = Store(self.config.run.results).result(task.key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        result = Embeddings(chunk.ids, name, -name)
-        write_result(path, task.key, read_settings(self.config)[1], result)
+        result = Embeddings(chunk.ids, name, -name, Computation(precision="fp32", device="cpu"))
+        write_result(path, task.key, self.config.embedding, result)
 
     def expected(self, part: str, label: str) -> list[float]:
         return [
@@ -191,13 +193,13 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_open_frames_come_with_part_label_and_features(run: Run) -> None:
-    found = read_rows(run.config, read_labelled(run.config), "train", "validation")
+    found = read_rows(run.settings, read_labelled(run.settings), "train", "validation")
     kept = {run.frames[number]["frame"] for number in run.expected("train", "virus")}
     assert {frame[0] for frame in kept} == {"F", "R"}
     for part, rows in found.items():
         got = seen(list(rows.in_order(7)))
         assert all(second == -first for first, second, _ in got)  # DNABERT-S first
-        for index, label in enumerate(("others", "virus")):
+        for index, label in enumerate(("non_viral", "virus")):
             mine = [first for first, _, of in got if of == index]
             assert mine == run.expected(part, label)
             assert rows.by_label()[label] == len(mine) > 0
@@ -206,22 +208,22 @@ def test_open_frames_come_with_part_label_and_features(run: Run) -> None:
 def test_open_frames_of_failed_chunks_are_counted_and_left_out(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store, task = Store(run.config.results), run.tasks("others")[0]
+    store, task = Store(run.config.run.results), run.tasks("non_viral")[0]
     lost = task.read().ids
     store.result(task.key).unlink()
     store.failures.mkdir(parents=True)
     failure = Failure(key=task.key, task=task.name, error="", traceback="", worker="0", host="",
                       log="", attempts=1)  # fmt: skip
     (store.failures / f"{task.key}.json").write_text(failure.model_dump_json())
-    before = sum(len(run.expected(part, "others")) for part in ("train", "validation"))
-    found = read_rows(run.config, read_labelled(run.config), "train", "validation")
-    assert sum(rows.by_label()["others"] for rows in found.values()) == before - len(lost)
-    assert f"sample others: {len(lost)} open frames have no embedding" in caplog.text
+    before = sum(len(run.expected(part, "non_viral")) for part in ("train", "validation"))
+    found = read_rows(run.settings, read_labelled(run.settings), "train", "validation")
+    assert sum(rows.by_label()["non_viral"] for rows in found.values()) == before - len(lost)
+    assert f"sample non_viral: {len(lost)} open frames have no embedding" in caplog.text
 
 
 def test_a_part_without_a_label_is_refused(run: Run) -> None:
-    with pytest.raises(VirnucError, match="no open frame of label others in the test part"):
-        read_rows(run.config, read_labelled(run.config), "train", "test")
+    with pytest.raises(VirnucError, match="no open frame of label non_viral in the test part"):
+        read_rows(run.settings, read_labelled(run.settings), "train", "test")
 
 
 # --- memory ------------------------------------------------------------------------------------
