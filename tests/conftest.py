@@ -1,6 +1,11 @@
 """Fixtures that several test folders share."""
 
 import os
+
+# Before torch is imported: tests run side by side, and threads that wait would spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import shutil
 from pathlib import Path
 

@@ -59,7 +59,7 @@ def _make_sample(
     ids[: len(HOSTILE)] = HOSTILE[:contigs]
     null = np.where(has_call, score, np.nan)
     columns = {
-        "contig_number": contig, "contig": ids[contig], "window": cutting.number,
+        "contig_index": contig, "contig": ids[contig], "window": cutting.number,
         "start": cutting.start, "end": cutting.end, "open_frames": has_call.astype(int),
         "best_frame": np.where(has_call, "F1", ""),
         "score_non_viral": pa.array(np.where(has_call, non_viral, np.nan), from_pandas=True),
@@ -75,7 +75,7 @@ def _make_sample(
     share = n_virus / np.maximum(1, n_called)
     call = np.where(n_called == 0, "no_call", np.where(share >= 0.5, "virus", "non_viral"))
     columns = {
-        "contig_number": np.arange(contigs), "contig": ids, "length": length, "windows": windows,
+        "contig_index": np.arange(contigs), "contig": ids, "length": length, "windows": windows,
         "called_windows": n_called, "viral_windows": n_virus, "viral_fraction": share,
         "viral_fraction_all": n_virus / windows, "score_mean": mean, "score_median": mean,
         "score_max": mean, "score_viral": mean, "longest_run": n_virus, "call": call,

@@ -9,9 +9,10 @@ import pytest
 
 import virnuc_rules
 from virnuc_rules.config.labels import read_controls
+from virnuc_rules.config.sheet import read_sheet
 from virnuc_rules.models.card import read_card
 from virnuc_rules.training.page import Evaluation
-from virnuc_rules.training.sheet import read_sheet
+from virnuc_rules.training.sheet import read_labelled_sheet
 from virnuc_rules.vocabulary import UPSTREAM_NON_VIRAL, Call, Frame, Label, Reason
 
 LIBRARY = Path(virnuc_rules.__file__).parent
@@ -43,8 +44,10 @@ def test_others_is_read_in_sheets_and_tables_of_labels(tmp_path: Path) -> None:
         (tmp_path / name).write_text(">a\nACGT\n")
     rows = f"s\t{tmp_path}/old.fa\tothers\t{known}\ns\t{tmp_path}/new.fa\tnon_viral\t\n"
     sheet.write_text(f"sample\tpath\tlabel\tlabels\n{rows}")
-    assert {file.label for file in read_sheet(sheet)["s"].values()} == {Label.NON_VIRAL.code}
-    labels = read_controls(sheet)["s"]
+    assert {file.label for file in read_labelled_sheet(sheet)["s"].values()} == {
+        Label.NON_VIRAL.code
+    }
+    labels = read_controls(read_sheet(sheet))["s"]
     assert labels == {"a": "virus", "b": "non_viral", "c": "non_viral"}
 
 

@@ -146,7 +146,7 @@ def test_every_window_is_in_the_table(tmp_path: Path, window: int) -> None:
     rows = [(number, name, len(text), 0) for number, (name, text) in enumerate(bases.items())]
     assert [tuple(row.values()) for row in contigs.to_pylist()] == rows
     names = contigs["contig"].to_pylist()
-    assert [names[n] for n in table["contig_number"].to_pylist()] == table["contig"].to_pylist()
+    assert [names[n] for n in table["contig_index"].to_pylist()] == table["contig"].to_pylist()
 
 
 def test_rows_in_are_rows_out(usual: Path) -> None:

@@ -50,11 +50,11 @@ def test_equal_ids_are_told_apart_by_their_number(tmp_path: Path) -> None:
     manifest = chunk_it([forward, reverse], tmp_path / "out", chunk_size=2, duplicate_ids="keep")
     assert (manifest.contigs, manifest.chunking.duplicate_ids) == (5, "keep")
     contigs = contigs_of(tmp_path / "out").to_pylist()
-    assert [(c["number"], c["contig"], c["length"]) for c in contigs] == [
+    assert [(c["contig_index"], c["contig"], c["length"]) for c in contigs] == [
         (0, "r1", 9), (1, "r2", 6), (2, "r1", 9), (3, "r1", 900), (4, "r2", 3)
     ]  # fmt: skip
     windows = windows_of(tmp_path / "out").to_pylist()
-    assert [(w["contig_number"], w["contig"], w["window"]) for w in windows] == [
+    assert [(w["contig_index"], w["contig"], w["window"]) for w in windows] == [
         (0, "r1", 1), (1, "r2", 1), (2, "r1", 1),
         (3, "r1", 1), (3, "r1", 2), (3, "r1", 3), (4, "r2", 1),
     ]  # fmt: skip

@@ -17,6 +17,7 @@ from virnuc_rules.files.atomic import (
     remove_dead_partials,
     replacing,
     staged_folder,
+    sync_files,
     writing,
 )
 
@@ -116,3 +117,15 @@ def test_a_hash_is_of_every_block(
     path = tmp_path / "it"
     path.write_bytes(b"0123456789a"[:size])
     assert file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_every_file_is_brought_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path in paths:
+        path.touch()
+    synced = []
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").readlink())
+    )
+    sync_files(paths)
+    assert synced == paths

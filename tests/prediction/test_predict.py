@@ -266,12 +266,12 @@ def test_a_window_table_that_does_not_fit(config: Config, tmp_path: Path, how: s
         rows = rows[::-1]
     for row in rows:
         if how == "gap":
-            row["contig_number"] += row["contig_number"] > 1
+            row["contig_index"] += row["contig_index"] > 1
         elif how == "open frames":
             row["open_frames"] += row["open_frames"] > 0
         elif how == "reason" and row["reason"]:
             row["reason"] = "unheard of"
-    rows[-1]["contig_number"] += how == "one more"
+    rows[-1]["contig_index"] += how == "one more"
     path.unlink()
     pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
     message = failure_of(config, tmp_path / "out", ChunkError)

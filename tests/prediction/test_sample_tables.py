@@ -23,8 +23,8 @@ from virnuc_rules.serving.worker import Exit
 def test_every_open_frame_is_there_once_and_in_order(config: Config, tmp_path: Path) -> None:
     predict(config, "gut", tmp_path / "out")
     rows = read_tsv(tmp_path / "out/orfs.tsv")
-    names = ("contig_number", "contig", "window", "frame", "start", "end")
-    number = [row["contig_number"] for row in window_table(config)]
+    names = ("contig_index", "contig", "window", "frame", "start", "end")
+    number = [row["contig_index"] for row in window_table(config)]
     frames = [frame for chunk in chunks_of(config) for frame in chunk.table.to_pylist()]
     assert len(frames) == manifest_of(config.run.results / "chunks/gut").open_frames > 40
     assert [[row[name] for name in names] for row in rows] == [
@@ -57,7 +57,7 @@ def test_every_window_is_there_once_with_a_call_or_a_reason(config: Config, tmp_
         scores.setdefault((row["contig"], row["window"]), []).append(own)
     rows = read_tsv(tmp_path / "out/windows.tsv")
     for row, window in zip(rows, window_table(config), strict=True):
-        for name in ("contig_number", "contig", "window", "start", "end", "open_frames"):
+        for name in ("contig_index", "contig", "window", "start", "end", "open_frames"):
             assert row[name] == str(window[name])
         own = scores.pop((row["contig"], row["window"]), [])
         assert len(own) == window["open_frames"]
@@ -85,9 +85,9 @@ def test_every_contig_is_there_once_and_follows_from_its_windows(
     sources = pq.read_table(config.run.results / "chunks/gut/contigs.parquet").to_pylist()
     assert {row["call"] for row in contigs} == {"virus", "non_viral", "no_call"}
     for row, contig in zip(contigs, sources, strict=True):
-        assert row["contig_number"] == str(contig["number"])
+        assert row["contig_index"] == str(contig["contig_index"])
         assert (row["contig"], row["length"]) == (contig["contig"], str(contig["length"]))
-        own = [window for window in windows if window["contig_number"] == row["contig_number"]]
+        own = [window for window in windows if window["contig_index"] == row["contig_index"]]
         scores = [float(window["score_virus"]) for window in own if window["reason"] == ""]
         viral = sum(window["call"] == "virus" for window in own)
         counts = [row["windows"], row["called_windows"], row["viral_windows"]]
@@ -112,7 +112,7 @@ def test_regions_hold_the_viral_windows_and_no_others(config: Config, tmp_path: 
         own = [
             window
             for window in windows
-            if window["contig_number"] == region["contig_number"]
+            if window["contig_index"] == region["contig_index"]
             and int(region["start"]) <= int(window["start"])
             and int(window["end"]) <= int(region["end"])
         ]

@@ -9,6 +9,7 @@ import pytest
 from harness import read_tsv
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit
 
 from virnuc_rules.chunking.format import CHUNK_SCHEMA
 from virnuc_rules.config.model import Calling
@@ -143,6 +144,47 @@ def test_the_files_do_not_depend_on_how_the_rows_come(
     for name in ("orfs.tsv", "orfs.parquet", "prediction_results.txt"):
         assert len({(folder / name).read_bytes() for folder in folders}) == 1
     assert pq.ParquetFile(folders[0] / "orfs.parquet").num_row_groups == 6
+
+
+def test_files_are_on_disk_before_the_first_is_moved_and_folders_after_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, out, steps = tmp_path / "stage", tmp_path / "out", []
+    (stage / "tracks").mkdir(parents=True)
+    for name in ("orfs.tsv", "tracks/s.viral.bed"):
+        (stage / name).touch()
+    out.mkdir()
+    replace = Path.replace
+    monkeypatch.setattr(
+        "os.fsync",
+        lambda number: steps.append(("sync", Path(f"/proc/self/fd/{number}").readlink())),
+    )
+    monkeypatch.setattr(
+        Path, "replace", lambda path, to: (steps.append(("move", to)), replace(path, to))
+    )
+    tables.move_into_place(SampleFolder(stage, "s"), SampleFolder(out, "s"))
+    assert [step for step, _ in steps] == ["sync"] * 2 + ["move"] * 2 + ["sync"] * 2
+    assert {path for _, path in steps[:2]} == {stage / "orfs.tsv", stage / "tracks/s.viral.bed"}
+    assert {path for _, path in steps[4:]} == {out, out / "tracks"}
+
+
+def test_a_window_has_the_probability_of_its_margin(tmp_path: Path) -> None:
+    consensus = Consensus.empty(3)
+    scores = np.array([[0.2, 0.8], [0.6, 0.4]], np.float32)
+    consensus.add(np.array([0, 2]), np.array([0, 3], np.int8), scores)
+    names = ["contig_index", "contig", "window", "start", "end", "open_frames", "reason"]
+    rows = [
+        [0, "a", 1, 0, 500, 1, None],
+        [0, "a", 2, 500, 1000, 0, "no_open_frame"],
+        [0, "a", 3, 1000, 1500, 1, None],
+    ]
+    table = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows])
+    lengths = np.array([1500])
+    folders = SampleFolder(tmp_path, "s"), ChunkFolder(tmp_path)
+    with SampleTables(folders[0], Calling(), lengths, folders[1], expit) as written:
+        written.add_windows(table, consensus)
+    found = pq.read_table(tmp_path / "windows.parquet")["probability"].to_pylist()
+    assert found == [pytest.approx(0.8), None, pytest.approx(0.4)]
 
 
 # --- what is written of them -------------------------------------------------------------------

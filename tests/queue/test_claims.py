@@ -211,6 +211,15 @@ class TestClaim:
             a.claim(KEY)
         assert listing(a.store.claims) == set()
 
+    def test_names_of_any_length_do(
+        self, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """They are part of the names of files, which may have 255 bytes."""
+        monkeypatch.setattr("socket.gethostname", lambda: "h" * 200)
+        queue = worker(tmp_path, "w" * 200)
+        publish(queue, claimed(queue))
+        assert queue.store.is_done(KEY)
+
     def test_one_of_many_wins(self, tmp_path: Path) -> None:
         queues = [worker(tmp_path, str(number)) for number in range(8)]
         for number in range(20):
@@ -528,6 +537,34 @@ class TestHeartbeat:
                 time.sleep(0.001)
             assert len(seen) == 4
 
+    def test_beats_several_times_in_a_lease(
+        self, a: Queue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """So that one that is late or lost is not taken for death."""
+        pauses: list[float] = []
+
+        class Closed(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                pauses.append(timeout or 0)
+                return len(pauses) > 3
+
+        claim, a._closed = claimed(a), Closed()
+        a._heartbeat()
+        assert claim.beats == 3
+        assert max(pauses) <= LEASE / 4
+
+    def test_a_beat_is_on_disk(self, a: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Otherwise a client of NFS may keep it to itself for longer than a lease."""
+        claim, synced = claimed(a), []
+
+        def spy(descriptor: int) -> None:
+            assert descriptor == claim.descriptor
+            synced.append((a.store.claims / KEY).read_bytes())
+
+        monkeypatch.setattr(os, "fsync", spy)
+        claim.beat()
+        assert synced == [claim.content()]
+
     def test_the_end_releases_what_is_held(self, tmp_path: Path) -> None:
         with Queue(tmp_path, "a", LEASE) as queue:
             claimed(queue)
@@ -637,6 +674,35 @@ class TestDrain:
         assert b.store.done(KEYS) == set(KEYS)
         assert b.seconds_waiting == pytest.approx(clock.now - begun)
 
+    def test_pauses_double_up_to_a_beat_and_begin_anew_after_work(
+        self, a: Queue, b: Queue, clock: Clock
+    ) -> None:
+        held = [claimed(a), claimed(a, OTHER)]
+        steps = b.steps([KEY, OTHER])
+        assert [next(steps) for _ in range(8)] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+        a.release(held[0])
+        claim = next(steps)
+        assert isinstance(claim, Claim)
+        publish(b, claim)
+        assert [next(steps) for _ in range(2)] == [0.05, 0.1]
+
+    def test_leaves_a_slow_filesystem_to_those_who_work(
+        self, a: Queue, b: Queue, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """At most a tenth of the time goes into looking; but it looks once in a lease."""
+        claimed(a)
+        looks, is_done = iter([0.5, 100.0]), b.store.is_done
+
+        def slow(key: str) -> bool:
+            clock.now += next(looks)
+            return is_done(key)
+
+        monkeypatch.setattr(b.store, "is_done", slow)
+        steps = b.steps([KEY])
+        assert next(steps) == pytest.approx(9 * 0.5)
+        monkeypatch.setattr(b, "_take_over", lambda _: False)
+        assert next(steps) == LEASE
+
     def test_takes_over_from_the_dead(self, a: Queue, b: Queue, clock: Clock) -> None:
         b.interrupted = Waiting(clock)
         claimed(a)
@@ -683,6 +749,13 @@ class TestDrain:
 class TestSweep:
     def test_removes_what_the_killed_left_of_done_keys(self, a: Queue, b: Queue) -> None:
         left = [leave_behind(b, key) for key in (KEY, OTHER)]
+        for key, paths in zip((KEY, OTHER), left, strict=True):
+            paths += [
+                b.store.failures / f"{key}.json",
+                b.store.failures / f".{key}.json.h.1.partial",
+            ]
+            for path in paths[-2:]:
+                path.touch()
         write_result(a, KEY)
         a.sweep(KEYS)
         assert not any(path.exists() for path in left[0])

@@ -22,7 +22,7 @@ def read(path: Path) -> Records:
     """All records as (id, bases); each contig is used before the next one is asked for."""
     records = []
     for number, contig in enumerate(Sequences([path], "lake").contigs()):
-        assert contig.number == number
+        assert contig.index == number
         records.append((contig.id, contig.bases(0, contig.length).decode()))
     return records
 

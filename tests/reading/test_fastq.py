@@ -182,7 +182,7 @@ def test_files_of_any_kind_are_read_one_after_the_other(tmp_path: Path) -> None:
         write(tmp_path, PACK["zst"](b">c\nGG"), "three"),
     ]
     found: list[Contig] = list(Sequences(paths, "lake").contigs())
-    assert [(c.id, c.number, c.source, c.record) for c in found] == [
+    assert [(c.id, c.index, c.source, c.record) for c in found] == [
         ("a", 0, 0, 0),
         ("b", 1, 0, 1),
         ("r1", 2, 1, 0),

@@ -83,8 +83,8 @@ def test_the_list_has_the_numbers_of_the_contigs(config: Config) -> None:
     seen = set()
     for row, name in enumerate(contigs.ids):
         of = {column: values[row] for column, values in contigs.columns.items()}
-        contig = tables[of["sample"]][of["contig_number"]]
-        seen.add((of["sample"], of["contig_number"]))
+        contig = tables[of["sample"]][of["contig_index"]]
+        seen.add((of["sample"], of["contig_index"]))
         assert name == contig["contig"] and CALLS[of["call"]] == contig["call"]
         for column in ("length", "windows", "called_windows", "viral_windows"):
             assert of[column] == contig[column]
@@ -98,14 +98,14 @@ def test_the_list_has_the_numbers_of_the_contigs(config: Config) -> None:
 def test_tracks_have_call_and_score_of_every_window(config: Config) -> None:
     contigs = read_run(config).contigs
     tables = [
-        {(w["contig_number"], w["window"]): w for w in rows(config, name, "windows.parquet")}
+        {(w["contig_index"], w["window"]): w for w in rows(config, name, "windows.parquet")}
         for name in ("lake", "gut")
     ]
     codes = iter(contigs.track.tolist())
     for row in range(contigs.with_track):
         of = {column: values[row] for column, values in contigs.columns.items()}
         for number in range(1, of["windows"] + 1):
-            window, code = tables[of["sample"]].pop((of["contig_number"], number)), next(codes)
+            window, code = tables[of["sample"]].pop((of["contig_index"], number)), next(codes)
             if window["call"] == "no_call":
                 assert code == rundata.NO_CALL
                 continue
@@ -171,7 +171,7 @@ def test_tables_of_other_chunks_are_refused(config: Config) -> None:
 
 @pytest.mark.parametrize("name", ["contigs", "windows"])
 def test_tables_of_an_older_version_are_refused(config: Config, name: str) -> None:
-    path = config.results / "gut" / f"{name}.parquet"
+    path = config.run.results / "gut" / f"{name}.parquet"
     table = pq.read_table(path)
     calls = [call.replace("non_viral", "others") for call in table["call"].to_pylist()]
     column = table.schema.get_field_index("call")

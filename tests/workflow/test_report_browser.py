@@ -40,8 +40,8 @@ def browser() -> Iterator[webdriver.Chrome]:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = make_results(tmp_path_factory.mktemp("run"), {"lake": 400, "gut": 30})
-    write_report(config, config.results / "report.html")
-    return config.results / "report.html"
+    write_report(config, config.run.results / "report.html")
+    return config.run.results / "report.html"
 
 
 @pytest.fixture
@@ -75,13 +75,13 @@ def test_places_and_scores_are_those_of_the_window_table(
              const {total, start, end} = windowsOf(row), {name} = DATA.samples[C.sample[row]];
              return Array.from({length: total}, (_, at) => {
                const {call, score} = scoreOf(row, at);
-               return [name, C.contig_number[row], at + 1, start(at), end(at), call, score];
+               return [name, C.contig_index[row], at + 1, start(at), end(at), call, score];
              });
            }).flat()"""
     )
     drawn = {tuple(window[:6]): window[6] for window in found}
     table = {
-        (name, *(w[key] for key in ("contig_number", "window", "start", "end", "call"))): w
+        (name, *(w[key] for key in ("contig_index", "window", "start", "end", "call"))): w
         for name in ("lake", "gut")
         for w in pq.read_table(page.parent / name / "windows.parquet").to_pylist()
     }
@@ -155,8 +155,8 @@ def test_a_hundred_thousand_contigs(
     browser: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     config = make_results(tmp_path_factory.mktemp("ocean"), {"ocean": 100_000})
-    write_report(config, config.results / "report.html")
-    browser.get((config.results / "report.html").as_uri())
+    write_report(config, config.run.results / "report.html")
+    browser.get((config.run.results / "report.html").as_uri())
     assert texts(browser, "#count") == ["100,000 of 100,000, the first 300 are shown"]
     browser.find_element(By.ID, "search").send_keys("NODE_99998_")
     assert texts(browser, "#list span") == ["NODE_99998_length_99998_cov_99998.000000"]

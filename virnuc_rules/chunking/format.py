@@ -28,7 +28,10 @@ _LABEL = pa.dictionary(pa.int32(), pa.string())
 
 CONTIG_SCHEMA = pa.schema(
     [
-        ("number", pa.int64()),  # 0-based, over all files of the sample: tells equal ids apart
+        (
+            "contig_index",
+            pa.int64(),
+        ),  # 0-based, over all files of the sample: tells equal ids apart
         ("contig", pa.string()),  # id, as in the file
         ("length", pa.int64()),
         ("source", pa.int32()),  # index into `sources` of the manifest
@@ -48,7 +51,7 @@ CHUNK_SCHEMA = pa.schema(
 )
 WINDOW_SCHEMA = pa.schema(
     [
-        ("contig_number", pa.int64()),  # row of the contig in contigs.parquet
+        ("contig_index", pa.int64()),  # row of the contig in contigs.parquet
         ("contig", _LABEL),
         ("window", pa.int32()),
         ("start", pa.int64()),  # in the contig, 0-based
@@ -136,9 +139,9 @@ def read_windows(folder: ChunkFolder) -> Iterator[pa.Table]:
     return _parts(folder.windows)
 
 
-def contig_numbers(folder: ChunkFolder, manifest: Manifest) -> NDArray[np.int64]:
+def contig_indices(folder: ChunkFolder, manifest: Manifest) -> NDArray[np.int64]:
     """Return the number of each window's contig, [W]. Raises ChunkError where they are no run."""
-    parts = [part["contig_number"].to_numpy() for part in read_windows(folder)]
+    parts = [part["contig_index"].to_numpy() for part in read_windows(folder)]
     numbers: NDArray[np.int64] = np.concatenate([*parts, [manifest.contigs]])
     step = np.diff(numbers, prepend=-1)
     if len(numbers) != manifest.windows + 1 or np.any((step != 0) & (step != 1)) or step[-1] != 1:
@@ -152,7 +155,7 @@ def contig_numbers(folder: ChunkFolder, manifest: Manifest) -> NDArray[np.int64]
 def contig_lengths(folder: ChunkFolder, manifest: Manifest) -> NDArray[np.int64]:
     """Return the length of each contig, [C]. Raises ChunkError where they are not all there."""
     parts = list(read_contig_table(folder))
-    numbers = np.concatenate([part["number"].to_numpy() for part in parts])
+    numbers = np.concatenate([part["contig_index"].to_numpy() for part in parts])
     if not np.array_equal(numbers, np.arange(manifest.contigs)):
         raise ChunkError(
             f"{folder.contigs}: not the {manifest.contigs} contigs of the manifest, in order; "

@@ -235,9 +235,9 @@ class _ChunkWriter:
         self.reasons += np.bincount(frames.reason, minlength=len(Reason))
         per_window = np.bincount(frames.window, minlength=len(windows))
         names = pa.array([contig.id for contig in block.contigs])
-        numbers = np.array([contig.number for contig in block.contigs])
+        numbers = np.array([contig.index for contig in block.contigs])
         if block.begun:
-            rows = [(each.number, each.id, each.length, each.source) for each in block.begun]
+            rows = [(each.index, each.id, each.length, each.source) for each in block.begun]
             self.contig_rows.append(_table(CONTIG_SCHEMA, *zip(*rows, strict=True)))
         self.window_rows.append(
             _table(

@@ -54,7 +54,7 @@ def whole_contigs(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
     rest: pa.Table | None = None
     for part in parts:
         table = part if rest is None else pa.concat_tables([rest, part])
-        numbers = table["contig_number"].to_numpy()
+        numbers = table["contig_index"].to_numpy()
         last = int(np.searchsorted(numbers, numbers[-1]))
         if last:
             yield table.slice(0, last)

@@ -8,7 +8,7 @@ import torch
 
 from virnuc_rules.arrays import Int
 from virnuc_rules.bundles.verified import read_verified
-from virnuc_rules.chunking.format import contig_lengths, contig_numbers, read_manifest, read_windows
+from virnuc_rules.chunking.format import contig_indices, contig_lengths, read_manifest, read_windows
 from virnuc_rules.config.model import Calling, Embedding, Probability, Run
 from virnuc_rules.config.run_folder import RunFolder, SampleFolder
 from virnuc_rules.embedding.embedding_file import Computation
@@ -49,7 +49,7 @@ def predict(
     manifest = read_manifest(folder)
     probabilities = calibrated(bundle.card, probability.prevalence)
     torch.set_num_threads(1)  # the classifier is small; samples run beside each other
-    numbers, lengths = contig_numbers(folder, manifest), contig_lengths(folder, manifest)
+    numbers, lengths = contig_indices(folder, manifest), contig_lengths(folder, manifest)
     consensus = Consensus.empty(manifest.windows)
     computed: set[Computation] = set()
     work = manifest.open_frames + manifest.windows

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from virnuc_rules.prediction.scored_chunks import ScoredChunk
     from virnuc_rules.prediction.window_calls import Consensus
 
-_CONTIG = [("contig_number", pa.int64()), ("contig", pa.string())]
+_CONTIG = [("contig_index", pa.int64()), ("contig", pa.string())]
 _PLACE = [("start", pa.int64()), ("end", pa.int64())]
 _SCORES = [("score_non_viral", pa.float32()), ("score_virus", pa.float32())]
 _CALL = [("call", pa.string()), ("reason", pa.string())]
@@ -201,7 +201,7 @@ class SampleTables:
             if error[0] is None:
                 write_highest_score(self.folder.upstream_windows, self._is_virus)
 
-    def add_frames(self, chunk: "ScoredChunk", contig_number: Int) -> None:
+    def add_frames(self, chunk: "ScoredChunk", contig_index: Int) -> None:
         """Write the open frames of a chunk, of contigs with these numbers, [R]."""
         table, scores = chunk.table, chunk.scores
         forward = pc.starts_with(table["frame"].cast(pa.string()), "F")
@@ -213,7 +213,7 @@ class SampleTables:
         self.orfs.add(
             {
                 **_columns(table, "contig", "window", "frame", "start", "end"),
-                "contig_number": contig_number,
+                "contig_index": contig_index,
                 "strand": pc.if_else(forward, "+", "-"),
                 "score_non_viral": non_viral,
                 "score_virus": virus,
@@ -228,7 +228,7 @@ class SampleTables:
         """
         called, virus = consensus.called, consensus.virus
         windows = WindowCalls(
-            contig=table["contig_number"].to_numpy(),
+            contig=table["contig_index"].to_numpy(),
             start=table["start"].to_numpy(),
             end=table["end"].to_numpy(),
             score=consensus.score2,
@@ -240,7 +240,7 @@ class SampleTables:
         frame, reasons = pa.array(np.where(called, consensus.best, 0)), pa.array(list(Reason))
         self.windows.add(
             {
-                **_columns(table, "contig_number", "contig", "window"),
+                **_columns(table, "contig_index", "contig", "window"),
                 **_columns(table, "start", "end", "open_frames"),
                 "best_frame": _where(called, pa.array(list(Frame)).take(frame)),
                 "score_non_viral": pa.array(consensus.score1, mask=no_call),
@@ -280,7 +280,7 @@ class SampleTables:
         contig = table["contig"].take(pa.array(first)).cast(pa.string()).combine_chunks()
         number = windows.contig[first]
         self.contig_table.add(
-            {"contig_number": number, "contig": contig, "length": self.lengths[number], **calls}
+            {"contig_index": number, "contig": contig, "length": self.lengths[number], **calls}
         )
         self.contigs += len(number)
         self.viral += int((calls["call"] == Call.VIRUS).sum())
@@ -291,7 +291,7 @@ class SampleTables:
         index = pa.array(regions.index)
         self.regions.add(
             {
-                "contig_number": number[regions.index],
+                "contig_index": number[regions.index],
                 "contig": contig.take(index),
                 "start": regions.start,
                 "end": regions.end,

@@ -25,9 +25,9 @@ _SPILL = 1 << 25  # a contig beyond this many bases is kept on disk, not in memo
 class Contig:
     """One contig: its id and its bases as they stand in the file, without line breaks."""
 
-    def __init__(self, name: str, number: int = 0, source: int = 0, record: int = 0) -> None:
+    def __init__(self, name: str, index: int = 0, source: int = 0, record: int = 0) -> None:
         self.id = name
-        self.number = number  # 0-based, over all files of the sample
+        self.index = index  # 0-based, over all files of the sample
         self.source = source  # which of them
         self.record = record  # 0-based place in the file
         self.length = 0
@@ -73,7 +73,7 @@ class Sequences:
     ) -> None:
         self.paths, self.sample, self.advance = paths, sample, advance
         self.sha256: list[str] = []  # of the files that were read to their end
-        self.number = 0  # contigs so far
+        self.contig_count = 0  # so far
         self.keep_duplicates = keep_duplicates
         self.seen: set[str] = set()
 
@@ -242,7 +242,7 @@ class _File:
         if not name.isprintable():
             raise self.unnamed("unprintable letters in the id; rename the record")
         sequences = self.sequences
-        contig = Contig(name, sequences.number, self.index, self.record)
+        contig = Contig(name, sequences.contig_count, self.index, self.record)
         if not sequences.keep_duplicates:
             if name in sequences.seen:
                 raise self.error(
@@ -250,7 +250,7 @@ class _File:
                     "keep` (the reads of a pair have one id in both files)", contig
                 )  # fmt: skip
             sequences.seen.add(name)
-        sequences.number += 1
+        sequences.contig_count += 1
         self.record += 1
         return contig
 

@@ -35,7 +35,7 @@ NO_CALL = 255  # a window in a track; another one: score * STEPS, and VIRAL more
 STEPS, VIRAL = 120, 128
 NO_SCORE = 65535  # a score of a contig; another one: score * 10,000
 
-_COUNTS = ("contig_number", "length", "windows", "called_windows", "viral_windows")
+_COUNTS = ("contig_index", "length", "windows", "called_windows", "viral_windows")
 _SCORES = ("score_mean", "score_max")
 _TABLES = ("contigs", "windows")
 _PACKED = {"sample": np.uint32, "call": np.uint8, **dict.fromkeys(_COUNTS, np.uint32),
@@ -134,11 +134,11 @@ def read_contigs(samples: list[SampleSummary]) -> Contigs:
     ids: list[str] = [""] * len(order)
     for number, sample in enumerate(samples):
         rows = np.flatnonzero(columns["sample"] == number)
-        place = np.full(sample.manifest.contigs, -1)  # in `track`, by contig_number
+        place = np.full(sample.manifest.contigs, -1)  # in `track`, by contig_index
         here = rows[rows < kept]
-        place[columns["contig_number"][here]] = (last - columns["windows"])[here]
+        place[columns["contig_index"][here]] = (last - columns["windows"])[here]
         _read_windows(sample, place, track)
-        _read_ids(sample, columns["contig_number"][rows], rows, ids)
+        _read_ids(sample, columns["contig_index"][rows], rows, ids)
     return Contigs(ids, columns, total, kept, track)
 
 
@@ -190,7 +190,7 @@ def _count_known(sample: SampleSummary, batch: pa.RecordBatch) -> None:
 
 def _read_windows(sample: SampleSummary, place: Int, track: NDArray[np.uint8]) -> None:
     """Count a sample's windows, and write those of the contigs that have a place into `track`."""
-    columns = ("contig_number", "window", "score_virus", "probability", "call", "reason")
+    columns = ("contig_index", "window", "score_virus", "probability", "call", "reason")
     path = sample.folder.parquet("windows")
     for batch in _batches(path, *columns):
         score = np.nan_to_num(batch["score_virus"].to_numpy(zero_copy_only=False))
@@ -206,7 +206,7 @@ def _read_windows(sample: SampleSummary, place: Int, track: NDArray[np.uint8]) -
         sample.probability_viral += pc.sum(probable).as_py() or 0.0
         for pair in batch["reason"].drop_null().value_counts().to_pylist():
             sample.reasons[pair["values"]] += pair["counts"]
-        first = place[batch["contig_number"].to_numpy()]
+        first = place[batch["contig_index"].to_numpy()]
         there = first >= 0
         at = first[there] + batch["window"].to_numpy()[there] - 1
         value = np.where(call == Call.VIRUS.code, VIRAL, 0) + score * STEPS
@@ -217,8 +217,8 @@ def _read_ids(sample: SampleSummary, numbers: Int, rows: Int, ids: list[str]) ->
     """Put the ids of contigs with these numbers into these rows of `ids`."""
     row = np.full(sample.manifest.contigs, -1)
     row[numbers] = rows
-    for batch in _batches(sample.folder.parquet("contigs"), "contig_number", "contig"):
-        into = row[batch["contig_number"].to_numpy()]
+    for batch in _batches(sample.folder.parquet("contigs"), "contig_index", "contig"):
+        into = row[batch["contig_index"].to_numpy()]
         names = batch["contig"].filter(pa.array(into >= 0)).to_pylist()
         for at, name in zip(into[into >= 0].tolist(), names, strict=True):
             ids[at] = name

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from virnuc_rules.arrays import Int
 from virnuc_rules.chunking.format import (
     Manifest,
+    contig_indices,
     contig_lengths,
-    contig_numbers,
     read_contig_table,
     read_manifest,
 )
@@ -88,7 +88,7 @@ def _read_sample(
             "and in what was chunked; run `chunk` again"
         )
     files = [sheet[source] for source in manifest.sources]
-    length, window_contig = contig_lengths(folder, manifest), contig_numbers(folder, manifest)
+    length, window_contig = contig_lengths(folder, manifest), contig_indices(folder, manifest)
     tables = list(read_contig_table(folder))
     ids = [contig for table in tables for contig in table["contig"].to_pylist()]
     source = np.concatenate([table["source"].to_numpy() for table in tables])

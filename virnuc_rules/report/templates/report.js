@@ -24,7 +24,7 @@ function unpack(text, Type) {
 const ID = DATA.contigs.ids, COUNT = ID.length, WITH_TRACK = DATA.contigs.withTrack;
 const TRACK = unpack(DATA.contigs.track, Uint8Array), CALL = unpack(DATA.contigs.call, Uint8Array);
 const C = {};
-for (const name of ["sample", "contig_number", "length", "windows", "called_windows", "viral_windows"])
+for (const name of ["sample", "contig_index", "length", "windows", "called_windows", "viral_windows"])
   C[name] = unpack(DATA.contigs[name], Uint32Array);
 for (const name of ["score_mean", "score_max"]) C[name] = unpack(DATA.contigs[name], Uint16Array);
 const FIRST = new Uint32Array(WITH_TRACK + 1);
@@ -172,7 +172,7 @@ function choose(row) {
     ["call", named(CALLS[CALL[row]])], ["sample", DATA.samples[C.sample[row]].name], ["length, bases", number(C.length[row])],
     ["windows", number(C.windows[row])], ["called windows", number(C.called_windows[row])],
     ["viral windows", `${number(C.viral_windows[row])} (${share(C.viral_windows[row], C.called_windows[row])} of called)`],
-    ["mean score", scoreText(C.score_mean[row])], ["highest score", scoreText(C.score_max[row])], ["contig_number", number(C.contig_number[row])],
+    ["mean score", scoreText(C.score_mean[row])], ["highest score", scoreText(C.score_max[row])], ["contig_index", number(C.contig_index[row])],
   ]) {
     const cell = element(grid, "div", {class: "contig"});
     element(cell, "span", {}, name);

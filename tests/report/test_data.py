@@ -1,0 +1,96 @@
+"""What the report counts, at its edges: scores of 1, lengths at a limit, known contigs, damage."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from reporting import make_results
+
+from virnuc_rules.config.run_folder import RunFolder
+from virnuc_rules.errors import ResultError
+from virnuc_rules.report.data import BINS, LENGTHS, SampleSummary, find_samples, read_contigs
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return make_results(tmp_path, {"lake": len(LENGTHS)}).run.results
+
+
+def change(path: Path, **columns: Any) -> pa.Table:
+    """Give columns of a table other values; its pages are not compressed, but have checksums."""
+    table = pq.read_table(path)
+    for name, values in columns.items():
+        index = table.schema.get_field_index(name)
+        field = table.schema.field(index)
+        table = table.set_column(index, field, pa.array(values, from_pandas=True).cast(field.type))
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
+    return table
+
+
+def read(results: Path, **labels: str) -> SampleSummary:
+    (sample,), missing = find_samples(RunFolder(results), ["lake"], {"lake": labels})
+    assert missing == {}
+    read_contigs([sample])
+    return sample
+
+
+def test_the_expected_share_of_false_calls_is_of_windows_called_virus(results: Path) -> None:
+    path = results / "lake/windows.parquet"
+    calls = pq.read_table(path)["call"].to_pylist()
+    p = np.random.default_rng(0).random(len(calls)).astype(np.float32)
+    p[calls.index("virus")] = np.nan  # has none
+    change(path, probability=p)
+    mine = p[np.array(calls) == "virus"]
+    assert read(results).expected_fdr == pytest.approx(1 - np.nanmean(mine))
+    change(path, probability=np.full(len(p), np.nan))
+    assert read(results).expected_fdr is None
+
+
+def test_scores_of_0_and_1_are_in_the_outer_bars(results: Path) -> None:
+    path = results / "lake/windows.parquet"
+    windows = pq.read_table(path).num_rows
+    change(path, score_virus=[1.0] * (windows - 2) + [0.0] * 2, call=["virus"] * windows)
+    found = read(results).histogram["virus"].tolist()
+    assert found == [2] + [0] * (BINS - 2) + [windows - 2]
+
+
+def test_a_contig_at_a_limit_is_of_the_longer_ones(results: Path) -> None:
+    change(results / "lake/contigs.parquet", length=LENGTHS, call=["virus"] * len(LENGTHS))
+    assert read(results).by_length["virus"].tolist() == [1] * len(LENGTHS)
+
+
+def test_calls_of_contigs_that_are_known(results: Path) -> None:
+    number = len(LENGTHS)
+    calls, ids = ["virus", "non_viral", "no_call"] * 3, [f"c{n}" for n in range(number)]
+    change(
+        results / "lake/contigs.parquet",
+        contig=ids, call=calls[:number], called_windows=range(10, 10 + number),
+        viral_windows=range(number),
+    )  # fmt: skip
+    known = read(results, c0="virus", c1="virus", c3="virus", c2="non_viral", absent="virus").known
+    assert known == {
+        "virus": {"virus": 2, "non_viral": 1, "called_windows": 34, "viral_windows": 4},
+        "non_viral": {"no_call": 1, "called_windows": 12, "viral_windows": 2},
+    }
+
+
+def test_a_table_that_has_changed_on_the_disk_is_refused(results: Path) -> None:
+    """A number that is another one: only the checksum of its page tells."""
+    path = results / "lake/windows.parquet"
+    scores = change(path)["score_virus"].drop_null().to_numpy()
+    content = bytearray(path.read_bytes())
+    at = content.index(scores[:3].tobytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ResultError, match=r"windows\.parquet: cannot be read .* run `predict`"):
+        read(results)
+
+
+def test_a_table_of_another_version_says_what_it_lacks(results: Path) -> None:
+    path = results / "lake/contigs.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["score_max"]), path)
+    with pytest.raises(ResultError, match="no column score_max: written by another version"):
+        read(results)
