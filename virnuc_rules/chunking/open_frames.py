@@ -15,7 +15,7 @@ import numpy as np
 from Bio.Data import CodonTable
 from numpy.typing import NDArray
 
-from virnuc_rules.arrays import Int
+from virnuc_rules.arrays import Bool, Int
 from virnuc_rules.vocabulary import GENETIC_CODE, NO_REASON, Reason
 
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
@@ -72,15 +72,7 @@ def open_frames(
     # Place of the frame's leftmost codon in `flat`.
     place = np.where(number > 0, left % 3 * stride + left // 3, 0)
     flat = codons.tobytes()
-    either = np.flatnonzero(np.frombuffer(flat.translate(_STOPS), np.bool_))
-    codon = codons.reshape(-1)[either]
-    stop_free = number > 0
-    for strand, table in ((slice(0, 3), _FORWARD), (slice(3, 6), _REVERSE)):
-        is_stop = np.frombuffer(table, np.uint8) == ord("*")
-        stops = np.append(either[is_stop[codon]], len(flat))
-        next_stop = stops[np.searchsorted(stops, place[:, strand])]
-        stop_free[:, strand] &= next_stop >= place[:, strand] + number[:, strand]
-
+    stop_free = (number > 0) & _without_stops(flat, place, number)
     if excluded is not None:
         stop_free[excluded != NO_REASON] = False
     window, frame = np.nonzero(stop_free)
@@ -128,6 +120,23 @@ def _codons(bases: bytes) -> NDArray[np.uint8]:
             part = every[phase::3]
             codons[phase, : len(part)] = part
     return codons
+
+
+def _without_stops(codons: bytes, place: Int, number: Int) -> Bool:
+    """Tell which of the frames [W, 6], `number` codons from `place` on each, have no stop in them.
+
+    All stops are found at once, and the next one of each frame is looked up: far fewer steps than
+    a look at every codon of every frame, which lie over each other.
+    """
+    either = np.flatnonzero(np.frombuffer(codons.translate(_STOPS), np.bool_))
+    codon = np.frombuffer(codons, np.uint8)[either]
+    found = np.empty(place.shape, np.bool_)
+    for strand, table in ((slice(0, 3), _FORWARD), (slice(3, 6), _REVERSE)):
+        is_stop = np.frombuffer(table, np.uint8) == ord("*")
+        stops = np.append(either[is_stop[codon]], len(codons))
+        next_stop = stops[np.searchsorted(stops, place[:, strand])]
+        found[:, strand] = next_stop >= place[:, strand] + number[:, strand]
+    return found
 
 
 def _sequences(bases: bytes, codons: bytes, rows: Int) -> list[tuple[bytes, bytes]]:
