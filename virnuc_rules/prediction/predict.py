@@ -8,7 +8,7 @@ import torch
 
 from virnuc_rules.arrays import Int
 from virnuc_rules.bundles.verified import read_verified
-from virnuc_rules.chunking.format import contig_indices, contig_lengths, read_manifest, read_windows
+from virnuc_rules.chunking.format import contig_indices, contig_lengths, read_manifest, read_table
 from virnuc_rules.config.model import Calling, Embedding, Probability, Run
 from virnuc_rules.config.run_folder import RunFolder, SampleFolder
 from virnuc_rules.embedding.embedding_file import Computation
@@ -60,7 +60,7 @@ def predict(
             chunks = scored_chunks(tasks, run, classifier, computed)
             _add_frames(tables, chunks, consensus, numbers, advance)
             first = 0
-            for part in whole_contigs(read_windows(folder)):
+            for part in whole_contigs(read_table(folder.windows)):
                 last = first + part.num_rows
                 tables.add_windows(part, consensus.part(slice(first, last)))
                 advance(last - first)
