@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from virnuc_rules.chunking.format import read_manifest, read_windows
+from virnuc_rules.chunking.format import read_manifest, read_table
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Chunking, Config
 from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result, write_result
@@ -68,7 +68,7 @@ def read_only(folder: Path) -> None:
     for task in sample_tasks(config.run.results, SAMPLE, *read_settings(config)):
         chunk = task.read()
         read_result(Store(config.run.results).result(task.key), task.key, chunk.ids)
-    for part in read_windows(config.run.results / "chunks" / SAMPLE):
+    for part in read_table(config.run.results / "chunks" / SAMPLE / "windows.parquet"):
         np.sum(part["open_frames"].to_numpy())
 
 

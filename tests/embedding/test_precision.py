@@ -92,14 +92,16 @@ def test_the_device(
     else:
         with pytest.raises(ModelError) as raised:
             choose_device(wanted, number)
-        told = f"device {wanted} is not there: {devices} CUDA devices are visible"
+        told = f"device {wanted} is not available: {devices} CUDA devices are visible"
         assert str(raised.value) == told
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
 def test_the_device_of_a_machine_without_gpu() -> None:
     assert choose_device("auto", 5) == CPU
-    with pytest.raises(ModelError, match="device cuda is not there: 0 CUDA devices are visible"):
+    with pytest.raises(
+        ModelError, match="device cuda is not available: 0 CUDA devices are visible"
+    ):
         choose_device("cuda")
 
 

@@ -100,7 +100,7 @@ def test_files(chunked: Project, damage: Callable[[Path], None], cause: str) -> 
 @pytest.mark.parametrize(
     ("settings", "cause"),
     [
-        ({"device": "cuda:7"}, "device cuda:7 is not there"),
+        ({"device": "cuda:7"}, "device cuda:7 is not available"),
         ({"device": "cpu", "precision": "fp16"}, "fp16"),
     ],
 )

@@ -320,6 +320,6 @@ def test_a_spilled_contig_is_not_in_memory(tmp_path: Path, monkeypatch: pytest.M
     path = write(tmp_path, b">short\nACGT\n>long\n" + lines + b"\n")
     kept = {}
     for contig in Sequences([path], "lake").contigs():
-        kept[contig.id] = sum(map(len, contig._parts))
+        kept[contig.id] = 0 if contig._file._rolled else contig.length
         assert contig.bases(0, contig.length) in (b"ACGT", bases)
     assert kept == {"short": 4, "long": 0}

@@ -134,7 +134,7 @@ def test_a_read_of_any_length_is_taken_piece_by_piece(
     path = write(tmp_path, b"@long\n" + b"ACGTT" * 300 + b"\n+\n" + b"@I>+\\" * 300 + b"\n" + READS)
     kept = {}
     for contig in Sequences([path], "lake").contigs():
-        kept[contig.id] = sum(map(len, contig._parts))
+        kept[contig.id] = 0 if contig._file._rolled else contig.length
         assert contig.id != "long" or contig.bases(0, contig.length) == b"ACGTT" * 300
     assert kept == {"long": 0, "r1": 4, "r2": 5}
 

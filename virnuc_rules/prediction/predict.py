@@ -9,7 +9,7 @@ import torch
 
 from virnuc_rules.arrays import Int
 from virnuc_rules.bundles.verified import read_verified
-from virnuc_rules.chunking.format import contig_indices, contig_lengths, read_manifest, read_windows
+from virnuc_rules.chunking.format import contig_indices, contig_lengths, read_manifest, read_table
 from virnuc_rules.config.model import Calling, Embedding, Probability, Run
 from virnuc_rules.config.run_folder import RunFolder, SampleFolder
 from virnuc_rules.embedding.embedding_file import Computation
@@ -60,7 +60,7 @@ def predict(
         with SampleTables(stage, calling, lengths, folder, probabilities) as tables:
             chunks = scored_chunks(tasks, run, bundle.open_classifier(), computed)
             _add_frames(tables, chunks, consensus, numbers, advance)
-            _add_windows(tables, whole_contigs(read_windows(folder)), consensus, advance)
+            _add_windows(tables, whole_contigs(read_table(folder.windows)), consensus, advance)
         write_viral(stage, manifest)
         move_into_place(stage, SampleFolder(out, sample))
     logger.info(
