@@ -2,8 +2,8 @@
 # make evaluate BUNDLE=folder POS=viral.fa NEG=non_viral.fa    measure a bundle; OUT=folder for results
 # make test    install, then run the tests
 # make soak    kill workers at 1,000 random moments
-# make check   lint, format, types, workflow
-# make clean   remove what the demo wrote
+# make check   lint, format, types, import rule, workflow
+# make clean   remove the results of the demo
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -17,7 +17,7 @@ demo: $(INSTALLED)
 	snakemake --profile profiles/local --configfile demo/config.yaml
 	@echo
 	@echo "Open demo/results/report.html; tables are in demo/results/lake and demo/results/gut."
-	@echo "The demo models are small ones, and no substitute for the real ones: see README.md for these, and your own data."
+	@echo "The demo models are small and no substitute for the published ones: see README.md for those, and for your own data."
 
 # Each of POS and NEG: one file, or a pattern in quotes.
 OUT ?= results/evaluation
@@ -26,10 +26,9 @@ evaluate: $(INSTALLED)
 	    { echo "make evaluate BUNDLE=folder POS=viral.fa NEG=non_viral.fa"; exit 2; }
 	mkdir -p "$(OUT)"
 	printf 'sample\tpath\tlabel\nvirus\t%s\tvirus\nnon_viral\t%s\tnon_viral\n' '$(POS)' '$(NEG)' > "$(OUT)/samples.tsv"
-	card=$$(virnuc-rules models show "$(BUNDLE)") && window=$$(echo "$$card" | sed -n 's/^window: //p') && \
 	snakemake evaluate --profile profiles/local --config samples="$(OUT)/samples.tsv" \
-	    results="$(OUT)" bundle="$(BUNDLE)" duplicate_ids=keep window=$$window
-	@echo "Open $(OUT)/evaluation.html; the numbers are in $(OUT)/evaluation.json."
+	    results="$(OUT)" bundle="$(BUNDLE)" duplicate_ids=keep
+	@echo "Open $(OUT)/evaluation.html; the same as JSON is in $(OUT)/evaluation.json."
 
 test: $(INSTALLED)
 	pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder

@@ -6,7 +6,7 @@ Everything goes through `Queue`, in folders under each DIR: where temporary file
 which costs no disk. A life is what a worker does for a chunk, with a tiny result: `drain`,
 `publish` (with fsync of file and folder), release. Prints
 - lives a second, and `claim` and `release` alone, by number of processes that share the tasks; and
-  the share of the processes' time that they were in fsync;
+  the fraction of the processes' time that they spent in fsync;
 - by number of tasks, half of them done: the time until the first claim, and that of a life;
 - the calls to the filesystem of one life, where strace is installed.
 """
@@ -50,8 +50,8 @@ class Run:
 Work = Callable[[Queue, list[str], int, int], Iterator[None]]  # yields after each life
 
 
-def make_keys(number: int) -> list[str]:
-    return [hashlib.sha256(b"%d" % n).hexdigest() for n in range(number)]
+def make_keys(count: int) -> list[str]:
+    return [hashlib.sha256(b"%d" % index).hexdigest() for index in range(count)]
 
 
 def write(path: Path) -> None:
@@ -59,14 +59,14 @@ def write(path: Path) -> None:
 
 
 def live(queue: Queue, keys: list[str], *_: int) -> Iterator[None]:
-    """Drain the queue together with the others."""
+    """Drain the queue together with the other processes."""
     for claim in queue.drain(keys):
         queue.publish(claim, write)
         yield
 
 
 def claim_and_release(queue: Queue, keys: list[str], rank: int, processes: int) -> Iterator[None]:
-    """Only claim and release; each process has keys of its own, since nothing becomes done."""
+    """Only claim and release. Each process has its own keys, since no task becomes done."""
     for key in keys[rank::processes]:
         claim = queue.claim(key)
         assert claim
@@ -76,7 +76,7 @@ def claim_and_release(queue: Queue, keys: list[str], rank: int, processes: int) 
 
 @contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
-    """Give a folder that is removed, without counting the time that this takes."""
+    """Provide a temporary folder; the time to remove it is not measured."""
     folder = Path(tempfile.mkdtemp(dir=parent, prefix="virnuc-queue-"))
     try:
         yield folder
@@ -85,7 +85,7 @@ def scratch(parent: Path) -> Iterator[Path]:
 
 
 def together(parent: Path, processes: int, keys: list[str], work: Work) -> list[Run]:
-    """Let processes that begin at the same moment share the tasks."""
+    """Start processes at the same moment that share the tasks."""
     context = multiprocessing.get_context("fork")
     barrier, answers = context.Barrier(processes), context.SimpleQueue()
 
@@ -111,7 +111,7 @@ def together(parent: Path, processes: int, keys: list[str], work: Work) -> list[
 
 
 def _time_fsync() -> list[float]:
-    """Note the seconds that each fsync takes from now on."""
+    """Record the seconds of each fsync from now on."""
     fsync, seconds = os.fsync, []
 
     def timed(descriptor: int) -> None:
@@ -124,28 +124,29 @@ def _time_fsync() -> list[float]:
 
 
 def rate(runs: list[Run]) -> tuple[float, float]:
-    """Lives a second of all processes together, and the share of their time that fsync took."""
+    """Lives a second of all processes together, and the fraction of their time in fsync."""
     seconds = max(run.ended for run in runs) - min(run.begun for run in runs)
-    share = sum(run.fsync for run in runs) / max(1e-9, sum(run.ended - run.begun for run in runs))
-    return sum(run.lives for run in runs) / seconds, share
+    in_fsync = sum(run.fsync for run in runs)
+    fraction = in_fsync / max(1e-9, sum(run.ended - run.begun for run in runs))
+    return sum(run.lives for run in runs) / seconds, fraction
 
 
 def by_processes(parent: Path, processes: list[int], tasks: int) -> None:
     keys = make_keys(tasks)
     print(f"\n{parent}: {tasks:,} tasks")
     print(f"{'processes':>10} {'lives/s':>10} {'in fsync':>10} {'claim+release/s':>16}")
-    for number in processes:
-        lives, share = rate(together(parent, number, keys, live))
-        alone, _ = rate(together(parent, number, keys, claim_and_release))
-        print(f"{number:>10} {lives:>10,.0f} {share:>10.0%} {alone:>16,.0f}", flush=True)
+    for count in processes:
+        lives, in_fsync = rate(together(parent, count, keys, live))
+        claims, _ = rate(together(parent, count, keys, claim_and_release))
+        print(f"{count:>10} {lives:>10,.0f} {in_fsync:>10.0%} {claims:>16,.0f}", flush=True)
 
 
 @dataclass
 class Cost:
-    """What a worker that starts where half of the tasks are done pays."""
+    """Seconds of a worker that starts when half of the tasks are done."""
 
-    first: float  # seconds until it has its first claim
-    mean: float  # seconds of a life after that, looks into folders included
+    first: float  # until it has its first claim
+    mean: float  # of a life after that, with the listing of folders
     median: float
 
 
@@ -167,17 +168,17 @@ def _mark_done(store: Store, keys: list[str]) -> None:
         (store.embeddings / shard).mkdir(parents=True)
     for key in keys:
         store.result(key).touch()
-    os.sync()  # else the first fsync of the workers would have to write all of this
+    os.sync()  # else the first fsync of a worker would write all of this
 
 
 def by_tasks(parent: Path, tasks: list[int], lives: int) -> None:
     print(f"\n{parent}: one process, half of the tasks done")
     print(f"{'tasks':>10} {'first claim, s':>15} {'a life, ms':>11} {'median':>8}")
-    for number in tasks:
-        found = cost(parent, number, lives)
+    for count in tasks:
+        measured = cost(parent, count, lives)
         print(
-            f"{number:>10,} {found.first:>15.3f} {1e3 * found.mean:>11.3f} "
-            f"{1e3 * found.median:>8.3f}",
+            f"{count:>10,} {measured.first:>15.3f} {1e3 * measured.mean:>11.3f} "
+            f"{1e3 * measured.median:>8.3f}",
             flush=True,
         )
 
@@ -199,14 +200,14 @@ def calls(parent: Path) -> Counter[str]:
 
 
 def straced(lives: int, results: Path) -> None:
-    """Live so many lives in one shard: its listing costs both runs the same."""
+    """Do so many lives in one shard: its listing costs both runs the same."""
     with Queue(results, "a", LEASE) as queue:
         list(live(queue, [f"{n:064x}" for n in range(lives)]))
 
 
 def print_calls(parent: Path) -> None:
     counted = +calls(parent)
-    names = ", ".join(f"{name} {number}" for name, number in counted.most_common())
+    names = ", ".join(f"{name} {count}" for name, count in counted.most_common())
     print(f"\ncalls of a life: {counted.total()} ({names})")
 
 
@@ -217,10 +218,10 @@ def main() -> None:
         "--folders", type=Path, nargs="+", default=[Path(tempfile.gettempdir()), *shared]
     )
     parser.add_argument("--processes", type=int, nargs="*", default=[1, 8, 64])
-    parser.add_argument("--shared-tasks", type=int, default=20_000, help="of all processes")
+    parser.add_argument("--shared-tasks", type=int, default=20_000, help="tasks of all processes")
     parser.add_argument("--tasks", type=int, nargs="*", default=[1_000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--lives-timed", type=int, default=2_000)
-    parser.add_argument("--lives", nargs=2, help=argparse.SUPPRESS)  # what strace looks at
+    parser.add_argument("--lives", nargs=2, help=argparse.SUPPRESS)  # traced by strace
     options = parser.parse_args()
     if options.lives:
         straced(int(options.lives[0]), Path(options.lives[1]))

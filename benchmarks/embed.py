@@ -1,13 +1,13 @@
-"""Speed of embedding beside the original's way, and beside what the machine can multiply.
+"""Speed of embedding beside VirNucPro's way, and beside the fastest matrix product.
 
     python benchmarks/embed.py [--esm2 150M] [--sequences 48] [--threads 2] [--tokenizer FILE]
 
 One process, the same random weights of the real shapes, real open frames of 500 bp windows:
-- the original's way: one sequence after the other through DNABERT-S, fair-esm in batches of 2,048
+- VirNucPro: one sequence after the other through DNABERT-S, fair-esm in batches of 2,048
   tokens, both in fp32 with PyTorch's own operations;
-- ours: `embed_chunk`, in each precision that the device has.
-Prints sequences per second, ratios, the largest matrix-product speed found here (in the shapes of
-the networks), and the share of it that each reaches. fair-esm must be installed.
+- VirNuc: `embed_chunk`, in each precision that the device has.
+Prints sequences per second, ratios, the largest speed of a matrix product on this machine (in the
+shapes of the networks), and the fraction of it that each reaches. fair-esm must be installed.
 """
 
 import argparse
@@ -25,12 +25,14 @@ import esm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from shapes import DNABERT_S, ESM2
 
 from virnuc_rules.bundles.checkpoints import read_esm2
 from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
 from virnuc_rules.chunking.writer import write_chunks
+from virnuc_rules.config.model import Chunking, Embedding
+from virnuc_rules.config.run_folder import ChunkFolder
 from virnuc_rules.embedding.embed import Networks, embed_chunk
-from virnuc_rules.embedding.tasks import Settings
 from virnuc_rules.models import card, layers
 from virnuc_rules.models.bundle import Bundle, write_card
 from virnuc_rules.models.device import DTYPES, choose_device
@@ -41,41 +43,31 @@ Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 REPO = Path(__file__).parents[1]
 LAKE = REPO / "demo/data/lake.fa.gz"
 TOKENIZER = REPO / "tests/data/bundle" / card.TOKENIZER
-ESM2 = {  # layers, width, heads
-    "8M": (6, 320, 20),
-    "35M": (12, 480, 20),
-    "150M": (30, 640, 20),
-    "650M": (33, 1280, 20),
-    "3B": (36, 2560, 40),
-}
-DNABERT_S = card.DnabertConfig(
-    hidden_size=768,
-    num_hidden_layers=12,
-    num_attention_heads=12,
-    intermediate_size=3072,
-    vocab_size=4096,
-)
 
 
 def fair_esm(size: str) -> Any:
     """fair-esm's network with random weights, rounded to float16 as in its files."""
-    num_layers, embed_dim, heads = ESM2[size]
+    shape = ESM2[size]
     torch.manual_seed(1)
-    network = esm.model.esm2.ESM2(num_layers=num_layers, embed_dim=embed_dim, attention_heads=heads)
+    network = esm.model.esm2.ESM2(
+        num_layers=shape.num_hidden_layers,
+        embed_dim=shape.hidden_size,
+        attention_heads=shape.num_attention_heads,
+    )
     return network.half().float().eval().requires_grad_(False)
 
 
-def make_bundle(folder: Path, theirs: Any, tokenizer: Path) -> Bundle:
-    """A bundle with fair-esm's weights, through the file format in which it publishes them."""
+def make_bundle(folder: Path, fair: Any, tokenizer: Path) -> Bundle:
+    """A bundle with the weights of fair-esm's network `fair`, converted from its file format."""
     shape = Namespace(
-        encoder_layers=theirs.num_layers,
-        encoder_embed_dim=theirs.embed_dim,
-        encoder_attention_heads=theirs.attention_heads,
+        encoder_layers=fair.num_layers,
+        encoder_embed_dim=fair.embed_dim,
+        encoder_attention_heads=fair.attention_heads,
         token_dropout=True,
     )
     tensors = {
         f"encoder.sentence_encoder.{key}": tensor.half()
-        for key, tensor in theirs.state_dict().items()
+        for key, tensor in fair.state_dict().items()
         if not key.startswith(("contact_head", "lm_head"))
     }
     checkpoint = folder / "esm2.pt"
@@ -95,10 +87,10 @@ def make_bundle(folder: Path, theirs: Any, tokenizer: Path) -> Bundle:
 
 
 def open_frames(folder: Path, rows: int) -> Chunk:
-    """The first open frames of the demo's windows of 500 bp, without the pieces at contig ends."""
+    """The first open frames of the demo that span a window of 500 bp."""
     out = folder / "chunks"
-    write_chunks([LAKE], out, sample="lake", window=500, chunk_size=100_000)
-    (entry,) = read_manifest(out).chunks
+    write_chunks([LAKE], out, Chunking(window=500, chunk_size=100_000), sample="lake")
+    (entry,) = read_manifest(ChunkFolder(out)).chunks
     chunk = read_chunk(out / entry.file, entry)
     whole = [row for row, protein in enumerate(chunk.protein) if len(protein) >= 165][:rows]
     parts = (
@@ -151,10 +143,10 @@ class Stopwatch:
 
 
 @torch.inference_mode()
-def original(
-    chunk: Chunk, dnabert_s: Any, theirs: Any, networks: Networks
+def virnucpro(
+    chunk: Chunk, dnabert_s: Any, fair: Any, networks: Networks
 ) -> tuple[float, float, torch.Tensor]:
-    """Seconds of the original's way with either network, and its ESM-2 embeddings."""
+    """Seconds of VirNucPro's way with each network, and its ESM-2 embeddings."""
     device = networks.device
     seconds_dna = timed(device, lambda: [
         dnabert_s(torch.from_numpy(ids)[None].to(device)).mean(1).cpu()
@@ -168,9 +160,9 @@ def original(
     def embed() -> None:
         for batch in data.get_batch_indices(2048, extra_toks_per_seq=1):
             labels, proteins, ids = convert([data[row] for row in batch])
-            result = theirs(ids.to(device), repr_layers=[theirs.num_layers])
+            result = fair(ids.to(device), repr_layers=[fair.num_layers])
             for label, protein, states in zip(
-                labels, proteins, result["representations"][theirs.num_layers], strict=True
+                labels, proteins, result["representations"][fair.num_layers], strict=True
             ):
                 means[label] = states[1 : len(protein) + 1].mean(0).cpu()
 
@@ -198,10 +190,10 @@ def main() -> None:
 def compare(folder: Path, options: argparse.Namespace, device: torch.device) -> None:
     chunk = open_frames(folder, options.sequences)
     rows = len(chunk.ids)
-    theirs = fair_esm(options.esm2)
-    bundle = make_bundle(folder, theirs, options.tokenizer)
+    fair = fair_esm(options.esm2)
+    bundle = make_bundle(folder, fair, options.tokenizer)
     shape = bundle.card.esm2
-    networks = Networks(bundle.open_tokenizer(), theirs, theirs, device)
+    networks = Networks(bundle.open_tokenizer(), fair, fair, device)
     lengths = [len(ids) for ids in networks.tokenize_dna(chunk.nucleotide)]
     residues = [len(protein) + 2 for protein in chunk.protein]
     work = {
@@ -216,42 +208,42 @@ def compare(folder: Path, options: argparse.Namespace, device: torch.device) -> 
     plain = layers._ONEDNN
     layers._ONEDNN = False  # DNABERT-S as its authors run it: PyTorch's own operations
     dnabert_s = bundle.open_dnabert_s(device, torch.float32)
-    runs = [original(chunk, dnabert_s, theirs.to(device), networks) for _ in range(options.repeats)]
+    runs = [virnucpro(chunk, dnabert_s, fair.to(device), networks) for _ in range(options.repeats)]
     layers._ONEDNN = plain
     expected = runs[0][2]
     base = {
         "dnabert_s": statistics.median(run[0] for run in runs),
         "esm2": statistics.median(run[1] for run in runs),
     }
-    del theirs, networks, dnabert_s
-    print(f"\n{'':22}  DNABERT-S      ESM-2       both   sequences/s (ratio to the original's way)")
-    report("original, fp32", rows, base, sum(base.values()), base)
+    del fair, networks, dnabert_s
+    print(f"\n{'':22}  DNABERT-S      ESM-2       both   sequences/s (ratio to VirNucPro)")
+    report("VirNucPro, fp32", rows, base, sum(base.values()), base)
     for precision in DTYPES:
         if device.type == "cpu" and precision in ("tf32", "fp16"):
             continue
         networks = Networks.open(bundle, device, precision)
-        settings = Settings(precision=precision, batch_tokens=options.batch_tokens)
+        settings = Embedding(precision=precision, batch_tokens=options.batch_tokens)
         embed_chunk(chunk, networks, settings)
         watch = Stopwatch(device, dnabert_s=networks.dnabert_s, esm2=networks.esm2)
         totals, parts = [], []
         for _ in range(options.repeats):
             watch.seconds.clear()
             start = time.perf_counter()
-            found = embed_chunk(chunk, networks, settings)  # it waits for the device
+            result = embed_chunk(chunk, networks, settings)  # it waits for the device
             totals.append(time.perf_counter() - start)
             parts.append(dict(watch.seconds))
         seconds = {key: statistics.median(part[key] for part in parts) for key in base}
         total = statistics.median(totals)
-        report(f"ours, {precision}", rows, seconds, total, base)
+        report(f"VirNuc, {precision}", rows, seconds, total, base)
         widths = (768, shape.hidden_size)
         for maker, multiply in (("torch's", F.linear), ("oneDNN's", layers.product)):
             best = limit(multiply, widths, DTYPES[precision], device)
-            shares = ", ".join(f"{key} {work[key] / seconds[key] / best:.2f}" for key in base)
+            fractions = ", ".join(f"{key} {work[key] / seconds[key] / best:.2f}" for key in base)
             both = sum(work.values()) / total / best
             print(f"{'':22}  of {maker} fastest product, {best / 1e9:.0f} GFLOP/s: ", end="")
-            print(f"{shares}, both {both:.2f}")
-        padding = found.padding / (found.padding + found.tokens)
-        difference = (found.esm2 - expected).abs().max()
+            print(f"{fractions}, both {both:.2f}")
+        padding = result.padding / (result.padding + result.tokens)
+        difference = (result.esm2 - expected).abs().max()
         print(f"{'':22}  padding {padding:.2%}, ESM-2 differs from fair-esm by {difference:.1e}")
         del networks
 

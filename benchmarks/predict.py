@@ -21,9 +21,10 @@ import torch
 
 from virnuc_rules.chunking.format import read_manifest, read_table
 from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.config.model import Chunking, Config
+from virnuc_rules.config.model import Config
+from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result, write_result
-from virnuc_rules.embedding.tasks import Settings, read_settings, sample_tasks
+from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.prediction.predict import predict
 from virnuc_rules.queue.store import Store
 
@@ -35,40 +36,38 @@ WINDOW = 500
 def make_sample(folder: Path, windows: int, contigs: str) -> None:
     total = windows * WINDOW
     lengths = {
-        "mixed": lambda: mixed_lengths(int(total * 0.94)),  # short contigs are a window, too
+        "mixed": lambda: mixed_lengths(int(total * 0.94)),  # a short contig is one window too
         "short": lambda: [WINDOW] * windows,
         "one": lambda: [total],
     }[contigs]()
     fasta = folder / "large.fa"
     write_fasta(fasta, lengths, seed=1)
     config = configure(folder)
-    out = config.run.results / "chunks" / SAMPLE
-    write_chunks(
-        [fasta], out, sample=SAMPLE, chunking=Chunking(window=WINDOW, chunk_size=config).chunk_size
-    )
-    card, settings = read_settings(config)
+    paths = RunFolder(config.run.results)
+    write_chunks([fasta], paths.chunks(SAMPLE).path, config.chunking, sample=SAMPLE)
+    tasks, store = Tasks.of(config.run, config.embedding), Store(config.run.results)
+    widths = (tasks.card.dnabert_s.hidden_size, tasks.card.esm2.hidden_size)
     generator = torch.Generator().manual_seed(1)
-    for task in sample_tasks(config.run.results, SAMPLE, card, settings):
+    for task in tasks.of_sample(SAMPLE):
         ids = task.read().ids
-        widths = (card.dnabert_s.hidden_size, card.esm2.hidden_size)
         dnabert_s, esm2 = (torch.randn(len(ids), w, generator=generator) for w in widths)
-        path = Store(config.run.results).result(task.key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         embeddings = Embeddings(ids, dnabert_s, esm2, Computation(precision="fp32", device="cpu"))
-        write_result(path, task.key, Settings.of(config), embeddings)
+        path = store.result(task.key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_result(path, task.key, config.embedding, embeddings)
 
 
 def configure(folder: Path) -> Config:
-    return Config.of(results=folder / "results", bundle=BUNDLE)
+    return Config.of(results=folder / "results", bundle=BUNDLE, window=WINDOW)
 
 
 def read_only(folder: Path) -> None:
-    """Read and check what `predict` needs, and throw it away."""
+    """Read and check the files that `predict` needs, without using them."""
     config = configure(folder)
-    for task in sample_tasks(config.run.results, SAMPLE, *read_settings(config)):
-        chunk = task.read()
-        read_result(Store(config.run.results).result(task.key), task.key, chunk.ids)
-    for part in read_table(config.run.results / "chunks" / SAMPLE / "windows.parquet"):
+    store = Store(config.run.results)
+    for task in Tasks.of(config.run, config.embedding).of_sample(SAMPLE):
+        read_result(store.result(task.key), task.key, task.read().ids)
+    for part in read_table(RunFolder(config.run.results).chunks(SAMPLE).windows):
         np.sum(part["open_frames"].to_numpy())
 
 
@@ -77,7 +76,9 @@ def work(folder: Path, name: str) -> None:
     if name == "read":
         read_only(folder)
     else:
-        predict(configure(folder), SAMPLE, folder / "out")
+        config = configure(folder)
+        settings = (config.run, config.embedding, config.calling, config.probability)
+        predict(*settings, SAMPLE, folder / "out")
     print(time.perf_counter() - start, time.process_time(), peak_mb())
 
 
@@ -92,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--windows", type=int, default=2_000_000)
     parser.add_argument("--contigs", choices=("mixed", "short", "one"), default="mixed")
-    parser.add_argument("--keep", type=Path, help="make the sample here, or use the one here")
+    parser.add_argument("--keep", type=Path, help="folder to make the sample in, or with a sample")
     parser.add_argument("--work", help=argparse.SUPPRESS)  # in a process of its own
     args = parser.parse_args()
     if args.work:
@@ -103,12 +104,12 @@ def main() -> None:
         if not (folder / "results").exists():
             folder.mkdir(parents=True, exist_ok=True)
             make_sample(folder, args.windows, args.contigs)
-        manifest = read_manifest(folder / "results" / "chunks" / SAMPLE)
+        manifest = read_manifest(RunFolder(folder / "results").chunks(SAMPLE))
         print(
             f"{manifest.contigs:,} contigs, {manifest.windows:,} windows, "
             f"{manifest.open_frames:,} open frames in {len(manifest.chunks)} chunks"
         )
-        run(folder, "read")  # what is on the disk is in the memory for both
+        run(folder, "read")  # so that both runs below read from the page cache
         reading, cpu, _ = run(folder, "read")
         print(f"only reading: {reading:.1f} s, {cpu:.1f} s of CPU")
         seconds, cpu, megabytes = run(folder, "predict")

@@ -7,8 +7,8 @@ import importlib
 import sys
 from pathlib import Path
 
-# Python looks for modules beside a script first, and this file bears the name of one of Python's
-# own: whoever asks for that, in this script or in a neighbour, must get it and not this file.
+# Python looks for modules in the folder of a script first, and the standard library has a module
+# `queue` too: an `import queue`, here or in another benchmark, must get that one and not this file.
 _BEFORE, _HERE = list(sys.path), Path(__file__).parent.resolve()
 sys.path[:] = [folder for folder in _BEFORE if Path(folder).resolve() != _HERE]
 sys.modules.pop("queue", None)

@@ -1,15 +1,15 @@
-"""A thousand workers on one queue, in simulated time: how much of the GPU time held is useful?
+"""A thousand workers on one queue, in simulated time: which fraction of the GPU time is useful?
 
     python benchmarks/simulation.py [--workers 1000] [--chunks-per-worker 10 30 100]
 
-Each worker walks the queue with the library's own `Queue.steps` (its order, looks, pauses, leases);
-only the folders are in memory and the clock is simulated: a call to the filesystem takes 1 ms. What
-happens between is drawn from a fixed seed:
+Each worker uses the library's own `Queue.steps` (its order, looks, pauses, leases). Only the
+folders are in memory and the clock is simulated: a call to the filesystem takes 1 ms. The events
+are drawn from a fixed seed:
 - GPUs are granted within the first 10 minutes; loading the models takes 60 to 120 s;
 - a chunk takes 60 s (log-normal, sigma 0.25): 10,000 open frames at 167 a second; 2 % of the
   workers are three times slower; 1 % of the attempts fail, at a random moment; 2 % of the workers
   are killed and come back after 1 to 5 minutes; their chunk is free after the lease of 60 s;
-- a worker ends when nothing is left to claim. If chunks have failed it exits with 1, and Snakemake
+- a worker ends when no chunk is left to claim. If chunks have failed it exits with 1, and Snakemake
   starts it again, once: the second round.
 
 efficiency = seconds of attempts whose result was published first
@@ -35,7 +35,7 @@ from virnuc_rules.queue.store import Failure, Store
 
 LEASE, BEAT = 60.0, 12.0
 CALL = 0.001  # seconds
-# Calls of each step, about as `queue.py` counts them; a listing has one more for each 1,000 names.
+# Calls of each step, about as `queue.py` counts them; a listing has one more per 1,000 names.
 LISTING, READING, LOOKING, CLAIMING, PUBLISHING, FAILING = 4, 3, 1, 12, 25, 25
 MEAN, SIGMA = 60.0, 0.25  # seconds of a chunk
 SLOW, TIMES = 0.02, 3.0
@@ -55,19 +55,19 @@ class Clock:
 
 @dataclass
 class Holder:
-    """Whose claim it is. Its counter rises until the owner dies."""
+    """The owner of a claim. The counter of its heartbeat rises until the owner is killed."""
 
     name: str
     since: float
-    died: float = float("inf")
+    killed: float = float("inf")
 
     def content(self, now: float) -> bytes:
-        return f"{self.name} {int((min(now, self.died) - self.since) / BEAT)}".encode()
+        return f"{self.name} {int((min(now, self.killed) - self.since) / BEAT)}".encode()
 
 
 @dataclass
 class World:
-    """The folders, and what they are asked."""
+    """The folders, and the calls to them."""
 
     clock: Clock = field(default_factory=Clock)
     names: Counter[str] = field(default_factory=Counter)  # results by shard
@@ -128,12 +128,12 @@ class MemoryStore(Store):
 
     def failed(self, keys: Iterable[str]) -> dict[str, Failure]:
         self.world.ask(LISTING + len(self.world.failures) // 1000)
-        found = (self.failure(key) for key in keys if key in self.world.failures)
-        return {failure.key: failure for failure in found if failure}
+        failures = (self.failure(key) for key in keys if key in self.world.failures)
+        return {failure.key: failure for failure in failures if failure}
 
 
 class SimulatedQueue(Queue):
-    """`Queue`, with the calls that change something replaced."""
+    """`Queue` with the methods that change files replaced."""
 
     def __init__(self, world: World, name: str) -> None:
         super().__init__(Path(), name, LEASE)
@@ -157,81 +157,81 @@ class SimulatedQueue(Queue):
 class Worker:
     """One process, from the grant of its GPU to its exit."""
 
-    number: int
+    index: int
     round: int  # 2: started again because chunks had failed
     name: str
     slow: float
     granted: float
-    dies: float
+    killed: float  # at this time; mostly never, which is infinity
     claim: str = ""  # the key that it holds
 
 
-Doing = Iterator[tuple[str, float]]  # what for, and how many seconds
+Life = Iterator[tuple[str, float]]  # the kind of each step, and its seconds
 
 
 class Simulation:
-    """Runs workers until none is left; `seconds` of GPUs by round and what they were for."""
+    """Runs workers until none is left; `seconds` of GPU time by round and kind of step."""
 
     def __init__(self, workers: int, chunks: int, seed: int = 1) -> None:
         self.random, self.world = random.Random(seed), World()
-        self.keys = [hashlib.sha256(b"%d" % number).hexdigest() for number in range(chunks)]
+        self.keys = [hashlib.sha256(b"%d" % index).hexdigest() for index in range(chunks)]
         self.seconds: dict[int, Counter[str]] = {1: Counter(), 2: Counter()}
         self.left_failed = 0  # after the first round
-        self.events: list[tuple[float, int, Worker, Doing]] = []
-        self.numbers = itertools.count()
+        self.events: list[tuple[float, int, Worker, Life]] = []
+        self.counter = itertools.count()
         self.length = MEAN * chunks / workers
-        for number in range(workers):
+        for index in range(workers):
             slow = TIMES if self.random.random() < SLOW else 1.0
-            self.start(number, 1, slow, self.random.uniform(0, GRANTS))
+            self.start(index, 1, slow, self.random.uniform(0, GRANTS))
 
-    def start(self, number: int, round: int, slow: float, granted: float) -> None:
-        killed = round == 1 and self.random.random() < KILL
-        dies = granted + self.random.uniform(0, self.length) if killed else float("inf")
-        name = f"{number}-{next(self.numbers)}"
-        worker = Worker(number, round, name, slow, granted, dies)
+    def start(self, index: int, round: int, slow: float, granted: float) -> None:
+        is_killed = round == 1 and self.random.random() < KILL
+        killed = granted + self.random.uniform(0, self.length) if is_killed else float("inf")
+        name = f"{index}-{next(self.counter)}"
+        worker = Worker(index, round, name, slow, granted, killed)
         self.push(granted, worker, self.life(worker))
 
-    def push(self, when: float, worker: Worker, doing: Doing) -> None:
-        heapq.heappush(self.events, (when, next(self.numbers), worker, doing))
+    def push(self, when: float, worker: Worker, life: Life) -> None:
+        heapq.heappush(self.events, (when, next(self.counter), worker, life))
 
     def run(self) -> None:
         with patch.object(queue_module, "time", self.world.clock):
             while self.events:
-                now, _, worker, doing = heapq.heappop(self.events)
+                now, _, worker, life = heapq.heappop(self.events)
                 self.world.clock.now = now
-                self.go_on(worker, doing)
+                self.step(worker, life)
 
-    def go_on(self, worker: Worker, doing: Doing) -> None:
-        """Let a worker do its next thing: calls, which move the clock, then what takes time."""
+    def step(self, worker: Worker, life: Life) -> None:
+        """Do a worker's next step: calls, which move the clock, then work that takes time."""
         begun, clock = self.world.clock.now, self.world.clock
-        kind, seconds = next(doing, ("", 0.0))
+        kind, seconds = next(life, ("", 0.0))
         spent = self.seconds[worker.round]
         spent["calls"] += clock.now - begun
-        if clock.now + seconds > worker.dies:
-            self.die(worker)
+        if clock.now + seconds > worker.killed:
+            self.kill(worker)
         elif kind:
             spent[kind] += seconds
-            self.push(clock.now + seconds, worker, doing)
+            self.push(clock.now + seconds, worker, life)
         else:
             spent["held"] += clock.now - worker.granted
             self.exit(worker)
 
-    def die(self, worker: Worker) -> None:
-        now, spent = max(self.world.clock.now, worker.dies), self.seconds[worker.round]
+    def kill(self, worker: Worker) -> None:
+        now, spent = max(self.world.clock.now, worker.killed), self.seconds[worker.round]
         spent["killed"] += now - self.world.clock.now
         spent["held"] += now - worker.granted
         if worker.claim in self.world.claims:
-            self.world.claims[worker.claim].died = now
-        self.start(worker.number, worker.round, worker.slow, now + self.random.uniform(*REQUEUED))
+            self.world.claims[worker.claim].killed = now
+        self.start(worker.index, worker.round, worker.slow, now + self.random.uniform(*REQUEUED))
 
     def exit(self, worker: Worker) -> None:
         if worker.round == 1 and self.world.failures:
             self.left_failed = max(self.left_failed, len(self.world.failures))
             self.start(
-                worker.number, 2, worker.slow, self.world.clock.now + self.random.uniform(*REQUEUED)
+                worker.index, 2, worker.slow, self.world.clock.now + self.random.uniform(*REQUEUED)
             )
 
-    def life(self, worker: Worker) -> Doing:
+    def life(self, worker: Worker) -> Life:
         if len(self.world.done) == len(self.keys):
             return
         yield "loading", self.random.uniform(*LOADING)
@@ -244,25 +244,25 @@ class Simulation:
             else:
                 yield "waiting", step
 
-    def work_on(self, key: str, worker: Worker) -> Doing:
+    def work_on(self, key: str, worker: Worker) -> Life:
         seconds = worker.slow * MEAN * self.random.lognormvariate(-(SIGMA**2) / 2, SIGMA)
         if self.random.random() < FAIL:
             yield "failed", seconds * self.random.random()
             self.world.ask(FAILING)
             self.world.failures[key] = self.world.failures.get(key, 0) + 1
             return
-        # Nobody else can be quicker: what the living hold is not taken over.
+        # No other worker can publish it first: a claim with a heartbeat is not taken over.
         yield "useful", seconds
         self.world.ask(PUBLISHING)
         self.world.finish(key)
 
     def efficiency(self, rounds: int) -> float:
-        """Useful seconds as a share of those held, up to a round."""
-        spent = [self.seconds[number] for number in range(1, rounds + 1)]
+        """Useful seconds as a fraction of those held, up to a round."""
+        spent = [self.seconds[round] for round in range(1, rounds + 1)]
         return sum(s["useful"] for s in spent) / sum(s["held"] for s in spent)
 
     def busiest(self) -> tuple[float, float]:
-        """Calls a second to the filesystem: the median of the bins, and the most."""
+        """Calls a second to the filesystem: the median of the bins, and the maximum."""
         rates = sorted(self.world.calls.values())
         return rates[len(rates) // 2] / BIN, rates[-1] / BIN
 
@@ -281,7 +281,7 @@ def main() -> None:
         "left failed",
         "2nd round",
         "calls/s",
-        "at most",
+        "maximum",
     )
     print(" ".join(f"{head:>13}" for head in heads))
     for ratio in options.chunks_per_worker:

@@ -4,8 +4,8 @@
 
     python demo/build_data.py viruses.fa.gz jaeger_contigs.fa.gz cellular_genomes.fa.gz
 
-Nobody needs this to run the demo: the two files are in the repository. It is here so that one can
-see, and repeat, how they were made. The output follows from the table below and the input alone.
+The demo does not need this script: both files are in the repository. It documents how they were
+made, and makes them again: the same input gives the same bytes.
 
 The three inputs are gzipped FASTA files put together from public packages:
 
@@ -30,14 +30,14 @@ PIECE = 15_000  # tiara's genomes are cut into records of this length, at multip
 
 
 class Record(NamedTuple):
-    """What becomes one record of the demo: a whole record of the input, or a piece of one."""
+    """One record of the demo: a whole record of the input, or a piece of one."""
 
     source: str  # id in the input file
     accession: str  # or the id that the package gives, where there is no accession
     organism: str
-    start: int = 0  # 0-based place in the accession
+    start: int = 0  # in the accession, 0-based
     end: int | None = None  # exclusive; None for the whole record
-    origin: int = 0  # where the input record begins in the accession
+    origin: int = 0  # start of the input record in the accession
 
     @property
     def id(self) -> str:
@@ -62,18 +62,18 @@ def tiara(
     source: str, accession: str, organism: str, *starts: int, length: int = PIECE
 ) -> tuple[Record, ...]:
     """Return pieces of a genome, each from the input record that holds its first base."""
-    found = []
+    records = []
     for start in starts:
         origin = start - start % PIECE
         name = f"{source}_{accession}_{origin}_{origin + PIECE}"
-        found.append(Record(name, accession, organism, start, start + length, origin))
-    return tuple(found)
+        records.append(Record(name, accession, organism, start, start + length, origin))
+    return tuple(records)
 
 
 def pieces(
     source: str, accession: str, organism: str, *starts: int, length: int
 ) -> tuple[Record, ...]:
-    """Return pieces of a sequence that the input has as one record."""
+    """Return pieces of a sequence that is one record in the input."""
     return tuple(Record(source, accession, organism, at, at + length) for at in starts)
 
 
@@ -132,7 +132,7 @@ def read_fasta(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def sequence(record: Record, source: str) -> str:
-    """Cut the piece out of the input record; ValueError where it is not inside."""
+    """Return the bases of a record. Raises ValueError for a piece beyond the input record."""
     if record.end is None:
         return source
     start, end = record.start - record.origin, record.end - record.origin
@@ -142,14 +142,14 @@ def sequence(record: Record, source: str) -> str:
 
 
 def fasta(record: Record, source: str) -> str:
-    """Format one record, with the organism as its description."""
+    """Format a record as FASTA, with the organism as its description."""
     bases = sequence(record, source)
     lines = [bases[at : at + WRAP] for at in range(0, len(bases), WRAP)]
     return "\n".join([f">{record.id} {record.organism}", *lines, ""])
 
 
 def main() -> None:
-    """Write both files; the same input gives the same bytes (no time and no name in the gzip)."""
+    """Write both files and the table of labels; the gzip files hold no time and no name."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -157,19 +157,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data")
     args = parser.parse_args()
 
-    kinds = dict(zip(args.sources, ("virus", "", "non_viral"), strict=True))
+    label_of = dict(zip(args.sources, ("virus", "", "non_viral"), strict=True))
     sources, labels = {}, {}
-    for path, kind in kinds.items():
+    for path, label in label_of.items():
         for name, bases in read_fasta(path):
-            sources[name], labels[name] = bases, kind
+            sources[name], labels[name] = bases, label
     args.out.mkdir(parents=True, exist_ok=True)
-    known = [
+    rows = [
         f"{record.id}\t{labels[record.source]}\n"
         for records in SAMPLES.values()
         for record in records
         if labels[record.source]
     ]
-    (args.out / "labels.tsv").write_text("id\tlabel\n" + "".join(known))
+    (args.out / "labels.tsv").write_text("id\tlabel\n" + "".join(rows))
     for sample, records in SAMPLES.items():
         text = "".join(fasta(record, sources[record.source]) for record in records)
         path = args.out / f"{sample}.fa.gz"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The demo bundle, from its three files of sequences: bash demo/train/build.sh [SOURCES] [WORK]
+# Makes the demo bundle from its three files of sequences: bash demo/train/build.sh SOURCES WORK
 #
-# The last steps are the product's own: chunks, workers, `train`, `evaluate`. WORK/virnuc-demo is
-# the bundle.
+# The last steps are VirNuc's own: chunks, workers, `train`, `evaluate`. WORK/virnuc-demo is the
+# bundle.
 set -euo pipefail
-sources=${1:-../shared/data/train} work=${2:-build/demo}
+sources=${1:?folder of the sequences} work=${2:?folder to write}
 here=$(dirname "$0")
 
 python "$here/data.py" --source "$sources" --out "$work/data"

@@ -1,14 +1,14 @@
 """Prepare the labelled sequences that the demo bundle is trained on.
 
-    python demo/train/data.py --source ../shared/data/train --out DIR
+    python demo/train/data.py --source SOURCES --out DIR
 
 Reads viral_genes.fa.gz, cellular_genes.fa.gz and cellular_genomes.fa.gz (README.md, beside this
 file, says where they come from). Writes them, cleaned, to DIR with tables of their groups, and
 `training.tsv`, the sheet for `virnuc-rules train` and for `train.py`.
 
-Nothing that shares a 31-mer, on either strand, with a sequence of the demo is kept. Nor is, for
-training and validation, what shares one with the test part; nor, for training, what shares one with
-the validation part. Genes are left out whole; genomes lose what is shared.
+Left out is every sequence that shares a 31-mer, on either strand, with a sequence of the demo; of
+training and validation, also those that share one with the test part; of training, also those that
+share one with the validation part. Genes are left out as a whole, of genomes only the shared bases.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.training.split import Part, part_of
 from virnuc_rules.vocabulary import Label
 
-SEED = 1  # of the split; `virnuc-rules train` must be given the same
+SEED = 1  # of the split: the default of `virnuc-rules train`
 K = 31
-SHORTEST = 300  # bases of what is left of a genome
-GENES_GAP = 20  # GeneIDs further apart are of two groups
+MIN_PIECE = 300  # bases of a piece of a genome
+GENES_GAP = 20  # GeneIDs that are further apart are of different groups
 SCAFFOLDS_GAP, TRANSCRIPTS_GAP = 50, 1000  # the same for accession numbers
 DEMO = Path(__file__).resolve().parents[1] / "data"
-# Five large genomes are too few for a hash: a prokaryote and a eukaryote are to be in the test
-# part, and a prokaryote in the validation part. Mitochondria and plastids go by their hash.
+# Five large genomes are too few to be split by hash: the test part needs a prokaryote and a
+# eukaryote, the validation part a prokaryote. Mitochondria and plastids are split by hash.
 ORGANISMS: dict[str, Part] = {
     "Fibroporia": "train",
     "human": "train",
@@ -52,7 +52,7 @@ _AMBIGUOUS = np.uint64(2**64 - 1)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One sequence, upper case, and where it belongs."""
+    """One sequence, upper case, with its group and part."""
 
     id: str
     bases: bytes
@@ -66,43 +66,43 @@ def read(path: Path) -> list[Record]:
     return [Record(contig.id, contig.bases(0, contig.length).upper()) for contig in contigs]
 
 
-def runs(numbers: Iterable[int], gap: int) -> dict[int, int]:
-    """Map each number to the first of its run: neighbours in a run are at most `gap` apart."""
-    ordered = sorted(set(numbers))
+def runs(ids: Iterable[int], gap: int) -> dict[int, int]:
+    """Map each integer to the first of its run: neighbours in a run are at most `gap` apart."""
+    ordered = sorted(set(ids))
     first = dict.fromkeys(ordered[:1], ordered[0])
-    for before, number in pairwise(ordered):
-        first[number] = first[before] if number - before <= gap else number
+    for before, after in pairwise(ordered):
+        first[after] = first[before] if after - before <= gap else after
     return first
 
 
 def group_viral(records: list[Record]) -> list[Record]:
     """Group genes by runs of GeneIDs over all records: the genes of one virus, or of a few."""
-    number = {record.id: int(record.id.removeprefix("GeneID_")) for record in records}
-    first = runs(number.values(), GENES_GAP)
-    return [replace(record, group=f"GeneID_{first[number[record.id]]}") for record in records]
+    gene_id = {record.id: int(record.id.removeprefix("GeneID_")) for record in records}
+    first = runs(gene_id.values(), GENES_GAP)
+    return [replace(record, group=f"GeneID_{first[gene_id[record.id]]}") for record in records]
 
 
 def group_cellular(records: list[Record]) -> list[Record]:
     """Group genes by genome, as far as accessions tell.
 
-    That is the project of a draft genome (AYXT01000024: AYXT), else the run of near numbers.
-    Stricter than one group for each accession: the scaffolds of a genome, and the transcripts of a
-    eukaryote, have one each.
+    That is the project of a draft genome (AYXT01000024: AYXT), else a run of close accessions. It
+    is stricter than a group for each accession, since the scaffolds of one genome, and the
+    transcripts of one eukaryote, have different accessions.
     """
     accession = {}
     for record in records:
-        found = re.match(r"gi_\d+_[a-z]+_((?:[A-Z]{2}_)?[A-Z]*)(\d+)", record.id)
-        if found is None:
-            raise ValueError(f"{record.id}: no accession found in the id")
-        accession[record.id] = found[1], int(found[2])
+        match = re.match(r"gi_\d+_[a-z]+_((?:[A-Z]{2}_)?[A-Z]*)(\d+)", record.id)
+        if match is None:
+            raise ValueError(f"{record.id}: no accession in the id")
+        accession[record.id] = match[1], int(match[2])
     first = {}
     for prefix in {prefix for prefix, _ in accession.values()}:
         gap = TRANSCRIPTS_GAP if prefix in ("XM_", "NM_") else SCAFFOLDS_GAP
         first[prefix] = runs((n for p, n in accession.values() if p == prefix), gap)
 
-    def group(prefix: str, number: int) -> str:
+    def group(prefix: str, digits: int) -> str:
         project = prefix.rpartition("_")[2]
-        return project if len(project) == 4 else f"{prefix}{first[prefix][number]}"
+        return project if len(project) == 4 else f"{prefix}{first[prefix][digits]}"
 
     return [replace(record, group=group(*accession[record.id])) for record in records]
 
@@ -121,14 +121,14 @@ def group_genomes(records: list[Record]) -> tuple[list[Record], list[Record]]:
 
 
 def by_hash(records: list[Record]) -> list[Record]:
-    """Give each record the part that its group's name decides."""
+    """Set the part of each record by the hash of its group's name."""
     return [replace(record, part=part_of(record.group, SEED)) for record in records]
 
 
 def kmers(bases: bytes) -> Keys:
-    """Return the K-mer at each base as a number, the smaller of both strands'; uint64 [n - K + 1].
+    """Return the K-mer at each base as an integer, the smaller of both strands; uint64 [n - K + 1].
 
-    All bits are set where a base is none of A, C, G, T.
+    All bits are set where a base is not A, C, G or T.
     """
     code = _CODE[np.frombuffer(bases, np.uint8)]
     if len(code) < K:
@@ -140,7 +140,7 @@ def kmers(bases: bytes) -> Keys:
 
 
 def _packed(code: NDArray[np.uint8]) -> Keys:
-    """Return two bits a base of each K bases; built by doubling, K's binary digits tell of what."""
+    """Return each K bases in two bits a base, built from words of 1, 2, 4, ... bases."""
     power, length, packed, done = code.astype(np.uint64), 1, np.zeros(len(code), np.uint64), 0
     while done < K:
         if K & length:
@@ -158,18 +158,18 @@ def known(records: Iterable[Record]) -> Keys:
 
 
 def shared(record: Record, keys: Keys) -> NDArray[np.bool_]:
-    """Tell for each base of a record whether a K-mer in `keys` covers it; bool [n]."""
+    """Return for each base of a record whether a K-mer in `keys` covers it; bool [n]."""
     own = kmers(record.bases)
-    place = np.minimum(np.searchsorted(keys, own), len(keys) - 1)
+    index = np.minimum(np.searchsorted(keys, own), len(keys) - 1)
     change = np.zeros(len(record.bases) + 1, np.int64)
-    begin = np.flatnonzero(keys[place] == own)
+    begin = np.flatnonzero(keys[index] == own)
     np.add.at(change, begin, 1)
     np.add.at(change, begin + K, -1)
     return np.cumsum(change)[:-1] > 0
 
 
 def without(records: list[Record], keys: Keys, name: str, *, cut: bool) -> list[Record]:
-    """Leave out what shares a K-mer with `keys`: whole records, or only the bases if `cut`."""
+    """Leave out records that share a K-mer with `keys`, or only the shared bases if `cut`."""
     kept: list[Record] = []
     for record in records:
         covered = shared(record, keys)
@@ -186,24 +186,24 @@ def without(records: list[Record], keys: Keys, name: str, *, cut: bool) -> list[
 
 
 def _pieces(record: Record, covered: NDArray[np.bool_]) -> Iterator[Record]:
-    """Yield what is left of a record; the place in it, 1-based and inclusive, is in the id."""
+    """Yield the pieces that are not covered; their id has start-end, 1-based and inclusive."""
     edges = np.flatnonzero(np.diff(covered, prepend=True, append=True))
     for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-        if end - start >= SHORTEST:
+        if end - start >= MIN_PIECE:
             yield replace(
                 record, id=f"{record.id}:{start + 1}-{end}", bases=record.bases[start:end]
             )
 
 
 def separate(sources: dict[str, list[Record]]) -> dict[str, list[Record]]:
-    """Leave out what is in the demo, and what the parts have in common."""
+    """Leave out sequences of the demo, and sequences that two parts share."""
 
     def leave_out(keys: Keys, parts: tuple[Part, ...]) -> None:
         for name, records in sources.items():
-            some = [record for record in records if record.part in parts]
-            others = [record for record in records if record.part not in parts]
+            inside = [record for record in records if record.part in parts]
+            outside = [record for record in records if record.part not in parts]
             cut = not name.endswith("genes")
-            sources[name] = others + without(some, keys, f"{name}, {'+'.join(parts)}", cut=cut)
+            sources[name] = outside + without(inside, keys, f"{name}, {'+'.join(parts)}", cut=cut)
 
     def part(name: Part) -> Keys:
         return known(r for records in sources.values() for r in records if r.part == name)
@@ -233,7 +233,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--source", type=Path, default=Path("../shared/data/train"))
+    parser.add_argument("--source", type=Path, required=True, help="folder of the three files")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
@@ -251,15 +251,15 @@ def main() -> None:
     rows = ["sample\tpath\tlabel\tgroups\tpart\n"]
     for name, records in sources.items():
         for part in ("train", "validation", "test") if name == "genomes" else ("",):
-            some = [record for record in records if part in ("", record.part)]
+            written = [record for record in records if part in ("", record.part)]
             sample = f"{name}_{part}" if part else name
-            fasta, groups = write(some, args.out, sample)
+            fasta, groups = write(written, args.out, sample)
             label = Label.VIRUS if name.startswith("viral") else Label.NON_VIRAL
             rows.append(f"{sample}\t{fasta}\t{label}\t{groups}\t{part}\n")
         for part, count in sorted(Counter(record.part for record in records).items()):
-            held = [record for record in records if record.part == part]
-            bases, of = sum(len(r.bases) for r in held), len({r.group for r in held})
-            print(f"{name}, {part}: {count:,} records, {bases:,} bases, {of:,} groups")
+            in_part = [record for record in records if record.part == part]
+            bases, groups = sum(len(r.bases) for r in in_part), len({r.group for r in in_part})
+            print(f"{name}, {part}: {count:,} records, {bases:,} bases, {groups:,} groups")
     (args.out / "training.tsv").write_text("".join(rows))
     print(f"{args.out / 'training.tsv'} written in {time.monotonic() - begin:.0f} s")
 

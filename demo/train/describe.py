@@ -1,6 +1,6 @@
-"""Write into the card of the demo bundle what it reaches on its test part.
+"""Write the measures of the test part into the card of the demo bundle.
 
-Genes and genomes are evaluated apart, by `virnuc-rules evaluate` on a part of the sheet each.
+Genes and genomes are evaluated separately, by `virnuc-rules evaluate` on some samples of the sheet.
 """
 
 import argparse
@@ -10,9 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from virnuc_rules.config.run_folder import EVALUATION, evaluation_json
 from virnuc_rules.models.bundle import rewrite_card
 
-KINDS = {  # what stands against the viral genes
+KINDS = {  # samples of each evaluation: viral genes against non-viral sequences
     "genes": ("viral_genes", "cellular_genes"),
     "whole genomes": ("viral_genes", "genomes_test", "organelles"),
 }
@@ -26,7 +27,7 @@ DESCRIPTION = (
 
 
 def evaluate(args: argparse.Namespace, kind: str) -> str:
-    """Evaluate some samples of the sheet on their test part; what is to be said of it."""
+    """Evaluate samples of the sheet on their test part; return a sentence with the measures."""
     with args.data.open(newline="") as handle:
         reader = csv.DictReader(handle, delimiter="\t")
         rows = [row for row in reader if row["sample"] in KINDS[kind]]
@@ -37,14 +38,14 @@ def evaluate(args: argparse.Namespace, kind: str) -> str:
         writer.writeheader()
         writer.writerows(rows)
     measure(args, sheet, page)
-    found = json.loads(page.with_suffix(".json").read_text())["windows"]
-    ranking, counts = found["ranking"], found["counts"]
+    measures = json.loads(evaluation_json(page).read_text())["windows"]
+    ranking, counts = measures["ranking"], measures["counts"]
     low, high = ranking["auroc_interval"]
     return (
         f"AUROC {ranking['auroc']:.3f} (95 % interval {low:.3f} to {high:.3f}) for {kind}, "
-        f"{found['recall']:.0%} of {counts['virus']['called']:,} viral windows and "
-        f"{found['false_positive_rate']:.0%} of {counts['non_viral']['called']:,} non-viral ones "
-        "called virus"
+        f"{measures['recall']:.0%} of {counts['virus']['called']:,} viral windows and "
+        f"{measures['false_positive_rate']:.0%} of {counts['non_viral']['called']:,} non-viral "
+        "ones called virus"
     )
 
 
@@ -70,7 +71,7 @@ def main() -> None:
     card = rewrite_card(
         args.bundle, name="virnuc-demo", description=DESCRIPTION.format(reached=reached)
     )
-    measure(args, args.data, args.bundle / "evaluation.html")  # with this description
+    measure(args, args.data, args.bundle / EVALUATION)  # with this description
     print(card.description, file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""Open frames of labelled sequences, cut and tokenised as the product does, as arrays."""
+"""Open frames of labelled sequences as arrays, cut and tokenised as VirNuc does."""
 
 import csv
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from tokenizers import Tokenizer
 
 from virnuc_rules.chunking.open_frames import OpenFrames, open_frames
 from virnuc_rules.chunking.windows import count, cut
-from virnuc_rules.config.labels import read_pairs
+from virnuc_rules.config.sheet import read_pairs
 from virnuc_rules.models import esm2
 from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.training.split import Part, part_of
 from virnuc_rules.vocabulary import Label
 
-SEED = 1  # of the split, as in data.py
+SEED = 1  # of the split, the same as in data.py
 WINDOW = 500
 DNA_PAD = 3  # [PAD]
 
@@ -26,7 +26,7 @@ Int = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Sequences of one part of the data, one after the other."""
+    """The sequences of one part of the data, concatenated."""
 
     bases: bytes
     start: Int  # [N] first base of each sequence
@@ -78,40 +78,40 @@ def read_part(sheet: Path, part: Part) -> Labelled:
 def cut_windows(
     data: Labelled, rng: np.random.Generator | None = None
 ) -> tuple[OpenFrames, Int, Int]:
-    """Cut windows as the product does; return their open frames, labels and sources.
+    """Cut windows as VirNuc does; return their open frames, labels and sources.
 
-    With `rng`, each sequence first loses up to one window of bases at its start, as far as a
-    whole window is left: the windows of each call are others.
+    With `rng`, each sequence first loses up to one window of bases at its start, if a whole window
+    is left: each call gives different windows.
     """
     skip = np.zeros(len(data.length), np.int64)
     if rng is not None:
         skip = rng.integers(0, np.clip(data.length - WINDOW, 0, WINDOW - 1) + 1)
     length = data.length - skip
-    number = np.array([count(int(n), WINDOW) for n in length])
-    windows = cut(length, np.zeros_like(length), number, WINDOW)
+    total = np.array([count(int(n), WINDOW) for n in length])
+    windows = cut(length, np.zeros_like(length), total, WINDOW)
     origin = (data.start + skip)[windows.contig]
-    found = open_frames(data.bases, origin + windows.start, origin + windows.end)
-    return found, data.label[windows.contig], data.source[windows.contig]
+    frames = open_frames(data.bases, origin + windows.start, origin + windows.end)
+    return frames, data.label[windows.contig], data.source[windows.contig]
 
 
 def find_frames(
     data: Labelled, tokenizer: Tokenizer, rng: np.random.Generator | None = None
 ) -> Frames:
     """Find and tokenise the open frames of windows; see `cut_windows`."""
-    found, label, source = cut_windows(data, rng)
-    encoded = tokenizer.encode_batch_fast([sequence.decode() for sequence in found.nucleotide])
-    proteins = [esm2.tokenize(sequence.decode()) for sequence in found.protein]
+    frames, label, source = cut_windows(data, rng)
+    encoded = tokenizer.encode_batch_fast([sequence.decode() for sequence in frames.nucleotide])
+    proteins = [esm2.tokenize(sequence.decode()) for sequence in frames.protein]
     return Frames(
         _padded([encoding.ids for encoding in encoded], DNA_PAD).astype(np.int16),
         _padded(proteins, esm2.PAD).astype(np.int8),
-        found.window,
+        frames.window,
         label,
         source,
     )
 
 
 def _padded(rows: list[list[int]], pad: int) -> Int:
-    """Return int64 [R, longest]."""
+    """Return int64 [R, length of the longest row]."""
     lengths = np.array([len(row) for row in rows])
     padded = np.full((len(rows), lengths.max()), pad)
     padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows)

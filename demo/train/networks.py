@@ -1,17 +1,17 @@
 """The demo's networks, and how they are trained in minutes on a CPU.
 
-Composition (codons, pairs of codons, short words) carries most of what tells a viral window of 500
-bases from a cellular one. The shapes are such that composition is learned first, and fast:
+Composition (codons, pairs of codons, short words) distinguishes most viral windows of 500 bases
+from cellular ones. The shapes are chosen so that composition is learned first, and fast:
 
 * DNABERT's tokens are two codons in frame. It has one layer with one head, whose ALiBi slope is
   2^-8; with queries and keys of zero its attention is a fixed, nearly even mean of the values of
-  all tokens. So values are looked up in a table of the vocabulary, and the layer need be computed
-  only at a few random places of a frame: an unbiased sample of its mean over all.
+  all tokens. So values are looked up in a table of the vocabulary, and the layer is computed only
+  at a few random positions of a frame: an unbiased sample of its mean over all positions.
 * ESM-2 has one layer whose heads look at fixed offsets (`look_at_offsets`), so a residue's hidden
   state depends on its neighbours only: those of all triplets are computed at once, and looked up.
 
-Each network is trained with a head of its own, of the classifier's form. Used as they are, through
-the product, both are ordinary networks of their architectures.
+Each network is trained with a head of its own, with the shape of the classifier. VirNuc loads both
+as ordinary networks of their architectures.
 """
 
 import math
@@ -38,7 +38,7 @@ WORD = 6  # bases of a token: two codons
 WORDS = ["".join(word) for n in range(1, WORD + 1) for word in product("ACGT", repeat=n)]
 DICODONS = len(SPECIAL) + len(WORDS) - 4**WORD  # id of the first token of six bases
 OFFSETS = (-1, 0, 1, -1, 0, 1)  # of ESM-2's heads
-RESIDUES = 20  # the first of ESM-2's residues are the usual ones
+RESIDUES = 20  # the standard amino acids, the first of ESM-2's residues
 FIRST_RESIDUE = esm2.ALPHABET.index("L")
 
 DNABERT_S = DnabertConfig(
@@ -55,12 +55,12 @@ HIDDEN, DROPOUT = 512, 0.5  # of the heads, as of the classifier
 
 
 def build_tokenizer() -> Tokenizer:
-    """Return a tokenizer into pieces of six bases; what is left at the end is a shorter token.
+    """Return a tokenizer into pieces of six bases; the last token may be shorter.
 
-    All words of up to six letters are tokens, so nothing is merged but a piece as a whole. A piece
-    with a letter that is none of A, C, G, T falls into single letters.
+    All words of up to six letters are tokens, so that a piece is one token. A piece with a letter
+    other than A, C, G, T becomes single letters.
     """
-    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *WORDS])}
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
     model = BPE(vocabulary, [], unk_token="[UNK]", ignore_merges=True)  # noqa: S106 - of a tokenizer
     tokenizer = Tokenizer(model)
     tokenizer.add_special_tokens(SPECIAL)
@@ -78,21 +78,21 @@ def dicodon_features() -> Tensor:
     words = ["".join(word) for word in product("ACGT", repeat=4)]
     code = CodonTable.unambiguous_dna_by_id[1].forward_table
     pairs = ["".join(pair) for pair in product(sorted(set(code.values())), repeat=2)]
-    column = {name: number for number, name in enumerate([*codons, *words])}
-    column |= {f"aa{pair}": len(column) + number for number, pair in enumerate(pairs)}
+    column = {name: index for index, name in enumerate([*codons, *words])}
+    column |= {f"aa{pair}": len(column) + index for index, pair in enumerate(pairs)}
     counts = torch.zeros(4**WORD, len(column))
     for row, dicodon in enumerate(WORDS[-(4**WORD) :]):
         first, second = dicodon[:3], dicodon[3:]
-        found = [first, second, *(dicodon[at : at + 4] for at in range(3))]
+        features = [first, second, *(dicodon[at : at + 4] for at in range(3))]
         if first in code and second in code:
-            found.append(f"aa{code[first]}{code[second]}")
-        for name in found:
+            features.append(f"aa{code[first]}{code[second]}")
+        for name in features:
             counts[row, column[name]] += 1
     return counts
 
 
 class TrainedDnabert(nn.Module):
-    """DNABERT and a head; logits [B, 2] of tokens [B, T], from a few places of each frame."""
+    """DNABERT and a head; logits [B, 2] of tokens [B, T], from a few positions of each frame."""
 
     def __init__(self, mean: Tensor, deviation: Tensor) -> None:
         """`mean` and `deviation`, [720]: of the features of a frame (`dicodon_features`)."""
@@ -126,21 +126,21 @@ class TrainedDnabert(nn.Module):
         """Return the embedding of each token: that of its features, plus its own."""
         return self.features @ self.projection + self.own
 
-    def forward(self, dna: Tensor, places: int, dropped: float) -> Tensor:
-        """Leave out a share `dropped` of the tokens, and look at so many places."""
+    def forward(self, dna: Tensor, positions: int, dropped: float) -> Tensor:
+        """Drop a fraction `dropped` of the tokens; compute the layer at `positions` positions."""
         layer, width = self.network.encoder.layer[0], DNABERT_S.hidden_size
         states = self.network.embeddings.LayerNorm(self.table())
         qkv = layer.attention["self"].Wqkv
         values = F.linear(states, qkv.weight[2 * width :], qkv.bias[2 * width :])
         present = dna != PAD
-        place = (torch.rand(len(dna), places) * present.sum(dim=1, keepdim=True)).long()
+        position = (torch.rand(len(dna), positions) * present.sum(dim=1, keepdim=True)).long()
         seen = present & (torch.rand(dna.shape) >= dropped)
         seen[:, 0] = True  # [CLS]
-        distance = (place[:, :, None] - torch.arange(dna.shape[1])).abs()
+        distance = (position[:, :, None] - torch.arange(dna.shape[1])).abs()
         bias = (-self.network.encoder.slopes[0] * distance).masked_fill(~seen[:, None], -math.inf)
         value = F.embedding(dna, values)
         mixed = torch.bmm(bias.softmax(dim=2).to(value.dtype), value)
-        here = F.embedding(dna.gather(1, place), states)
+        here = F.embedding(dna.gather(1, position), states)
         hidden = layer.mlp(layer.attention["output"](mixed, here))
         return self.head(hidden.float().mean(dim=1))  # type: ignore[no-any-return]
 
@@ -165,16 +165,16 @@ class TrainedEsm2(nn.Module):
                     tensor.zero_()
             attention = self.network.encoder.layer[0].attention["self"]
             look_at_offsets(attention, self.network.encoder.inv_freq)
-        for linear in (attention.query, attention.key):  # else the table of triplets were wrong
+        for linear in (attention.query, attention.key):  # else the table of triplets would be wrong
             linear.requires_grad_(False)
 
-    def forward(self, protein: Tensor, places: int, dropped: float) -> Tensor:
-        """All places are looked up: `places` is for the other network."""
+    def forward(self, protein: Tensor, positions: int, dropped: float) -> Tensor:
+        """All positions are looked up; `positions` is not used."""
         states = triplet_states(self.network).float()
         rows = triplets(protein)
         rows = torch.where(torch.rand(rows.shape) < dropped, len(states) - 1, rows)
-        number = (rows < len(states) - 1).sum(dim=1, keepdim=True).clamp_min(1)
-        return self.head(F.embedding_bag(rows, states, mode="sum") / number)  # type: ignore[no-any-return]
+        count = (rows < len(states) - 1).sum(dim=1, keepdim=True).clamp_min(1)
+        return self.head(F.embedding_bag(rows, states, mode="sum") / count)  # type: ignore[no-any-return]
 
     def folded(self) -> dict[str, Tensor]:
         """Return the network's tensors."""
@@ -186,10 +186,10 @@ def _head(width: int) -> MLPClassifier:
 
 
 def look_at_offsets(attention: nn.Module, frequencies: Tensor) -> None:
-    """Set the biases of queries and keys so that each head looks one fixed way.
+    """Set the biases of queries and keys so that each head attends to one fixed offset.
 
     Rotated, query and key make the sum over the frequencies w of a * cos(w * (distance - offset)),
-    whose largest value is at the offset. The first few frequencies tell near places apart.
+    whose largest value is at the offset. The first few frequencies distinguish close positions.
     """
     size = 2 * len(frequencies)
     strength = torch.zeros(len(frequencies))
@@ -207,8 +207,8 @@ def look_at_offsets(attention: nn.Module, frequencies: Tensor) -> None:
 def triplet_states(network: Esm2) -> Tensor:
     """Return ESM-2's hidden state of the middle of each triplet; [triplets + 1, width].
 
-    A triplet is numbered by its letters as base-22 digits: 20 residues, then the two ends. The
-    last row is 0: it stands for what is not there.
+    The index of a triplet has its letters as base-22 digits: 20 residues, then the two ends. The
+    last row is 0: it stands for padding and dropped residues.
     """
     letters = torch.tensor([*range(FIRST_RESIDUE, FIRST_RESIDUE + RESIDUES), esm2.CLS, esm2.EOS])
     triplets = torch.cartesian_prod(letters, letters[:RESIDUES], letters)
@@ -217,12 +217,12 @@ def triplet_states(network: Esm2) -> Tensor:
 
 
 def triplets(protein: Tensor) -> Tensor:
-    """Number the triplet around each residue, as `triplet_states` does; [B, P] -> [B, P - 2]."""
+    """Return the triplet around each residue as a row of `triplet_states`; [B, P] -> [B, P - 2]."""
     ends = RESIDUES + 2
     letter = protein - FIRST_RESIDUE
     letter = torch.where(protein == esm2.CLS, RESIDUES, letter)
     letter = torch.where(protein == esm2.EOS, RESIDUES + 1, letter)
     left, middle, right = letter[:, :-2], letter[:, 1:-1], letter[:, 2:]
-    number = (left * RESIDUES + middle) * ends + right
+    index = (left * RESIDUES + middle) * ends + right
     is_residue = (protein[:, 1:-1] >= FIRST_RESIDUE) & (middle < RESIDUES)
-    return torch.where(is_residue, number, ends * RESIDUES * ends)
+    return torch.where(is_residue, index, ends * RESIDUES * ends)

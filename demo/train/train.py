@@ -2,7 +2,7 @@
 
     python demo/train/train.py --data DIR/training.tsv --out BUNDLE_DIR
 
-The bundle has no classifier: `virnuc-rules train` makes that (`build.sh` is all of it). Everything
+The bundle has no classifier: `virnuc-rules train` makes it (`build.sh` runs all steps). Everything
 was chosen on the validation part; the test part is not read here.
 """
 
@@ -33,29 +33,29 @@ from virnuc_rules.models.bundle import write_card
 from virnuc_rules.models.device import reuse_memory
 
 SEED, THREADS = 1, 2
-CUTS = 8  # sets of windows, cut at other places; epochs take turns
+CUTS = 8  # sets of windows with different offsets; epochs use them in turn
 EPOCHS = {"dnabert": 28, "esm2": 12}
 BATCH = {"dnabert": 512, "esm2": 1024}  # frames a step
 RATE = {"dnabert": 2e-3, "esm2": 4e-3}  # of AdamW at its highest
-DROPPED = {"dnabert": 0.3, "esm2": 0.1}  # share of the tokens that are left out
-PLACES, PLACES_MEASURED = 8, 24  # of a frame where DNABERT's layer is computed
+DROPPED = {"dnabert": 0.3, "esm2": 0.1}  # fraction of the tokens that are dropped
+POSITIONS, POSITIONS_MEASURED = 8, 24  # of a frame at which DNABERT's layer is computed
 WARM_UP = 200  # steps
 DECAY, OWN_DECAY = 0.05, 1.0  # of weights; of the part of a token that is not its features'
-LONGEST = {"dnabert": 86, "esm2": 168}  # tokens; a frame with unknown bases may have more
+MAX_TOKENS = {"dnabert": 86, "esm2": 168}  # a frame with ambiguous bases may have more
 DESCRIPTION = "DEMO MODEL. Networks of the demo bundle (demo/train), without a classifier."
 WINDOW = 500
 Data = tuple[Tensor, Tensor]  # tokens [R, T], labels [R]
 
 
 def select(frames: Frames, kind: str) -> Data:
-    """Return the tokens of one network, cut off after the longest, and the labels of the frames."""
+    """Return the tokens of one network, at most MAX_TOKENS of a frame, and the labels."""
     tokens = frames.dna if kind == "dnabert" else frames.protein
-    cut = torch.from_numpy(tokens[:, : LONGEST[kind]].astype(np.int16))
+    cut = torch.from_numpy(tokens[:, : MAX_TOKENS[kind]].astype(np.int16))
     return cut, torch.from_numpy(frames.label[frames.window])
 
 
 def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
-    """Return AdamW, with the decay that each kind of parameter gets."""
+    """Return AdamW with the weight decay of each kind of parameter."""
     groups: dict[float, list[Tensor]] = {DECAY: [], OWN_DECAY: [], 0.0: []}
     for parameter in model.parameters():
         own = isinstance(model, TrainedDnabert) and parameter is model.own
@@ -79,7 +79,7 @@ def fit(model: nn.Module, kind: str, cuts: list[Frames], validation: Frames) -> 
             for group in optimizer.param_groups:
                 group["lr"] = RATE[kind] * warm * max(0.01, half)
             with torch.autocast("cpu", torch.bfloat16):
-                logits = model(tokens[rows].long(), PLACES, DROPPED[kind])
+                logits = model(tokens[rows].long(), POSITIONS, DROPPED[kind])
             loss = F.cross_entropy(logits.float(), label[rows])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -87,9 +87,9 @@ def fit(model: nn.Module, kind: str, cuts: list[Frames], validation: Frames) -> 
             optimizer.step()
             step, total = step + 1, total + loss.item()
         if (epoch + 1) % 4 == 0 or step == steps:
-            found = " ".join(f"{k} {v:.4f}" for k, v in measure(model, kind, validation).items())
+            auroc = " ".join(f"{k} {v:.4f}" for k, v in measure(model, kind, validation).items())
             seconds = time.monotonic() - begin
-            print(f"{kind}, step {step} of {steps}, {seconds:.0f} s: AUROC {found}", flush=True)
+            print(f"{kind}, step {step} of {steps}, {seconds:.0f} s: AUROC {auroc}", flush=True)
         if step == steps:
             break
 
@@ -100,7 +100,7 @@ def measure(model: nn.Module, kind: str, frames: Frames) -> dict[str, float]:
     model.eval()
     tokens, _ = select(frames, kind)
     with torch.autocast("cpu", torch.bfloat16):
-        parts = [model(rows.long(), PLACES_MEASURED, 0.0).float() for rows in tokens.split(1024)]
+        parts = [model(rows.long(), POSITIONS_MEASURED, 0.0).float() for rows in tokens.split(1024)]
     model.train()
     log_scores = torch.cat(parts).log_softmax(dim=1).numpy()
     score = scores_of_windows(log_scores, frames.window, len(frames.label))
@@ -108,19 +108,19 @@ def measure(model: nn.Module, kind: str, frames: Frames) -> dict[str, float]:
 
 
 def feature_scale(frames: Frames) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation, over frames, of the features of dicodons; [720] each."""
+    """Return mean and standard deviation over frames of the dicodon features; [720] each."""
     dna, _ = select(frames, "dnabert")
     table = torch.zeros(DICODONS + 4**WORD, dicodon_features().shape[1])
     table[DICODONS:] = dicodon_features()
     rows = torch.where(dna >= DICODONS, dna, 0).long()  # row 0 is zero
-    counts = torch.cat([F.embedding_bag(some, table, mode="sum") for some in rows.split(4096)])
+    counts = torch.cat([F.embedding_bag(part, table, mode="sum") for part in rows.split(4096)])
     counts /= (rows > 0).sum(dim=1, keepdim=True).clamp_min(1)
     return counts.mean(dim=0), counts.std(dim=0)
 
 
 def save(tensors: dict[str, Tensor], path: Path) -> None:
     """Write a network, its parameters rounded to float16."""
-    exact = ("encoder.inv_freq",)  # angles of far places need them exactly
+    exact = ("encoder.inv_freq",)  # rounded, they would give wrong angles at large distances
     save_file(
         {key: (v if key in exact else v.half()).contiguous() for key, v in tensors.items()}, path
     )
@@ -144,8 +144,8 @@ def train(args: argparse.Namespace) -> None:
     for (kind, model), file in zip(models.items(), (card.DNABERT_S, card.ESM2), strict=True):
         fit(model, kind, cuts, validation)
         save(model.folded(), args.out / file)
-        number = sum(tensor.numel() for tensor in model.folded().values())
-        print(f"{kind}: {number:,} parameters")
+        parameters = sum(tensor.numel() for tensor in model.folded().values())
+        print(f"{kind}: {parameters:,} parameters")
     write_card(
         args.out, name="virnuc-demo-networks", description=DESCRIPTION, demo=True, window=WINDOW,
         dnabert_s=DNABERT_S, esm2=ESM2, classifier=None,
