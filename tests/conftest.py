@@ -1,7 +1,11 @@
 """Fixtures that several test folders share."""
 
+import logging
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,10 +14,14 @@ from harness import DEMO, Project
 from hypothesis import settings
 
 from virnuc_rules.chunking.writer import write_chunks
+from virnuc_rules.cli import main
 from virnuc_rules.config.model import Config
 from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.serving.worker import Exit
 
+# Read when torch is imported, here and in the processes that tests start. The networks are tiny:
+# on a busy machine threads would wait for each other, for most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # CI repeats the same examples, so that it fails for what was changed; others look for new ones.
 settings.register_profile("ci", derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
@@ -53,6 +61,41 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert work(configure(results)) == Exit.DRAINED
     return results
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Command]:
+    """`virnuc-rules` in this process, for tests that are not about processes."""
+    logger = logging.getLogger("virnuc_rules")
+    handlers, level, said = logger.handlers, logger.level, logging.raiseExceptions
+    for name in (
+        "PYTORCH_ALLOC_CONF",
+        "OMP_WAIT_POLICY",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY",
+        "LRU_CACHE_CAPACITY",
+    ):  # `main` sets them where they are not set
+        if name not in os.environ:
+            monkeypatch.setenv(name, "")  # so that it is taken away at the end
+            monkeypatch.delenv(name)
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        # A command that starts no log has this one, were it not for pytest's.
+        logger.handlers = [logging.lastResort] if logging.lastResort else []
+        argv = ["virnuc-rules", *map(str, words)]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(argv, ended.value.code or 0, *printed)  # type: ignore[arg-type]
+
+    yield run
+    logger.handlers, logger.level, logging.raiseExceptions = handlers, level, said
 
 
 @pytest.fixture

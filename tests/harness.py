@@ -1,15 +1,17 @@
 """Running the real workflow and the real command line in a folder of a test's own."""
 
+import contextlib
 import csv
 import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,17 @@ def rules(*arguments: object, check: bool = False) -> subprocess.CompletedProces
     """Run `virnuc-rules` and capture what it prints."""
     command = [str(BIN / "virnuc-rules"), *map(str, arguments)]
     return subprocess.run(command, text=True, capture_output=True, check=check, timeout=300)
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond a size: it stands for a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def is_worker(pid: int) -> bool:

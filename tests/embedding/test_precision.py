@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from chunk_folders import some_contigs
 from harness import BUNDLE, DEMO, copy_bundle
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -27,7 +28,6 @@ from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.device import choose_device, choose_precision, is_out_of_memory
 from virnuc_rules.prediction.predict import predict
 from virnuc_rules.queue.store import Store
-from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.serving.worker import Exit, Worker
 from virnuc_rules.serving.worker_report import WorkerReport
 
@@ -134,9 +134,8 @@ def test_the_precision(wanted: str, device: str, expected: str | None) -> None:
 def config(tmp_path: Path) -> Config:
     """A chunked sample, a bundle of its own, and a precision that nobody verified."""
     fasta, out = tmp_path / "lake.fa", tmp_path / "results" / "chunks" / "lake"
-    contig = max(Sequences([DEMO["lake"]], "lake").contigs(), key=lambda contig: contig.length)
-    fasta.write_text(f">{contig.id}\n{contig.bases(0, contig.length).decode()}\n")
-    write_chunks([fasta], out, sample="lake", window=500, chunk_size=25)
+    some_contigs(fasta, DEMO["lake"], slice(10, 11))
+    write_chunks([fasta], out, sample="lake", window=500, chunk_size=10)
     return Config(
         results=tmp_path / "results",
         bundle=copy_bundle(tmp_path),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from chunk_folders import chunk_it, some_contigs
 from harness import BUNDLE, DEMO, wait_until
 
-from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
 from virnuc_rules.embedding import embedding_file as results
 from virnuc_rules.embedding.embedding_file import Embeddings, read_result
@@ -128,9 +128,8 @@ def test_the_cause_is_named_where_both_go_wrong(
 
 def test_sigterm_while_a_result_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That result is still published; the chunk that is embedded meanwhile is given up."""
-    write_chunks(
-        [DEMO["lake"]], tmp_path / "chunks" / "lake", sample="lake", window=500, chunk_size=40
-    )
+    source = some_contigs(tmp_path / "lake.fa", DEMO["lake"], slice(4, 8))
+    chunk_it(source, tmp_path / "chunks" / "lake", window=500, chunk_size=4)
     config = Config(results=tmp_path, bundle=BUNDLE, threads=1, lease_seconds=60)
     tasks = all_tasks(tmp_path, ["lake"], *read_settings(config))
     worker, write = Worker(config, "0", 0, tasks), results.write_result

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from chunk_folders import chunk_it, some_contigs
 from harness import BUNDLE, DEMO
 
-from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
 from virnuc_rules.embedding import embed
 from virnuc_rules.embedding.tasks import all_tasks, read_settings
@@ -17,9 +17,9 @@ from virnuc_rules.serving.worker_report import Memory, WorkerReport
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    """A chunked sample: thirteen chunks."""
-    out = tmp_path / "chunks" / "lake"
-    write_chunks([DEMO["lake"]], out, sample="lake", window=500, chunk_size=40)
+    """A chunked sample: thirteen small chunks."""
+    source = some_contigs(tmp_path / "lake.fa", DEMO["lake"], slice(4, 8))
+    chunk_it(source, tmp_path / "chunks" / "lake", window=500, chunk_size=4)
     return Config(results=tmp_path, bundle=BUNDLE, threads=1, lease_seconds=2)
 
 
