@@ -287,6 +287,5 @@ def check_config(settings: Mapping[str, Any], source: str = "config") -> Config:
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"][1:])
-        raise VirnucError(
-            f"{source}: {key}: {problem['msg']} (found {problem['input']!r})"
-        ) from None
+        reason = problem["msg"].removeprefix("Value error, ")
+        raise VirnucError(f"{source}: {key}: {reason} (found {problem['input']!r})") from None

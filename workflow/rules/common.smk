@@ -10,7 +10,12 @@ from virnuc_rules.cli.main import command_options
 from virnuc_rules.config.labels import read_controls
 from virnuc_rules.config.load import write_run_config
 from virnuc_rules.config.model import check_config
-from virnuc_rules.config.run_folder import EVALUATION, FIGURES, RunFolder, evaluation_json
+from virnuc_rules.config.run_folder import (
+    EVALUATION,
+    FIGURES,
+    RunFolder,
+    evaluation_json,
+)
 from virnuc_rules.config.sheet import SAMPLE, check_inputs, read_sheet
 from virnuc_rules.embedding.tasks import stamp_folder
 from virnuc_rules.errors import VirnucError
@@ -25,7 +30,9 @@ try:
     CONFIG = with_window(check_config(config))
     SHEET = read_sheet(CONFIG.inputs.samples)
     SAMPLES = SHEET.samples
-    if workflow.is_main_process:  # jobs read this file too, and need not check it all again
+    if (
+        workflow.is_main_process
+    ):  # jobs read this file too, and need not check it all again
         check_inputs(CONFIG, SAMPLES)
         read_controls(SHEET)
 except VirnucError as error:
