@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from virnuc_rules.chunking.format import read_manifest, read_windows
+from virnuc_rules.chunking.format import read_manifest, read_table
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
 from virnuc_rules.config.run_folder import RunFolder
@@ -67,7 +67,7 @@ def read_only(folder: Path) -> None:
     store = Store(config.run.results)
     for task in Tasks.of(config.run, config.embedding).of_sample(SAMPLE):
         read_result(store.result(task.key), task.key, task.read().ids)
-    for part in read_windows(RunFolder(config.run.results).chunks(SAMPLE)):
+    for part in read_table(RunFolder(config.run.results).chunks(SAMPLE).windows):
         np.sum(part["open_frames"].to_numpy())
 
 

@@ -12,6 +12,7 @@ from virnuc_rules.chunking.format import CHUNK_SCHEMA, Chunk, Manifest, read_chu
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Chunking
 from virnuc_rules.config.run_folder import ChunkFolder
+from virnuc_rules.reading.fastx import Sequences
 
 DATA = Path(__file__).parent / "data"
 UPSTREAM = DATA / "upstream"
@@ -75,3 +76,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def write_fasta(path: Path, records: dict[str, str]) -> Path:
     path.write_text("".join(f">{name}\n{bases}\n" for name, bases in records.items()))
     return path
+
+
+def some_contigs(path: Path, source: Path, places: slice) -> Path:
+    """Write some contigs of a file."""
+    contigs = list(Sequences([source], "it").contigs())[places]
+    return write_fasta(path, {c.id: c.bases(0, c.length).decode() for c in contigs})

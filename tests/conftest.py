@@ -1,5 +1,6 @@
 """Fixtures that several test folders share."""
 
+import logging
 import os
 
 # Before torch is imported: tests run side by side, and threads that wait would spin.
@@ -7,14 +8,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from embedded import configure, work
-from harness import DEMO, Project
+from harness import DEMO, Project, without_settings
 from hypothesis import settings
 
 from virnuc_rules.chunking.writer import write_chunks
+from virnuc_rules.cli.main import main
 from virnuc_rules.config.model import Chunking, Config
 from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.serving.worker import Exit
@@ -61,6 +66,43 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert work(configure(results)) == Exit.DRAINED
     return results
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Command]:
+    """`virnuc-rules` in this process, for tests that are not about processes."""
+    logger = logging.getLogger("virnuc_rules")
+    handlers, level, said = logger.handlers, logger.level, logging.raiseExceptions
+    for name in (
+        "PYTORCH_ALLOC_CONF",
+        "OMP_WAIT_POLICY",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY",
+        "LRU_CACHE_CAPACITY",
+        "ARROW_DEFAULT_MEMORY_POOL",
+    ):  # `main` sets them where they are not set
+        if name not in os.environ:
+            monkeypatch.setenv(name, "")  # so that it is taken away at the end
+            monkeypatch.delenv(name)
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        # A command that starts no log has this one, were it not for pytest's.
+        logger.handlers = [logging.lastResort] if logging.lastResort else []
+        argv = ["virnuc-rules", *map(str, words)]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, errors = capsys.readouterr()
+        code = ended.value.code or 0
+        return subprocess.CompletedProcess(argv, code, out, without_settings(errors))  # type: ignore[arg-type]
+
+    yield run
+    logger.handlers, logger.level, logging.raiseExceptions = handlers, level, said
 
 
 @pytest.fixture

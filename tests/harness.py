@@ -1,15 +1,17 @@
 """Running the real workflow and the real command line in a folder of a test's own."""
 
+import contextlib
 import csv
 import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,17 @@ def rules(*arguments: object, check: bool = False) -> subprocess.CompletedProces
 def without_settings(text: str) -> str:
     """Drop the line that says where the settings of a command are from."""
     return re.sub(r"^settings: .*\n", "", text)
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond a size: it stands for a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def is_worker(pid: int) -> bool:

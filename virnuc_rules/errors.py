@@ -1,20 +1,20 @@
-"""The errors that a user can cause or mend: one line, no traceback."""
+"""The errors that a user can cause or fix: one line, no traceback."""
 
 
 class VirnucError(Exception):
-    """Something the user can mend. The message names the file, the record and the fix."""
+    """Something the user can fix. The message names the file, the record and the fix."""
 
 
 class InputError(VirnucError):
-    """A sequence file that cannot be used as it is."""
+    """A sequence file that cannot be used."""
 
 
 class ChunkError(VirnucError):
-    """A chunk file or manifest that is missing, damaged, or not what it says it is."""
+    """A chunk file or manifest that is missing, damaged or inconsistent."""
 
 
 class ResultError(VirnucError):
-    """An embedding file that is missing, damaged, or belongs to something else."""
+    """An embedding file that is missing, damaged, or belongs to other open frames."""
 
 
 class ModelError(VirnucError):
@@ -22,4 +22,9 @@ class ModelError(VirnucError):
 
 
 class UnreachableError(ModelError):
-    """A server that cannot be reached from here; another machine may have a network."""
+    """A server that this machine cannot reach; another machine may have a network."""
+
+
+def one_line(error: object) -> str:
+    """Return the text of an error of another library without its line breaks."""
+    return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Where a verb says what it does: lines on standard error, and a log file for each attempt."""
+"""The log of a command: lines on standard error, and a log file for each attempt."""
 
 import logging
 import os
@@ -9,11 +9,11 @@ logger = logging.getLogger("virnuc_rules")
 
 
 def start_log(log: Path | None) -> Path | None:
-    """Log to standard error, a line an event; and to a file, with times and tracebacks.
+    """Log to standard error, one line per event, and to a file with times and tracebacks.
 
     The file is `NAME.attempt-N.log`, N counting up: Snakemake deletes the logs it knows before it
-    tries a job again, and what was said before is wanted then. `log` itself becomes another name
-    of the newest. Returns the file.
+    runs a job again, and the log of the failed attempt must stay. `log` becomes a second name of
+    the newest file. Returns the file, or None without `log`.
     """
     logger.setLevel(logging.DEBUG)
     terminal = logging.StreamHandler()
@@ -32,16 +32,16 @@ def start_log(log: Path | None) -> Path | None:
 
 
 def _new_attempt(log: Path) -> Path:
-    """Create the next attempt's file, which no other process has, and name it `log` too."""
+    """Create the file of the next attempt and make `log` a second name of it."""
     pattern = re.compile(re.escape(log.stem) + r"\.attempt-(\d+)" + re.escape(log.suffix))
-    found = (pattern.fullmatch(path.name) for path in log.parent.iterdir())
-    number = 1 + max((int(match[1]) for match in found if match), default=0)
+    matches = (pattern.fullmatch(path.name) for path in log.parent.iterdir())
+    attempts = max((int(match[1]) for match in matches if match), default=0)
     while True:
-        attempt = log.with_name(f"{log.stem}.attempt-{number}{log.suffix}")
+        attempts += 1
+        attempt = log.with_name(f"{log.stem}.attempt-{attempts}{log.suffix}")
         try:
             attempt.touch(exist_ok=False)
-        except FileExistsError:  # another started at the same moment
-            number += 1
+        except FileExistsError:  # another process created it at the same moment
             continue
         link = log.with_name(f".{attempt.name}.link")
         os.link(attempt, link)

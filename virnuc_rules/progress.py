@@ -1,4 +1,4 @@
-"""How far a verb is: a bar on a terminal, lines with percent and time left in the log."""
+"""Progress of a command: a bar on a terminal, and log lines with percent and remaining time."""
 
 import contextlib
 import logging
@@ -11,15 +11,16 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 logger = logging.getLogger(__name__)
 
-_SECONDS = 10.0  # between lines
+_SECONDS = 10.0  # minimum time between two lines
 
 
 @contextlib.contextmanager
 def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Give a function that is told what of `total` is done; None where nobody knows how much it is.
+    """Give a function that takes the amount of work done since its last call.
 
-    The bar is for a terminal, and goes when the work ends. Lines come at most every ten seconds;
-    they go to standard error too where it is no terminal.
+    total: the amount of all work; None = unknown. The bar is only for a terminal, and is removed
+    when the work ends. Lines are written at most every ten seconds, also to standard error if that
+    is no terminal.
     """
     console = Console(stderr=True)
     bar = Progress(
@@ -31,38 +32,29 @@ def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
         transient=True,
         disable=not console.is_terminal,
     )
-    lines = _Lines(title, total, logging.DEBUG if console.is_terminal else logging.INFO)
+    level = logging.DEBUG if console.is_terminal else logging.INFO
+    done, begin = 0, time.monotonic()
+    last = begin
     with bar:
         task = bar.add_task(title, total=total)
 
-        def advance(number: int) -> None:
-            bar.advance(task, number)
-            lines.advance(number)
+        def advance(amount: int) -> None:
+            nonlocal done, last
+            bar.advance(task, amount)
+            done += amount
+            now = time.monotonic()
+            if now - last >= _SECONDS:
+                last = now
+                logger.log(level, "%s: %s", title, _text(done, total, now - begin))
 
         yield advance
 
 
-class _Lines:
-    """Says now and then how far the work is."""
-
-    def __init__(self, title: str, total: int | None, level: int) -> None:
-        self.title, self.total, self.level = title, total, level
-        self.done = 0
-        self.begin = self.last = time.monotonic()
-
-    def advance(self, number: int) -> None:
-        self.done += number
-        now = time.monotonic()
-        if now - self.last < _SECONDS:
-            return
-        self.last = now
-        logger.log(self.level, "%s: %s", self.title, self.text(now - self.begin))
-
-    def text(self, seconds: float) -> str:
-        if not self.total or not self.done:
-            return f"at work for {_clock(seconds)}"
-        share = min(1.0, self.done / self.total)
-        return f"{share:.0%} done, {_clock(seconds / share - seconds)} left"
+def _text(done: int, total: int | None, seconds: float) -> str:
+    if not total or not done:
+        return f"at work for {_clock(seconds)}"
+    fraction = min(1.0, done / total)
+    return f"{fraction:.0%} done, {_clock(seconds / fraction - seconds)} left"
 
 
 def _clock(seconds: float) -> str:

@@ -2,8 +2,8 @@
 
 from enum import StrEnum
 
-GENETIC_CODE = 1  # NCBI's table by which frames are translated, the standard code as upstream's
-UPSTREAM_NON_VIRAL = "others"  # what VirNucPro calls non_viral; its two files keep it
+GENETIC_CODE = 1  # NCBI's number of the standard code, which upstream uses too
+UPSTREAM_NON_VIRAL = "others"  # VirNucPro's word for non_viral, in the two files that it wrote too
 
 
 class _Term(StrEnum):
@@ -14,9 +14,9 @@ class _Term(StrEnum):
 
 
 class Label(_Term):
-    """What a sequence is known to be. The code is its class: the column of the scores [N, 2].
+    """The known class of a sequence. The code is the column of the class in the scores [N, 2].
 
-    `Label("others")`, as older files have it, is NON_VIRAL.
+    `Label("others")`, which older files hold, is NON_VIRAL.
     """
 
     NON_VIRAL = "non_viral"
@@ -28,7 +28,7 @@ class Label(_Term):
 
 
 class Call(_Term):
-    """What a window or contig is called; of an open frame, the class with the higher score."""
+    """The call of a window or contig; for an open frame, the class with the higher score."""
 
     VIRUS = "virus"
     NON_VIRAL = "non_viral"
@@ -36,22 +36,22 @@ class Call(_Term):
 
 
 class Reason(_Term):
-    """Why there is no call: of a contig, the first of these that is true of one of its windows.
+    """Why there is no call; for a contig, the first of these that one of its windows has.
 
-    What can be mended comes first, then what was asked for, then what the sequence is like.
+    First what the user can fix, then what the settings exclude, then properties of the sequence.
     """
 
     EMBEDDING_FAILED = "embedding_failed"
     SHORT_CONTIG = "short_contig"
-    TOO_FEW_CALLED_WINDOWS = "too_few_called_windows"  # only of contigs
+    TOO_FEW_CALLED_WINDOWS = "too_few_called_windows"  # contigs only
     NO_OPEN_FRAME = "no_open_frame"
     TOO_AMBIGUOUS = "too_ambiguous"
     AMBIGUOUS = "ambiguous"
     TOO_SHORT = "too_short"
 
 
-# Code of a window that has an open frame, or a call. In a contig without a call such a window says
-# that too few are called: the smallest code of the windows is that of the contig's reason.
+# Code of a window that has an open frame, or a call. The reason of a contig without a call is the
+# smallest code of its windows: such a window means that too few windows have a call.
 NO_REASON = Reason.TOO_FEW_CALLED_WINDOWS.code
 
 

@@ -2,13 +2,14 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from harness import BUNDLE, rules
+from harness import BUNDLE
 from published import REVISION, published, write_definition
 
 from virnuc_rules.bundles.definition import (
@@ -210,11 +211,11 @@ def test_without_a_definition_all_is_needed() -> None:
         customized(None, name="x", window=None, paths={"esm2": Path("a")})
 
 
-def test_options_on_the_command_line(tmp_path: Path) -> None:
+def test_options_on_the_command_line(tmp_path: Path, command: Callable[..., Any]) -> None:
     paths = published(tmp_path)
     sources = {name: {"path": str(path)} for name, path in paths.items() if name != "classifier"}
     definition = write_definition(tmp_path / "own.yaml", **sources)
-    done = rules(
+    done = command(
         "models", "prepare", definition, "--classifier", paths["classifier"],
         "--window", 300, "--out", tmp_path / "out",
     )  # fmt: skip
@@ -222,7 +223,7 @@ def test_options_on_the_command_line(tmp_path: Path) -> None:
     card = read_card(tmp_path / "out")
     assert (card.name, card.window) == ("own", 300)
     assert card.source["classifier"].origin == str(paths["classifier"])
-    done = rules("models", "prepare", "--esm2", paths["esm2"])
+    done = command("models", "prepare", "--esm2", paths["esm2"])
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
 
 
@@ -245,7 +246,7 @@ def test_a_bundle_for_embeddings(tmp_path: Path) -> None:
 # --- looking at them ---------------------------------------------------------------------------
 
 
-def test_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]) -> None:
     paths = {**published(tmp_path), "classifier": None}
     prepare_bundle(
         customized(None, name="own", window=300, paths=paths), tmp_path / "bundles" / "mine"
@@ -254,7 +255,7 @@ def test_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bundles/broken/bundle.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    shown = rules("models", "list", check=True).stdout
+    shown = command("models", "list").stdout
     assert all(name in shown for name in NAMES)
     rows = {line.split()[1]: line for line in shown.splitlines() if line.startswith("│")}
     assert "6.1 GB" in rows["virnucpro-500"] and "1 file" in rows["virnucpro-500"]
@@ -262,12 +263,12 @@ def test_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "unusable" in rows["bundles/broken"]
 
 
-def test_show(tmp_path: Path) -> None:
+def test_show(tmp_path: Path, command: Callable[..., Any]) -> None:
     for model in (str(BUNDLE), "virnucpro-500"):
-        readable = rules("models", "show", model, check=True).stdout
-        parsed = json.loads(rules("models", "show", model, "--json", check=True).stdout)
+        readable = command("models", "show", model).stdout
+        parsed = json.loads(command("models", "show", model, "--json").stdout)
         assert yaml.safe_load(readable) == parsed
     assert parsed["esm2"]["parameters"] == 2832442880
     (tmp_path / "copy.yaml").write_text(readable)  # a start for one's own
     assert read_definition(tmp_path / "copy.yaml") == find_definition("virnucpro-500")
-    assert "no bundle.json" in rules("models", "show", tmp_path).stderr
+    assert "no bundle.json" in command("models", "show", tmp_path).stderr

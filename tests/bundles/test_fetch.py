@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from harness import BIN, BUNDLE, environment, rules, sha256, wait_until
+from harness import BIN, BUNDLE, environment, files_of_at_most, sha256, wait_until
 from published import (
     REVISION,
     Server,
@@ -175,19 +176,11 @@ def test_what_is_not_there(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_no_missing_network(server: Server, tmp_path: Path) -> None:
-    """A limit on the size of files stands for it: the same error, on the same call."""
-    code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
-    code += "from sys import argv; from pathlib import Path;"
-    code += "from virnuc_rules.bundles import fetch as f"
-    code += "; f.fetch(f.UrlSource(url=argv[1], sha256=argv[2]), Path(argv[3]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, source(server).url, "0" * 64, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    last = done.stderr.splitlines()[-1]
-    assert "ModelError" in last and "big.pt.partial: File too large" in last
+    with (
+        pytest.raises(ModelError, match=r"big\.pt\.partial: File too large"),
+        files_of_at_most(MIB),
+    ):
+        fetch(source(server), tmp_path)
 
 
 def test_local_files_are_hashed(tmp_path: Path) -> None:
@@ -234,19 +227,33 @@ def definition(server: Server, tmp_path: Path) -> Path:
 def prepare(
     server: Server, *arguments: object, **variables: str
 ) -> subprocess.CompletedProcess[str]:
+    """As a user does: what the environment says is read when the library of the hub is imported."""
     command = [str(BIN / "virnuc-rules"), "models", "prepare", *map(str, arguments)]
     env = {**environment(), "HF_ENDPOINT": server.url, "NO_PROXY": "127.0.0.1", **variables}
     env.setdefault("HF_HUB_OFFLINE", "0")
     return subprocess.run(command, env=env, text=True, capture_output=True, timeout=120)
 
 
-def test_a_bundle_from_the_network(server: Server, definition: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def prepare_here(
+    command: Callable[..., Any], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """The same in this process."""
+    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    return lambda *arguments: command("models", "prepare", *arguments)
+
+
+def test_a_bundle_from_the_network(
+    server: Server, definition: Path, prepare_here: Callable[..., Any], tmp_path: Path
+) -> None:
     out = tmp_path / "bundles" / "mine"
     done = prepare(server, definition, "--out", out)
     assert done.returncode == 0, done.stderr
     paths = published(tmp_path / "local")
     options = [f"--{name.replace('_', '-')}={path}" for name, path in paths.items()]
-    local = rules("models", "prepare", *options, "--window", 500, "--out", tmp_path / "local/out")
+    local = prepare_here(*options, "--window", 500, "--out", tmp_path / "local/out")
     assert local.returncode == 0, local.stderr
     for name in FILES:
         assert (out / name).read_bytes() == (tmp_path / "local/out" / name).read_bytes()
@@ -260,16 +267,16 @@ def test_a_bundle_from_the_network(server: Server, definition: Path, tmp_path: P
     scores = Bundle(out).open_classifier().scores(*features)
     assert torch.equal(scores, Bundle(BUNDLE).open_classifier().scores(*features))
     before = len(server.requests)
-    assert prepare(server, definition, "--out", tmp_path / "bundles/again").returncode == 0
+    assert prepare_here(definition, "--out", tmp_path / "bundles/again").returncode == 0
     assert len(server.requests) == before  # from `.downloads` beside both
 
 
 def test_without_a_network_it_says_what_to_run(
-    server: Server, definition: Path, tmp_path: Path
+    server: Server, definition: Path, prepare_here: Callable[..., Any], tmp_path: Path
 ) -> None:
     server.close()
     out = tmp_path / "out dir"
-    done = prepare(server, definition, "--out", out)
+    done = prepare_here(definition, "--out", out)
     assert done.returncode == 1
     error = done.stderr.splitlines()[-1]
     assert f"error: {server.url}/repo/500_model.pth: cannot be reached (" in error
@@ -285,17 +292,17 @@ def test_offline_by_decision(server: Server, definition: Path, tmp_path: Path) -
 
 
 def test_what_is_not_pinned_is_refused_before_any_download(
-    server: Server, definition: Path, tmp_path: Path
+    server: Server, definition: Path, prepare_here: Callable[..., Any], tmp_path: Path
 ) -> None:
     unpinned = re.sub(r"(config\.json): \w+", r"\1: null", definition.read_text())
     definition.write_text(unpinned)
     assert len(read_definition(definition).unpinned()) == 2
-    done = prepare(server, definition, "--out", tmp_path / "out")
+    done = prepare_here(definition, "--out", tmp_path / "out")
     assert done.returncode == 1 and server.requests == []
     (line,) = done.stderr.splitlines()
     assert "config.json (lab/DNABERT-S), config.json (lab/esm2)" in line
     assert "--trust-unpinned" in line
-    done = prepare(server, definition, "--out", tmp_path / "out", "--trust-unpinned")
+    done = prepare_here(definition, "--out", tmp_path / "out", "--trust-unpinned")
     assert done.returncode == 0, done.stderr
     found = sha256(tmp_path / "published/esm2_t4/config.json")
     assert read_card(tmp_path / "out").source["esm2"].sha256["config.json"] == found

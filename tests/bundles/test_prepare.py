@@ -1,11 +1,13 @@
 """A bundle made of checkpoints in the published formats works as the one that they are of."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from harness import BUNDLE, rules
+from harness import BUNDLE
 from safetensors.torch import load_file, save_file
 from transformers import EsmConfig, EsmForMaskedLM
 
@@ -39,10 +41,12 @@ def local(sources: dict[str, Path]) -> Definition:
     return customized(None, name="x", window=500, paths={**sources})
 
 
-def test_a_prepared_bundle_opens(sources: dict[str, Path], tmp_path: Path) -> None:
+def test_a_prepared_bundle_opens(
+    sources: dict[str, Path], tmp_path: Path, command: Callable[..., Any]
+) -> None:
     out = tmp_path / "bundles" / "mine"
     options = [f"--{key.replace('_', '-')}={path}" for key, path in sources.items()]
-    done = rules("models", "prepare", *options, "--window", 500, "--out", out)
+    done = command("models", "prepare", *options, "--window", 500, "--out", out)
     assert done.returncode == 0, done.stderr
     bundle, known = Bundle(out), Bundle(BUNDLE)
     assert (bundle.card.name, bundle.card.window, bundle.card.demo) == ("mine", 500, False)

@@ -13,9 +13,8 @@ from chunk_folders import SOURCE, chunk_it, manifest_of
 from virnuc_rules.chunking.format import (
     ChunkEntry,
     read_chunk,
-    read_contig_table,
     read_manifest,
-    read_windows,
+    read_table,
 )
 from virnuc_rules.config.run_folder import ChunkFolder
 from virnuc_rules.errors import ChunkError
@@ -209,16 +208,15 @@ def test_a_changed_number_of_rows_in_the_manifest(one: tuple[Path, ChunkEntry]) 
 @pytest.mark.parametrize("name", ["windows", "contigs"])
 def test_a_damaged_table(one: tuple[Path, ChunkEntry], name: str) -> None:
     folder = ChunkFolder(one[0].parent)
-    read = {"windows": read_windows, "contigs": read_contig_table}[name]
     path = folder.path / f"{name}.parquet"
     whole = path.read_bytes()
-    rows = sum(part.num_rows for part in read(folder))
+    rows = sum(part.num_rows for part in read_table(path))
     assert rows == getattr(read_manifest(folder), name)
     for content, expected in ((None, "no such file"), (whole[:-9], "damaged"), (b"", "damaged")):
         path.unlink()
         if content is not None:
             path.write_bytes(content)
         with pytest.raises(ChunkError, match=expected) as raised:
-            list(read(folder))
+            list(read_table(path))
         assert str(raised.value).startswith(f"{path}: ")
         path.touch()

@@ -49,7 +49,7 @@ def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.Monkey
     before = contents(tmp_path)
     seen = []
 
-    def full(path: Path) -> None:
+    def full(path: Path, _: object) -> None:
         seen.append(path.name)
         staged = path.parent
         names = [f"chunk_{n:06d}.parquet" for n in range(len(manifest_of(tmp_path / "out").chunks))]
@@ -61,7 +61,7 @@ def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.Monkey
         assert windows_of(staged).num_rows == manifest_of(tmp_path / "out").windows
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(chunks, "replacing", full)
+    monkeypatch.setattr(chunks, "write_json", full)
     with pytest.raises(VirnucError, match="no space left"):
         chunk_it(SOURCE, tmp_path / "out")
     assert seen == ["manifest.json"]
@@ -73,7 +73,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
 import os, sys
 from pathlib import Path
 from virnuc_rules.chunking import writer as chunks
-chunks.replacing = lambda path: os._exit(9)
+chunks.write_json = lambda *_: os._exit(9)
 from virnuc_rules.config.model import Chunking
 chunking = Chunking(window=300, chunk_size=9)
 chunks.write_chunks([Path(sys.argv[1])], Path(sys.argv[2]), chunking, sample="a")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from chunk_folders import manifest_of
+from chunk_folders import chunk_it, manifest_of, some_contigs
 from embedded import predict, worker_of
 from harness import BUNDLE, DEMO, copy_bundle
 from safetensors import safe_open
@@ -34,7 +34,6 @@ from virnuc_rules.models.device import (
     matmul_precision,
 )
 from virnuc_rules.queue.store import Store
-from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.serving.worker import Exit
 from virnuc_rules.serving.worker_report import WorkerReport
 
@@ -92,14 +91,16 @@ def test_the_device(
     else:
         with pytest.raises(ModelError) as raised:
             choose_device(wanted, number)
-        told = f"device {wanted} is not there: {devices} CUDA devices are visible"
+        told = f"device {wanted} is not available: {devices} CUDA devices are visible"
         assert str(raised.value) == told
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
 def test_the_device_of_a_machine_without_gpu() -> None:
     assert choose_device("auto", 5) == CPU
-    with pytest.raises(ModelError, match="device cuda is not there: 0 CUDA devices are visible"):
+    with pytest.raises(
+        ModelError, match="device cuda is not available: 0 CUDA devices are visible"
+    ):
         choose_device("cuda")
 
 
@@ -166,9 +167,8 @@ def test_networks_multiply_in_their_precision(
 def config(tmp_path: Path) -> Config:
     """A chunked sample, a bundle of its own, and a precision that nobody verified."""
     fasta, out = tmp_path / "lake.fa", tmp_path / "results" / "chunks" / "lake"
-    contig = max(Sequences([DEMO["lake"]], "lake").contigs(), key=lambda contig: contig.length)
-    fasta.write_text(f">{contig.id}\n{contig.bases(0, contig.length).decode()}\n")
-    write_chunks([fasta], out, sample="lake", chunking=Chunking(window=500, chunk_size=25))
+    some_contigs(fasta, DEMO["lake"], slice(10, 11))
+    chunk_it(fasta, out, window=500, chunk_size=10)
     return Config.of(
         results=tmp_path / "results",
         bundle=copy_bundle(tmp_path),

@@ -100,7 +100,7 @@ def test_files(chunked: Project, damage: Callable[[Path], None], cause: str) -> 
 @pytest.mark.parametrize(
     ("settings", "cause"),
     [
-        ({"device": "cuda:7"}, "device cuda:7 is not there"),
+        ({"device": "cuda:7"}, "device cuda:7 is not available"),
         ({"device": "cpu", "precision": "fp16"}, "fp16"),
     ],
 )
@@ -149,7 +149,8 @@ def test_a_file_that_hangs(chunked: Project, name: str) -> None:
 def test_a_hang_with_the_interpreter_lock(chunked: Project) -> None:
     """A driver may do this: no thread of ours can run then, not even the watchdog."""
     script = (
-        "import ctypes, sys; from virnuc_rules import cli; from virnuc_rules.serving import worker;"
+        "import ctypes, sys; from virnuc_rules.cli import main as cli;"
+        "from virnuc_rules.serving import worker;"
         "worker.Worker._load = lambda self: ctypes.PyDLL(None).sleep(600); cli.main()"
     )
     command = [sys.executable, "-c", script, *chunked.serve_command(0, load_timeout=2)[1:]]
@@ -179,7 +180,7 @@ def test_too_little_memory(chunked: Project) -> None:
     rewrite_card(bundle, esm2=shape, classifier=None)
     size = (bundle / ESM2).stat().st_size
     script = (
-        "import os, resource, torch; from virnuc_rules import cli;"
+        "import os, resource, torch; from virnuc_rules.cli import main as cli;"
         "from virnuc_rules.embedding import embed;"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
         f"resource.setrlimit(resource.RLIMIT_AS, 2 * [used + {size // 2}]); cli.main()"

@@ -258,7 +258,7 @@ def test_a_bundle_that_is_not_whole(
     ("setting", "check", "cause"),
     [
         ({"window": 300}, "bundle", "windows of 500"),
-        ({"device": "cuda:9"}, "device", "cuda:9 is not there"),
+        ({"device": "cuda:9"}, "device", "cuda:9 is not available"),
         ({"precision": "fp16"}, "device", "needs a CUDA device"),
         ({"samples": Path("nowhere.tsv")}, "samples", "nowhere.tsv"),
     ],

@@ -5,13 +5,16 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-from harness import BUNDLE, Project, rules
+from harness import BUNDLE, Project
 from rich.console import Console
 
+from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.errors import ChunkError
@@ -72,7 +75,9 @@ class Run:
 @pytest.fixture(scope="module")
 def chunked_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = Project(tmp_path_factory.mktemp("status"))
-    project.chunk()
+    for name, path in project.samples.items():
+        out = project.results / "chunks" / name
+        write_chunks([path], out, sample=name, window=500, chunk_size=40)
     return project.folder
 
 
@@ -214,10 +219,10 @@ def test_watching_ends_when_all_is_done_and_only_reads(run: Run) -> None:
     assert f"{len(run.keys) - 1} " in last and "failed: lake" in last
 
 
-def test_the_verb_watches(run: Run) -> None:
+def test_the_verb_watches(run: Run, command: Callable[..., Any]) -> None:
     run.finish(*run.keys)
     options = ("--samples", run.config.inputs.samples, "--results", run.results, "--bundle", BUNDLE)
-    done = rules("status", "--watch", *options)
+    done = command("status", "--watch", *options)
     assert done.returncode == 0, done.stderr
     assert f" {len(run.keys)} " in done.stdout
     assert len(done.stdout.splitlines()) > 5

@@ -2,10 +2,8 @@
 
 import argparse
 import json
-import logging
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from _pytest.capture import CaptureResult
-from chunk_folders import manifest_of
+from chunk_folders import manifest_of, some_contigs
 from esm.model.esm2 import ESM2
-from harness import BUNDLE, DEMO, copy_bundle, rules, sha256, without_settings
+from harness import BUNDLE, DEMO, copy_bundle, sha256
 from published import published
 from safetensors.torch import load_file, save_file
 
@@ -26,14 +23,12 @@ from virnuc_rules.bundles.prepare import prepare_bundle
 from virnuc_rules.bundles.verified import Verified, read_verified
 from virnuc_rules.chunking.format import read_chunk
 from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.cli.main import main
 from virnuc_rules.config.model import Chunking, Embedding
 from virnuc_rules.embedding.embed import Networks, embed_chunk
 from virnuc_rules.files.atomic import partial_path
 from virnuc_rules.inspection import verify as measuring
 from virnuc_rules.models.bundle import Bundle, rewrite_card
 from virnuc_rules.models.card import FILES
-from virnuc_rules.reading.fastx import Sequences
 
 BF16 = ("--precision", "bf16")
 Verify = Callable[..., Any]
@@ -41,29 +36,19 @@ Verify = Callable[..., Any]
 
 @pytest.fixture
 def verify(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Verify]:
-    """The command line in this process: `verify(bundle, options...)` gives what it printed."""
+    """The command in this process: `verify(bundle, options...)` gives what it printed."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    logger = logging.getLogger("virnuc_rules")
-    handlers, level = logger.handlers, logger.level
-    for name in ("PYTORCH_ALLOC_CONF", "OMP_WAIT_POLICY"):  # `main` sets them
-        monkeypatch.setenv(name, os.environ.get(name, ""))
 
     def run(bundle: Path, *options: object, code: int = 0) -> Any:
-        words = ["virnuc-rules", "models", "verify", bundle, "--threads", 1, *options]
-        monkeypatch.setattr(sys, "argv", list(map(str, words)))
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        printed = CaptureResult(out, without_settings(err))
-        assert (ended.value.code or 0) == code, printed.err
-        return printed
+        done = command("models", "verify", bundle, "--threads", 1, *options)
+        assert done.returncode == code, done.stderr
+        return done
 
     yield run
-    logger.handlers, logger.level = handlers, level
     assert not list(temporary.iterdir())
 
 
@@ -73,8 +58,8 @@ def refused(verify: Verify) -> Callable[..., str]:
 
     def run(bundle: Path, *options: object) -> str:
         printed = verify(bundle, *options, code=1)
-        assert printed.out == ""
-        (line,) = printed.err.splitlines()
+        assert printed.stdout == ""
+        (line,) = printed.stderr.splitlines()
         assert line.startswith("error: ")
         return str(line)
 
@@ -86,17 +71,10 @@ def bundle(tmp_path: Path) -> Path:
     return copy_bundle(tmp_path)
 
 
-def some_contigs(path: Path, places: slice) -> Path:
-    contigs = list(Sequences([DEMO["gut"]], "gut").contigs())[places]
-    texts = (f">{contig.id}\n{contig.bases(0, contig.length).decode()}\n" for contig in contigs)
-    path.write_text("".join(texts))
-    return path
-
-
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One contig: a few open frames."""
-    return some_contigs(tmp_path_factory.mktemp("data") / "small.fa", slice(4, 5))
+    return some_contigs(tmp_path_factory.mktemp("data") / "small.fa", DEMO["gut"], slice(4, 5))
 
 
 def drawn_at_random(folder: Path, scale: float) -> None:
@@ -120,8 +98,8 @@ def test_without_data_nothing_is_measured_or_written(
 ) -> None:
     before = {path.name: path.read_bytes() for path in bundle.iterdir()}
     printed = verify(bundle, "--precision", precision)
-    assert printed.out == ""
-    assert printed.err == f"{bundle}: files and self-check are sound ({precision} on cpu)\n"
+    assert printed.stdout == ""
+    assert printed.stderr == f"{bundle}: files and self-check are sound ({precision} on cpu)\n"
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
 
 
@@ -164,14 +142,6 @@ def test_a_device_that_gives_other_numbers_each_time(
     right, answers = measuring.self_check, iter([0.0, 1e-6])
     monkeypatch.setattr(measuring, "self_check", lambda *rest: right(*rest) + next(answers))
     assert "gives other numbers each time" in refused(bundle)
-
-
-def test_a_user_sees_no_traceback(bundle: Path, small: Path) -> None:
-    (bundle / "verified.json").write_text("{")
-    done = rules("models", "verify", bundle, "--data", small, *BF16)
-    assert (done.returncode, done.stdout) == (1, "")
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: {bundle / 'verified.json'}: cannot be read")
 
 
 # --- a precision against fp32 ------------------------------------------------------------------
@@ -243,7 +213,7 @@ def test_what_a_precision_changes(
     bundle: Path, verify: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measuring, "_CHUNK", 30)  # several chunks, as by hand
-    data = some_contigs(tmp_path / "data.fa", slice(4, 9))
+    data = some_contigs(tmp_path / "data.fa", DEMO["gut"], slice(4, 9))
     opened = undecided(bundle, data, tmp_path / "fp32")
     printed = verify(bundle, "--data", data, *BF16)
     (run,) = json.loads((bundle / "verified.json").read_text())["precisions"]
@@ -254,16 +224,16 @@ def test_what_a_precision_changes(
     assert run["fingerprint"] == opened.card.fingerprint
     assert (run["data"], run["data_sha256"]) == (str(data), sha256(data))
     assert run["versions"]["torch"] == torch.__version__
-    assert f"another label   {run['label_flips']} of {run['open_frames']}\n" in printed.out
-    assert f"another call        {run['call_flips']} of {run['windows']}\n" in printed.out
-    assert f"{run['score_max']:.2e} at most" in printed.out
+    assert f"another label   {run['label_flips']} of {run['open_frames']}\n" in printed.stdout
+    assert f"another call        {run['call_flips']} of {run['windows']}\n" in printed.stdout
+    assert f"{run['score_max']:.2e} at most" in printed.stdout
 
 
 def test_a_bundle_without_classifier(bundle: Path, verify: Verify, small: Path) -> None:
     (bundle / "classifier.safetensors").unlink()
     rewrite_card(bundle, classifier=None)
     verify(bundle)
-    assert "unknown: no classifier" in verify(bundle, "--data", small, *BF16).out
+    assert "unknown: no classifier" in verify(bundle, "--data", small, *BF16).stdout
     (run,) = json.loads((bundle / "verified.json").read_text())["precisions"]
     unknown = ("label_flips", "call_flips", "score_max", "score_p999")
     assert [run[name] for name in unknown] == [None] * 4
@@ -326,8 +296,8 @@ def test_a_bundle_that_cannot_be_written_to(bundle: Path, verify: Verify, small:
     """Root may write everywhere, so a folder is where the new file would be begun."""
     partial_path(bundle / "verified.json").mkdir()
     printed = verify(bundle, "--data", small, *BF16, code=1)
-    assert printed.out.startswith("bf16 against fp32")  # it was computed: it is shown
-    (line,) = printed.err.splitlines()
+    assert printed.stdout.startswith("bf16 against fp32")  # it was computed: it is shown
+    (line,) = printed.stderr.splitlines()
     assert f"{bundle / 'verified.json'}: cannot be written" in line
 
 
@@ -403,8 +373,8 @@ def test_parity(converted: Path, prepared: Path, verify: Verify, small: Path, na
     assert parity.embedding_max < 1e-4 < 0.1 < parity.embedding_scale
     assert parity.cosine_min > 1 - 1e-6
     assert (parity.checkpoint, parity.checkpoint_sha256) == (str(checkpoint), sha256(checkpoint))
-    assert f"{parity.embedding_max:.2e} at most" in printed.out
-    assert printed.err == f"{prepared}: files and self-check are sound (fp32 on cpu)\n"
+    assert f"{parity.embedding_max:.2e} at most" in printed.stdout
+    assert printed.stderr == f"{prepared}: files and self-check are sound (fp32 on cpu)\n"
     verify(prepared, "--data", small, *BF16)  # beside it
     assert kept(prepared).parity == parity and len(kept(prepared).precisions) == 1
 

@@ -187,6 +187,19 @@ def test_a_window_has_the_probability_of_its_margin(tmp_path: Path) -> None:
     assert found == [pytest.approx(0.8), None, pytest.approx(0.4)]
 
 
+def test_a_bit_that_flips_on_the_disk_is_found(tmp_path: Path) -> None:
+    ids = [f"c_chunk_{n}F1" for n in range(1, 1001)]
+    chunk = scored(ids, np.random.default_rng(0).random((1000, 2), np.float32))
+    path = write_frames(tmp_path, chunk) / "orfs.parquet"
+    content = bytearray(path.read_bytes())
+    column = pq.ParquetFile(path).metadata.row_group(0).column(7)
+    assert column.path_in_schema == "score_others"
+    content[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="CRC"):
+        pq.read_table(path, page_checksum_verification=True)
+
+
 # --- what is written of them -------------------------------------------------------------------
 
 

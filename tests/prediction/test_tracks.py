@@ -223,8 +223,9 @@ def test_reads_of_several_files_with_one_name(tmp_path: Path) -> None:
         assert [(r.name, r.sequence, r.quality) for r in records] == [("r", "TTGCA" * 20, None)]
 
 
-def test_a_contig_longer_than_a_piece(tmp_path: Path) -> None:
-    bases = "ACGTTGCATA" * 250_000
+def test_a_contig_longer_than_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("virnuc_rules.prediction.viral_fasta._PIECE", 60 * 7)
+    bases = "ACGTTGCATA" * 250
     source = fasta(tmp_path / "a.fa", {"long": bases})
     write_viral(SampleFolder(tmp_path, "lake"), prepare(tmp_path, source, virus="v"))
     _, *lines = text_of(tmp_path / "viral.fa.gz").splitlines()

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from chunk_folders import manifest_of
-from harness import rules
 from reporting import HOSTILE, make_results
 
 from virnuc_rules.bundles.verified import Verified
@@ -147,16 +147,16 @@ def test_samples_without_tables_are_named(config: Config) -> None:
     assert "2 of 3 samples are not in this report" in render(run)
 
 
-def test_mistakes_are_one_line(config: Config) -> None:
+def test_mistakes_are_one_line(config: Config, command: Callable[..., Any]) -> None:
     options = [f"--{key}={config.flat()[key]}" for key in ("samples", "results", "bundle")]
     table = config.run.results / "gut" / "contigs.parquet"
     table.write_bytes(table.read_bytes()[:-20])
-    done = rules("report", *options)
+    done = command("report", *options)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert f"{table}: cannot be read" in done.stderr and "run `predict` again" in done.stderr
     for name in ("gut", "lake"):
         (config.run.results / name / "contigs.parquet").unlink()
-    done = rules("report", *options)
+    done = command("report", *options)
     assert done.stderr.splitlines()[-1].endswith("no sample has tables yet; run `predict` first")
     assert "Traceback" not in done.stderr and not (config.run.results / "report.html").exists()
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from chunk_folders import chunk_it, some_contigs
 from embedded import worker_of
 from harness import BUNDLE, DEMO, wait_until
 
-from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.config.model import Chunking, Config, Embedding
+from virnuc_rules.config.model import Config, Embedding
 from virnuc_rules.embedding import embedding_file as results
 from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result
 from virnuc_rules.embedding.tasks import Tasks
@@ -130,12 +130,8 @@ def test_the_cause_is_named_where_both_go_wrong(
 
 def test_sigterm_while_a_result_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That result is still published; the chunk that is embedded meanwhile is given up."""
-    write_chunks(
-        [DEMO["lake"]],
-        tmp_path / "chunks" / "lake",
-        sample="lake",
-        chunking=Chunking(window=500, chunk_size=40),
-    )
+    source = some_contigs(tmp_path / "lake.fa", DEMO["lake"], slice(4, 8))
+    chunk_it(source, tmp_path / "chunks" / "lake", window=500, chunk_size=4)
     config = Config.of(results=tmp_path, bundle=BUNDLE, threads=1, lease_seconds=60)
     tasks = Tasks.of(config.run, config.embedding).of_samples(["lake"])
     worker, write = worker_of(config, "0", tasks), results.write_result

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from chunk_folders import chunk_it, some_contigs
 from embedded import worker_of
 from harness import BUNDLE, DEMO
 
-from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.config.model import Chunking, Config
+from virnuc_rules.config.model import Config
 from virnuc_rules.embedding import embed
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.queue.store import Store
@@ -18,9 +18,9 @@ from virnuc_rules.serving.worker_report import Memory, WorkerReport
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    """A chunked sample: thirteen chunks."""
-    out = tmp_path / "chunks" / "lake"
-    write_chunks([DEMO["lake"]], out, sample="lake", chunking=Chunking(window=500, chunk_size=40))
+    """A chunked sample: thirteen small chunks."""
+    source = some_contigs(tmp_path / "lake.fa", DEMO["lake"], slice(4, 8))
+    chunk_it(source, tmp_path / "chunks" / "lake", window=500, chunk_size=4)
     return Config.of(results=tmp_path, bundle=BUNDLE, threads=1, lease_seconds=2)
 
 

@@ -1,6 +1,6 @@
-"""A chunk folder: what is in it, and reading it with checks.
+"""The files of a chunk folder, and functions that read and check them.
 
-manifest.json       written last: what is here, with counts and hashes
+manifest.json       written last: all files with counts and hashes
 contigs.parquet     a row for every contig, in input order
 windows.parquet     a row for every window, with its reason where it has no open frame
 chunk_000000.parquet, ...   the open frames, in input order, `chunk_size` a file
@@ -21,17 +21,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from virnuc_rules.config.model import Chunking
 from virnuc_rules.config.run_folder import ChunkFolder
-from virnuc_rules.errors import ChunkError
+from virnuc_rules.errors import ChunkError, one_line
 
 _REMEDY = "delete the sample's chunk folder and run again"
 _LABEL = pa.dictionary(pa.int32(), pa.string())
 
 CONTIG_SCHEMA = pa.schema(
     [
-        (
-            "contig_index",
-            pa.int64(),
-        ),  # 0-based, over all files of the sample: tells equal ids apart
+        ("contig_index", pa.int64()),  # 0-based, over all files: equal ids differ in it
         ("contig", pa.string()),  # id, as in the file
         ("length", pa.int64()),
         ("source", pa.int32()),  # index into `sources` of the manifest
@@ -77,17 +74,17 @@ class ChunkEntry(_Record):
 
 
 class Manifest(_Record):
-    """What a chunk folder holds. Written last, so a folder with a manifest is complete."""
+    """The content of a chunk folder. Written last, so a folder with a manifest is complete."""
 
     version: str
     sources: list[str]  # as named in the sample sheet, globs resolved; "-" is standard input
     sources_sha256: list[str]  # of the files as they are on disk
-    chunking: Chunking  # the settings
+    chunking: Chunking
     contigs: int
     bases: int
     windows: int
     open_frames: int
-    reasons: dict[str, int]  # number of windows without an open frame, by reason
+    reasons: dict[str, int]  # windows without an open frame, by reason
     chunks: list[ChunkEntry]
 
 
@@ -107,7 +104,7 @@ def read_manifest(folder: ChunkFolder) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = error.strerror or error
         raise ChunkError(f"{path}: cannot be read ({reason}); chunk the sample first") from None
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
@@ -129,34 +126,31 @@ def read_chunk(path: Path, entry: ChunkEntry) -> Chunk:
     return Chunk(frame_ids(table).to_pylist(), nucleotide, protein, table)
 
 
-def read_contig_table(folder: ChunkFolder) -> Iterator[pa.Table]:
-    """Yield contigs.parquet in parts. Raises ChunkError where it is missing or damaged."""
-    return _parts(folder.contigs)
-
-
-def read_windows(folder: ChunkFolder) -> Iterator[pa.Table]:
-    """Yield the window table in parts. Raises ChunkError where it is missing or damaged."""
-    return _parts(folder.windows)
+def read_table(path: Path) -> Iterator[pa.Table]:
+    """Yield a table of a chunk folder in parts. Raises ChunkError if it is missing or damaged."""
+    with _damage_named(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for batch in file.iter_batches():
+            yield pa.Table.from_batches([batch])
 
 
 def contig_indices(folder: ChunkFolder, manifest: Manifest) -> NDArray[np.int64]:
-    """Return the number of each window's contig, [W]. Raises ChunkError where they are no run."""
-    parts = [part["contig_index"].to_numpy() for part in read_windows(folder)]
-    numbers: NDArray[np.int64] = np.concatenate([*parts, [manifest.contigs]])
-    step = np.diff(numbers, prepend=-1)
-    if len(numbers) != manifest.windows + 1 or np.any((step != 0) & (step != 1)) or step[-1] != 1:
+    """Return the contig index of each window [W]. Raises ChunkError unless they are 0, 0, 1, ..."""
+    parts = [part["contig_index"].to_numpy() for part in read_table(folder.windows)]
+    indices: NDArray[np.int64] = np.concatenate([*parts, [manifest.contigs]])
+    step = np.diff(indices, prepend=-1)
+    if len(indices) != manifest.windows + 1 or np.any((step != 0) & (step != 1)) or step[-1] != 1:
         raise ChunkError(
             f"{folder.windows}: not the windows of the {manifest.contigs} contigs, one "
             f"contig after the other, {manifest.windows} rows; delete the folder and run again"
         )
-    return numbers[:-1]
+    return indices[:-1]
 
 
 def contig_lengths(folder: ChunkFolder, manifest: Manifest) -> NDArray[np.int64]:
-    """Return the length of each contig, [C]. Raises ChunkError where they are not all there."""
-    parts = list(read_contig_table(folder))
-    numbers = np.concatenate([part["contig_index"].to_numpy() for part in parts])
-    if not np.array_equal(numbers, np.arange(manifest.contigs)):
+    """Return the length of each contig [C]. Raises ChunkError if a contig is missing."""
+    parts = list(read_table(folder.contigs))
+    indices = np.concatenate([part["contig_index"].to_numpy() for part in parts])
+    if not np.array_equal(indices, np.arange(manifest.contigs)):
         raise ChunkError(
             f"{folder.contigs}: not the {manifest.contigs} contigs of the manifest, in order; "
             "delete the folder and run again"
@@ -165,22 +159,15 @@ def contig_lengths(folder: ChunkFolder, manifest: Manifest) -> NDArray[np.int64]
     return lengths
 
 
-def _parts(path: Path) -> Iterator[pa.Table]:
-    with _damage_named(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-        for batch in file.iter_batches():
-            yield pa.Table.from_batches([batch])
-
-
 @contextlib.contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """Turn what Arrow raises for a damaged file into one line."""
+    """Turn the errors of Arrow for a damaged file into a ChunkError."""
     try:
         yield
     except FileNotFoundError:
         raise ChunkError(f"{path}: no such file; {_REMEDY}") from None
     except (OSError, IndexError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise ChunkError(f"{path}: the file is damaged ({reason}); {_REMEDY}") from None
+        raise ChunkError(f"{path}: the file is damaged ({one_line(error)}); {_REMEDY}") from None
 
 
 def window_ids(table: pa.Table) -> pa.ChunkedArray:
@@ -195,7 +182,7 @@ def frame_ids(table: pa.Table) -> pa.ChunkedArray:
 
 
 def content_hash(table: pa.Table) -> str:
-    """Hash the rows of a chunk: tab-separated lines of id, sequences and places, in order."""
+    """Hash the rows of a chunk: tab-separated lines of id, sequences and positions, in order."""
     row, start, end = (table[name].cast(pa.string()) for name in ("window_row", "start", "end"))
     end_of_line = pc.binary_join_element_wise(end, "", "\n")
     lines = pc.binary_join_element_wise(

@@ -1,7 +1,7 @@
 """Six-frame translation: the open frames of windows, exactly as VirNucPro finds them.
 
-A frame is open when its translation has no stop (`*`) and is not empty. The quirks are upstream's
-and are kept, since the published classifiers were trained with them:
+A frame is open when its translation has no stop (`*`) and is not empty. These details are
+upstream's and are kept, since the published classifiers were trained with them:
 
 * codons with anything but A, C, G, T are dropped from the protein, not translated to X;
 * the reverse complement leaves such bases as they are;
@@ -9,13 +9,14 @@ and are kept, since the published classifiers were trained with them:
   codons have (where the window still has one), and too few where codons were dropped.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 from Bio.Data import CodonTable
 from numpy.typing import NDArray
 
-from virnuc_rules.arrays import Int
+from virnuc_rules.arrays import Bool, Int
 from virnuc_rules.vocabulary import GENETIC_CODE, NO_REASON, Reason
 
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
@@ -24,17 +25,17 @@ _UNKNOWN_CODONS = bytes(range(_NOT_ACGT, 256))
 
 
 def _tables() -> tuple[bytes, bytes, bytes]:
-    """Byte tables: base -> 0..3 (else 64), codon -> amino acid, codon -> that of its complement."""
+    """Byte tables: base -> 0..3 (else 64); codon -> amino acid, forward and reverse complement."""
     standard = CodonTable.unambiguous_dna_by_id[GENETIC_CODE]
     code = {**standard.forward_table, **dict.fromkeys(standard.stop_codons, "*")}
     base = bytearray([_NOT_ACGT]) * 256
-    for number, letter in enumerate(b"ACGT"):
-        base[letter] = number
+    for index, letter in enumerate(b"ACGT"):
+        base[letter] = index
     forward, reverse = bytearray(256), bytearray(256)
-    for number in range(64):
-        codon = "".join("ACGT"[number >> shift & 3] for shift in (4, 2, 0))
-        forward[number] = ord(code[codon])
-        reverse[number] = ord(code[codon.encode().translate(_COMPLEMENT)[::-1].decode()])
+    for index, letters in enumerate(itertools.product("ACGT", repeat=3)):
+        codon = "".join(letters)
+        forward[index] = ord(code[codon])
+        reverse[index] = ord(code[codon.encode().translate(_COMPLEMENT)[::-1].decode()])
     return bytes(base), bytes(forward), bytes(reverse)
 
 
@@ -48,7 +49,7 @@ class OpenFrames:
 
     window: Int  # [R] row of the window
     frame: NDArray[np.int8]  # [R] code of a Frame
-    start: Int  # [R] first base of the codons in the buffer, 0-based, on the forward strand
+    start: Int  # [R] first base of the codons in `bases`, 0-based, on the forward strand
     end: Int  # [R] base after the last codon
     nucleotide: list[bytes]  # [R] upper case, read along the frame's strand
     protein: list[bytes]  # [R]
@@ -61,33 +62,22 @@ def open_frames(
     """Find the open frames of the windows `bases[start[i]:end[i]]`.
 
     bases: upper-case letters; a window may lie anywhere in them, and windows may overlap.
-    excluded: [W] code of a Reason; where it is not NO_REASON, the window is not looked at.
+    excluded: [W] code of a Reason; no frame of a window is open where it is not NO_REASON.
     """
-    codons = _codons(bases)
-    stride = codons.shape[1]
+    by_phase = _codons(bases)
+    codons = by_phase.tobytes()
     offset = np.arange(3)
-    number = np.maximum((end - start)[:, None] - offset, 0) // 3  # [W, 3], as on the other strand
-    left = np.concatenate([start[:, None] + offset, end[:, None] - offset - 3 * number], axis=1)
-    number = np.concatenate([number, number], axis=1)  # [W, 6] codons of a frame
-    # Place of the frame's leftmost codon in `flat`.
-    place = np.where(number > 0, left % 3 * stride + left // 3, 0)
-    flat = codons.tobytes()
-    either = np.flatnonzero(np.frombuffer(flat.translate(_STOPS), np.bool_))
-    codon = codons.reshape(-1)[either]
-    stop_free = number > 0
-    for strand, table in ((slice(0, 3), _FORWARD), (slice(3, 6), _REVERSE)):
-        is_stop = np.frombuffer(table, np.uint8) == ord("*")
-        stops = np.append(either[is_stop[codon]], len(flat))
-        next_stop = stops[np.searchsorted(stops, place[:, strand])]
-        stop_free[:, strand] &= next_stop >= place[:, strand] + number[:, strand]
-
+    count = np.maximum((end - start)[:, None] - offset, 0) // 3  # [W, 3] codons; same for R frames
+    left = np.concatenate([start[:, None] + offset, end[:, None] - offset - 3 * count], axis=1)
+    count = np.concatenate([count, count], axis=1)  # [W, 6]
+    # Index of the frame's leftmost codon in `codons`.
+    first = np.where(count > 0, left % 3 * by_phase.shape[1] + left // 3, 0)
+    stop_free = _stop_free(codons, first, count)
     if excluded is not None:
         stop_free[excluded != NO_REASON] = False
     window, frame = np.nonzero(stop_free)
-    rows = np.stack(
-        [frame, place[window, frame], number[window, frame], start[window], end[window]]
-    )
-    sequences = _sequences(bases, flat, rows)
+    rows = np.stack([frame, first[window, frame], count[window, frame], start[window], end[window]])
+    sequences = _sequences(bases, codons, rows)
     translated = np.array([protein != b"" for _, protein in sequences], bool)
 
     reason = np.full(len(start), Reason.NO_OPEN_FRAME.code, np.int8)
@@ -102,24 +92,37 @@ def open_frames(
         window,
         frame.astype(np.int8),
         left,
-        left + 3 * number[window, frame],
+        left + 3 * count[window, frame],
         [nucleotide for nucleotide, protein in sequences if protein],
         [protein for _, protein in sequences if protein],
         reason,
     )
 
 
-def _codons(bases: bytes) -> NDArray[np.uint8]:
-    """Number the codon that begins at every base, phase-major: base i is at [i % 3, i // 3].
+def _stop_free(codons: bytes, first: Int, count: Int) -> Bool:
+    """Tell which frames [W, 6] have codons (`count` of them from index `first` on) and no stop."""
+    either = np.flatnonzero(np.frombuffer(codons.translate(_STOPS), np.bool_))
+    codon = np.frombuffer(codons, np.uint8)[either]
+    stop_free = count > 0
+    for strand, table in ((slice(0, 3), _FORWARD), (slice(3, 6), _REVERSE)):
+        is_stop = np.frombuffer(table, np.uint8) == ord("*")
+        stops = np.append(either[is_stop[codon]], len(codons))
+        next_stop = stops[np.searchsorted(stops, first[:, strand])]
+        stop_free[:, strand] &= next_stop >= first[:, strand] + count[:, strand]
+    return stop_free
 
-    So the codons of a frame lie side by side and a frame is a slice. A=0 C=1 G=2 T=3, the first
-    base counts 16; 64 and above where a base is none of these, or the bases end.
+
+def _codons(bases: bytes) -> NDArray[np.uint8]:
+    """Return the code of the codon that begins at each base: base i is at [i % 3, i // 3].
+
+    So a frame is a slice. The code is 16 * first + 4 * second + third base with A=0 C=1 G=2 T=3; it
+    is 64 or above for a codon with another letter, or at the end of the bases.
     """
     base = np.frombuffer(bases.translate(_BASE), np.uint8)
     codons = np.full((3, len(base) // 3 + 1), _NOT_ACGT, np.uint8)
     if len(base) >= 3:
         first, second, third = base[:-2], base[1:-1], base[2:]
-        # 64 << 4 and 64 << 2 fall out of the byte, so the flag is set apart.
+        # The shifts below lose bit 64, which marks other letters: it is set first.
         every = (first | second) & _NOT_ACGT
         every |= first << 4
         every |= second << 2
@@ -131,16 +134,16 @@ def _codons(bases: bytes) -> NDArray[np.uint8]:
 
 
 def _sequences(bases: bytes, codons: bytes, rows: Int) -> list[tuple[bytes, bytes]]:
-    """Return (nucleotides, protein) of frames given as columns frame, place, number, start, end."""
+    """Return (nucleotides, protein) of each column of `rows`: frame, first, count, start, end."""
     sequences = []
-    for frame, place, number, start, end in rows.T.tolist():
-        strand, translated = bases[start:end], codons[place : place + number]
+    for frame, first, count, start, end in rows.T.tolist():
+        strand, translated = bases[start:end], codons[first : first + count]
         if frame < 3:
             protein = translated.translate(_FORWARD, _UNKNOWN_CODONS)
         else:
             protein = translated[::-1].translate(_REVERSE, _UNKNOWN_CODONS)
             strand = strand.translate(_COMPLEMENT)[::-1]
             frame -= 3
-        # The one base more than the codons have is upstream's: see the module's docstring.
+        # One base more than the codons have: see the module's docstring.
         sequences.append((strand[frame : frame + 3 * len(protein) + 1], protein))
     return sequences

@@ -1,7 +1,7 @@
 """The intermediate and result files of the original VirNucPro, byte for byte."""
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Self
 
@@ -11,11 +11,11 @@ from virnuc_rules.files.atomic import replacing
 from virnuc_rules.vocabulary import Frame
 
 _FRAMES = list(Frame)
-_WRAP = 60  # as Biopython's FASTA writer
+_WRAP = 60  # letters in a line, as Biopython's FASTA writer
 
 
 class UpstreamFasta:
-    """Writes `chunked<window>.fa`, `nucleotide.fa` and `protein.faa`; nothing if folder is None.
+    """Writes `chunked<window>.fa`, `nucleotide.fa` and `protein.faa`; no files if folder is None.
 
     The files appear when the context ends without an error.
     """
@@ -50,13 +50,10 @@ class UpstreamFasta:
         chunked, nucleotide, protein = self._out
         text = bases.decode("ascii")
         for name, left, right in zip(ids, start.tolist(), end.tolist(), strict=True):
-            lines = (text[at : min(at + _WRAP, right)] for at in range(left, right, _WRAP))
+            lines = (text[i : min(i + _WRAP, right)] for i in range(left, right, _WRAP))
             chunked.write(f">{name}\n" + "\n".join(lines) + "\n")
         rows = zip(frames.window.tolist(), frames.frame.tolist(), strict=True)
         names = [ids[window] + _FRAMES[frame] for window, frame in rows]
-        _unwrapped(nucleotide, names, frames.nucleotide)
-        _unwrapped(protein, names, frames.protein)
-
-
-def _unwrapped(out: IO[str], names: list[str], sequences: Iterable[bytes]) -> None:
-    out.writelines(f">{n}\n{s.decode('ascii')}\n" for n, s in zip(names, sequences, strict=True))
+        for out, sequences in ((nucleotide, frames.nucleotide), (protein, frames.protein)):
+            records = zip(names, sequences, strict=True)
+            out.writelines(f">{name}\n{sequence.decode()}\n" for name, sequence in records)

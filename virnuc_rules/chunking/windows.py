@@ -1,8 +1,8 @@
 """Cutting contigs into windows, exactly as VirNucPro does (`split_fasta_chunk`).
 
-A contig of length n becomes ceil(n / window) windows, which share the surplus as overlap: with
-surplus = windows * window - n, each step is shortened by floor(surplus / windows), and the first
-few steps by one base more. The last window may end up shorter than the others.
+A contig of length n becomes ceil(n / window) windows that overlap by the surplus, which is
+windows * window - n: each step is shortened by floor(surplus / windows), and the first few steps by
+one base more. The last window may be shorter than the others.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from virnuc_rules.arrays import Int
-
-_PAIR = np.array([1, 1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +30,17 @@ def count(length: int, window: int) -> int:
     return -(-length // window)
 
 
-def cut(length: Int, first: Int, number: Int, window: int) -> Windows:
-    """Give `number[i]` windows of a contig of `length[i]` bases, from its `first[i]`-th (0-based).
+def cut(length: Int, first: Int, n_windows: Int, window: int) -> Windows:
+    """Cut `n_windows[i]` windows of contig i (`length[i]` bases), from 0-based index `first[i]` on.
 
-    The place of a window follows from its number alone, so a contig of any size can be cut piece
-    by piece. Arrays are int64 [contigs]; raises ValueError for a window that does not exist.
+    The position of a window depends only on its index, so a contig of any size can be cut piece by
+    piece. Arrays are int64 [contigs]. Raises ValueError for a window that does not exist.
     """
     total = -(-length // window)
-    if np.any(first < 0) or np.any(first + number > total):
+    if np.any(first < 0) or np.any(first + n_windows > total):
         raise ValueError("asked for windows beyond the end of a contig")
-    contig = np.repeat(np.arange(len(length)), number)
-    before = np.cumsum(number) - number
+    contig = np.repeat(np.arange(len(length)), n_windows)
+    before = np.cumsum(n_windows) - n_windows
     index = np.arange(len(contig)) - before[contig] + first[contig]
     surplus = total * window - length
     shorten = surplus // np.maximum(total, 1)
@@ -52,9 +50,10 @@ def cut(length: Int, first: Int, number: Int, window: int) -> Windows:
     return Windows(contig, index + 1, start, end)
 
 
-def span(length: int, first: int, number: int, window: int) -> tuple[int, int]:
-    """Return the bases (start, end) that `number` windows from the `first`-th on cover."""
-    if number == count(length, window):
+def span(length: int, first: int, n_windows: int, window: int) -> tuple[int, int]:
+    """Return the bases (start, end) covered by `n_windows` windows from index `first` on."""
+    if n_windows == count(length, window):
         return 0, length
-    ends = cut(np.array([length, length]), np.array([first, first + number - 1]), _PAIR, window)
-    return int(ends.start[0]), int(ends.end[1])
+    ends = np.array([first, first + n_windows - 1])
+    windows = cut(np.full(2, length), ends, np.ones(2, np.int64), window)
+    return int(windows.start[0]), int(windows.end[1])

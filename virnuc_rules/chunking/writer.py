@@ -1,7 +1,4 @@
-"""Chunks: the open frames of a sample in files of a fixed number, and the manifest over them.
-
-What a chunk folder holds, and how it is read: see `chunkfiles`.
-"""
+"""Writing the chunk folder of a sample; `chunking.format` describes and reads it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,18 +25,18 @@ from virnuc_rules.chunking.virnucpro_fasta import UpstreamFasta
 from virnuc_rules.chunking.windows import Windows, count, cut, span
 from virnuc_rules.config.model import Chunking
 from virnuc_rules.config.run_folder import ChunkFolder
-from virnuc_rules.files.atomic import replacing, staged_folder, sync_directory, writing
+from virnuc_rules.files.atomic import staged_folder, sync_directory, write_json, writing
 from virnuc_rules.reading.fastx import Contig, Sequences
 from virnuc_rules.vocabulary import NO_REASON, Frame, Reason
 
-_BLOCK = 1 << 20  # bases that are translated at a time
-_WINDOW_BLOCKS = 100  # blocks whose windows are written together
-_COMPRESSION = "zstd"
+_BLOCK = 1 << 20  # bases translated at a time
+_WINDOW_BLOCKS = 100  # blocks whose windows are written at once
+_PARQUET = {"compression": "zstd", "write_page_checksum": True}
 
 _IS_UNKNOWN = bytes(letter not in b"ACGT" for letter in range(256))
 _FRAMES = pa.array(list(Frame))
 _REASONS = pa.array(list(Reason))
-_LATER = (Reason.EMBEDDING_FAILED, Reason.TOO_FEW_CALLED_WINDOWS)  # come after chunking
+_LATER = (Reason.EMBEDDING_FAILED, Reason.TOO_FEW_CALLED_WINDOWS)  # not known at chunking
 
 
 def write_chunks(
@@ -53,11 +50,10 @@ def write_chunks(
 ) -> Manifest:
     """Cut sequence files into windows, find their open frames, and write the chunk folder `out`.
 
-    Everything is written beside `out` and moved there when it is complete: bad input leaves what
-    was there before as it was. With `upstream_fasta` that folder also gets the files that
-    VirNucPro would have written. Windows that the settings exclude have a reason and no open
-    frames. `advance` is told how many bytes of the files were read. Raises InputError (see
-    `Sequences.contigs`), VirnucError where the disk is full.
+    Everything is written beside `out` and moved there when complete, so bad input leaves an older
+    folder unchanged. The files that VirNucPro would write go to the folder `upstream_fasta`.
+    Windows that the settings exclude have a reason and no open frames. `advance` is called with the
+    number of bytes read. Raises InputError (see `Sequences.contigs`), VirnucError for a full disk.
     """
     keep, window = chunking.duplicate_ids == "keep", chunking.window
     sequences = Sequences(sources, sample, keep_duplicates=keep, advance=advance)
@@ -66,7 +62,7 @@ def write_chunks(
         upstream = UpstreamFasta(upstream_fasta, window)
         with _ChunkWriter(stage, chunking.chunk_size) as writer, upstream as up:
             for block in _blocks(sequences.contigs(), window):
-                # U as T: the original drops the codons of RNA, and so never sees a stop.
+                # U as T: VirNucPro drops codons with U, so it would find no stop in RNA.
                 bases = block.bases.upper().replace(b"U", b"T")
                 excluded = _excluded(block, bases, chunking)
                 frames = open_frames(bases, block.start, block.end, excluded)
@@ -79,17 +75,16 @@ def write_chunks(
             chunking=chunking,
             **writer.counts(),
         )
-        with replacing(stage.manifest) as handle:
-            handle.write(manifest.model_dump_json(indent=1) + "\n")
+        write_json(stage.manifest, manifest)
         _move_into_place(stage, ChunkFolder(out))
     return manifest
 
 
 def _move_into_place(stage: ChunkFolder, out: ChunkFolder) -> None:
-    """Move the finished files to `out`, the manifest last; other files there stay.
+    """Move the finished files to `out`, the manifest last; other files in `out` stay.
 
-    An older manifest goes first, so that a folder with a manifest is complete at any moment. One
-    that says the same stays: another run may be reading it.
+    An older manifest is removed first, so that a folder with a manifest is complete at any moment.
+    An equal manifest stays: another run may be reading it.
     """
     new, manifest = stage.manifest, out.manifest
     out.path.mkdir(exist_ok=True)
@@ -106,14 +101,14 @@ def _move_into_place(stage: ChunkFolder, out: ChunkFolder) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Pieces of contigs, end to end, with the windows in them."""
+    """Concatenated pieces of contigs, with the windows in them."""
 
-    bases: bytes  # as in the file, also lower case
-    start: NDArray[np.int64]  # [W] window in `bases`
+    bases: bytes  # as in the file, upper or lower case
+    start: NDArray[np.int64]  # [W] of the window in `bases`
     end: NDArray[np.int64]
-    shift: NDArray[np.int64]  # [W] add to a place in `bases` to get the place in the contig
+    shift: NDArray[np.int64]  # [W] a position in `bases` plus this is the position in the contig
     contigs: list[Contig]  # [C]
-    begun: list[Contig]  # those of them whose first window is here
+    begun: list[Contig]  # those whose first window is in this block
     windows: Windows  # [W] `contig` indexes `contigs`
 
     def window_ids(self) -> list[str]:
@@ -124,18 +119,18 @@ class _Block:
 def _blocks(contigs: Iterator[Contig], window: int) -> Iterator[_Block]:
     """Group contigs, and pieces of long ones, into blocks of about `_BLOCK` bases.
 
-    A block never needs the whole of a contig, so memory does not grow with its length.
+    A long contig is read in pieces, so memory does not grow with its length.
     """
     pieces: list[tuple[Contig, int, int, bytes, int]] = []
     nominal = 0
     for contig in contigs:
         total, first = count(contig.length, window), 0
         while first < total:
-            number = min(total - first, max(1, (_BLOCK - nominal) // window))
-            left, right = span(contig.length, first, number, window)
-            pieces.append((contig, first, number, contig.bases(left, right), left))
-            nominal += number * window
-            first += number
+            n_windows = min(total - first, max(1, (_BLOCK - nominal) // window))
+            left, right = span(contig.length, first, n_windows, window)
+            pieces.append((contig, first, n_windows, contig.bases(left, right), left))
+            nominal += n_windows * window
+            first += n_windows
             if nominal >= _BLOCK - window:
                 yield _block(pieces, window)
                 pieces, nominal = [], 0
@@ -144,10 +139,9 @@ def _blocks(contigs: Iterator[Contig], window: int) -> Iterator[_Block]:
 
 
 def _block(pieces: list[tuple[Contig, int, int, bytes, int]], window: int) -> _Block:
-    contigs, first, number, bases, left = zip(*pieces, strict=True)
-    windows = cut(
-        np.array([contig.length for contig in contigs]), np.array(first), np.array(number), window
-    )
+    contigs, first, n_windows, bases, left = zip(*pieces, strict=True)
+    length = np.array([contig.length for contig in contigs])
+    windows = cut(length, np.array(first), np.array(n_windows), window)
     size = np.array([len(part) for part in bases])
     shift = (np.array(left) - (np.cumsum(size) - size))[windows.contig]
     return _Block(
@@ -162,7 +156,7 @@ def _block(pieces: list[tuple[Contig, int, int, bytes, int]], window: int) -> _B
 
 
 def _excluded(block: _Block, bases: bytes, chunking: Chunking) -> NDArray[np.int8]:
-    """Return for each window why it is not looked at, the code of a Reason; NO_REASON: it is."""
+    """Return the Reason code of each window that the settings exclude; NO_REASON for the rest."""
     reason = np.full(len(block.windows), NO_REASON, np.int8)
     max_ambiguous, min_length = chunking.max_ambiguous, chunking.min_length
     if max_ambiguous < 1:
@@ -179,28 +173,20 @@ def _excluded(block: _Block, bases: bytes, chunking: Chunking) -> NDArray[np.int
 def _label(
     index: NDArray[Any], values: pa.Array, null: NDArray[np.bool_] | None = None
 ) -> pa.Array:
-    """Make a column of few distinct texts: `values[index]`, null where `null`."""
+    """Make a dictionary column with the rows `values[index]`, null where `null`."""
     return pa.DictionaryArray.from_arrays(pa.array(index.astype(np.int32), mask=null), values)
 
 
 def _texts(parts: list[bytes]) -> pa.Array:
-    """Make a column of ASCII texts end to end: `pa.array` would look at each of them."""
+    """Make a column of ASCII texts; `pa.array` is slower."""
     ends = np.cumsum([0, *map(len, parts)], dtype=np.int32)
     return pa.StringArray.from_buffers(
         len(parts), pa.py_buffer(ends), pa.py_buffer(b"".join(parts))
     )
 
 
-def _table(schema: pa.Schema, *columns: Any) -> pa.Table:
-    arrays = [
-        column if isinstance(column, pa.Array) else pa.array(column, field.type)
-        for column, field in zip(columns, schema, strict=True)
-    ]
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
 class _ChunkWriter:
-    """Collects open frames and writes a chunk file whenever `chunk_size` are together."""
+    """Collects open frames and writes a chunk file for every `chunk_size` of them."""
 
     def __init__(self, folder: ChunkFolder, chunk_size: int) -> None:
         self.folder, self.chunk_size = folder, chunk_size
@@ -211,11 +197,8 @@ class _ChunkWriter:
         self.waiting = 0  # rows in `pending`
         self.window_rows: list[pa.Table] = []
         self.contig_rows: list[pa.Table] = []
-        self.window_table = self.open(folder.windows, WINDOW_SCHEMA)
-        self.contig_table = self.open(folder.contigs, CONTIG_SCHEMA)
-
-    def open(self, path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-        return pq.ParquetWriter(path, schema, compression=_COMPRESSION, write_page_checksum=True)
+        self.window_table = pq.ParquetWriter(folder.windows, WINDOW_SCHEMA, **_PARQUET)
+        self.contig_table = pq.ParquetWriter(folder.contigs, CONTIG_SCHEMA, **_PARQUET)
 
     def __enter__(self) -> Self:
         return self
@@ -235,36 +218,33 @@ class _ChunkWriter:
         self.reasons += np.bincount(frames.reason, minlength=len(Reason))
         per_window = np.bincount(frames.window, minlength=len(windows))
         names = pa.array([contig.id for contig in block.contigs])
-        numbers = np.array([contig.index for contig in block.contigs])
+        indices = np.array([contig.index for contig in block.contigs])
         if block.begun:
             rows = [(each.index, each.id, each.length, each.source) for each in block.begun]
-            self.contig_rows.append(_table(CONTIG_SCHEMA, *zip(*rows, strict=True)))
-        self.window_rows.append(
-            _table(
-                WINDOW_SCHEMA,
-                numbers[windows.contig],
-                _label(windows.contig, names),
-                windows.number,
-                windows.start,
-                windows.end,
-                per_window,
-                _label(frames.reason, _REASONS, frames.reason == NO_REASON),
-            )
-        )
+            contig_columns = list(zip(*rows, strict=True))
+            self.contig_rows.append(pa.Table.from_arrays(contig_columns, schema=CONTIG_SCHEMA))
+        window_columns = [
+            indices[windows.contig],
+            _label(windows.contig, names),
+            windows.number,
+            windows.start,
+            windows.end,
+            per_window,
+            _label(frames.reason, _REASONS, frames.reason == NO_REASON),
+        ]
+        self.window_rows.append(pa.Table.from_arrays(window_columns, schema=WINDOW_SCHEMA))
         shift = block.shift[frames.window]
-        self.pending.append(
-            _table(
-                CHUNK_SCHEMA,
-                self.windows + frames.window,
-                _label(windows.contig[frames.window], names),
-                windows.number[frames.window],
-                _label(frames.frame, _FRAMES),
-                frames.start + shift,
-                frames.end + shift,
-                _texts(frames.nucleotide),
-                _texts(frames.protein),
-            )
-        )
+        frame_columns = [
+            self.windows + frames.window,
+            _label(windows.contig[frames.window], names),
+            windows.number[frames.window],
+            _label(frames.frame, _FRAMES),
+            frames.start + shift,
+            frames.end + shift,
+            _texts(frames.nucleotide),
+            _texts(frames.protein),
+        ]
+        self.pending.append(pa.Table.from_arrays(frame_columns, schema=CHUNK_SCHEMA))
         self.windows += len(windows)
         self.waiting += len(frames.frame)
         if len(self.window_rows) >= _WINDOW_BLOCKS:
@@ -273,7 +253,7 @@ class _ChunkWriter:
             self.write(self.chunk_size)
 
     def write_rows(self) -> None:
-        """Write what has come together of the tables of windows and contigs."""
+        """Write the collected rows of the tables of windows and contigs."""
         if self.window_rows:
             self.window_table.write_table(pa.concat_tables(self.window_rows).unify_dictionaries())
         if self.contig_rows:
@@ -281,7 +261,7 @@ class _ChunkWriter:
         self.window_rows, self.contig_rows = [], []
 
     def write(self, rows: int) -> None:
-        """Write the first `rows` of what is waiting as the next chunk file."""
+        """Write the first `rows` pending open frames as the next chunk file."""
         waiting = pa.concat_tables(self.pending)
         table = waiting.slice(0, rows).unify_dictionaries().combine_chunks()
         self.pending = [waiting.slice(rows)]
@@ -290,10 +270,9 @@ class _ChunkWriter:
         pq.write_table(
             table,
             path,
-            compression=_COMPRESSION,
             use_dictionary=["contig", "frame"],
             write_statistics=False,
-            write_page_checksum=True,
+            **_PARQUET,
         )
         self.entries.append(
             ChunkEntry(
@@ -307,13 +286,13 @@ class _ChunkWriter:
         self.open_frames += rows
 
     def counts(self) -> dict[str, Any]:
-        """Return the fields of the manifest that say what there is."""
+        """Return the counts and chunks for the manifest."""
         reasons = zip(Reason, self.reasons.tolist(), strict=True)
         return {
             "contigs": self.contigs,
             "bases": self.bases,
             "windows": self.windows,
             "open_frames": self.open_frames,
-            "reasons": {reason: n for reason, n in reasons if reason not in _LATER},
+            "reasons": {reason: total for reason, total in reasons if reason not in _LATER},
             "chunks": self.entries,
         }

@@ -1,8 +1,8 @@
-"""Chunk in, embeddings out: the one function that both modes call.
+"""Computing the embeddings of a chunk.
 
-The batch plan is a pure function of the chunk and the settings, and a micro-batch never crosses a
-chunk. So on one type of device the same chunk always gives the same bytes; on a CPU, with the same
-number of threads (matrix products add up in an order that depends on it: seen with 3).
+The micro-batches depend only on the chunk and the settings, and belong to one chunk. So on one type
+of device the same chunk always gives the same bytes; on a CPU, with the same number of threads (the
+order of additions in matrix products depends on it).
 """
 
 from collections import Counter
@@ -33,16 +33,18 @@ from virnuc_rules.models.device import (
 
 Model = Literal["dnabert_s", "esm2"]
 Ids = NDArray[np.int64]  # token ids of one sequence
-Timed = Callable[[str, Callable[[], Any]], Any]  # runs what loads a network of that name
+Timed = Callable[
+    [str, Callable[[], Any]], Any
+]  # calls the function that loads the network of that name
 
-_MOST_PADDING = 0.02  # of a micro-batch's tokens
+_MAX_PADDING = 0.02  # fraction of a micro-batch's tokens
 _NAMES = {"dnabert_s": "DNABERT-S", "esm2": "ESM-2"}
-_EXACT = ("fp32", "tf32")  # fp32's range: what is not finite here is not finite in fp32
+_EXACT = ("fp32", "tf32")  # the range of fp32: not finite here means not finite in fp32
 
 
 @dataclass(slots=True)
 class Networks:
-    """The resident models of a worker, on its device."""
+    """The networks of a worker on its device."""
 
     tokenizer: Tokenizer
     dnabert_s: nn.Module
@@ -60,7 +62,7 @@ class Networks:
         precision: str,
         timed: Timed = lambda _, load: load(),
     ) -> Self:
-        """Load both networks; `precision` is one that the device has (see `choose_precision`)."""
+        """Load both networks; the device must support `precision` (see `choose_precision`)."""
         if device.type == "cpu":
             reuse_memory()
 
@@ -79,7 +81,7 @@ class Networks:
 
     @property
     def pad(self) -> int:
-        """Return the id of [PAD]: 3 in the real tokenizer, though its config.json says 0."""
+        """The id of [PAD]: 3 in the published tokenizer, although its config.json says 0."""
         pad = self.tokenizer.token_to_id("[PAD]")
         if pad is None:
             raise ModelError("the tokenizer has no [PAD] token; make the bundle again")
@@ -91,7 +93,7 @@ class Networks:
         return [np.array(encoding.ids, np.int64) for encoding in encoded]
 
     def in_fp32(self, model: Model) -> nn.Module | None:
-        """Return a network in fp32, loaded when it is first wanted; None where it is already."""
+        """Return a network in fp32, loaded at the first call; None if the precision is exact."""
         if self.precision in _EXACT or self.open_fp32 is None:
             return None
         if model not in self._fp32:
@@ -102,15 +104,15 @@ class Networks:
 def micro_batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
     """Group rows of similar length: at most `batch_tokens` tokens each, padding included.
 
-    At most 2 % of a batch are padding. Longest first, equal lengths in input order; a row above the
-    budget is alone.
+    At most 2 % of a micro-batch is padding. Longest rows first, equal lengths in input order; a row
+    above the limit is a micro-batch of its own.
     """
     batches: list[list[int]] = []
-    width = tokens = 0  # of the last batch: its first row is its longest and decides the width
+    width = tokens = 0  # of the last batch; its first row is the longest and sets the width
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         tokens += lengths[row]
         slots = (len(batches[-1]) + 1) * width if batches else 0
-        if not batches or slots > batch_tokens or slots - tokens > _MOST_PADDING * slots:
+        if not batches or slots > batch_tokens or slots - tokens > _MAX_PADDING * slots:
             batches.append([])
             width = tokens = lengths[row]
         batches[-1].append(row)
@@ -123,12 +125,12 @@ def embed_chunk(
     """Embed the open frames of a chunk with both models.
 
     `check` is called before each micro-batch and may raise to interrupt. Rows that are not finite
-    in a lower precision are computed again in fp32. Raises ChunkError where a sequence cannot be
-    embedded, or is not finite in fp32 either; it names the rows.
+    in a lower precision are computed again in fp32. Raises ChunkError with the ids of rows that are
+    not finite in fp32 either, and for a protein with a letter that is no amino acid.
     """
     run = _Run(networks, settings, check)
     with ThreadPoolExecutor(1) as background:
-        dna = background.submit(networks.tokenize_dna, chunk.nucleotide)  # while ESM-2 computes
+        dna = background.submit(networks.tokenize_dna, chunk.nucleotide)  # during ESM-2
         residues = [np.array(esm2.tokenize(protein)) for protein in chunk.protein]
         proteins = run.embed("esm2", residues, chunk)
     dnabert_s = run.embed("dnabert_s", dna.result(), chunk)
@@ -144,7 +146,7 @@ def embed_chunk(
 
 
 def self_check(networks: Networks, settings: Embedding) -> Tensor:
-    """Embed a tiny fixed chunk; float32 [1, both widths]. On a sound device: always the same."""
+    """Embed a tiny fixed chunk; float32 [1, both widths], equal in all calls on a sound device."""
     chunk = Chunk(
         ["self_check"], ["ATGGCTAAAGGTTTCGATCCGTAA" * 4], ["MAKGFDPQWERTYHILCNVS" * 2], None
     )
@@ -153,7 +155,7 @@ def self_check(networks: Networks, settings: Embedding) -> Tensor:
 
 
 class _Run:
-    """One chunk on its way through both networks, and what is counted on it."""
+    """Embeds one chunk with both networks, and counts tokens, padding and notes."""
 
     def __init__(self, networks: Networks, settings: Embedding, check: Callable[[], None]) -> None:
         self.networks, self.settings, self.check = networks, settings, check
@@ -178,8 +180,8 @@ class _Run:
         return rows
 
     def _rows(self, model: Model, tokens: list[Ids], network: nn.Module) -> Tensor:
-        """Embed all rows by micro-batches; they stay on the device until the last is computed."""
-        # The first and last tokens that do not count in the mean: ESM-2's are <cls> and <eos>.
+        """Embed all rows by micro-batches; the results stay on the device until the last one."""
+        # skip: tokens at each end that are not in the mean: <cls> and <eos> of ESM-2.
         pad, skip = (self.networks.pad, 0) if model == "dnabert_s" else (esm2.PAD, 1)
         lengths = [len(row) for row in tokens]
         means: Tensor | None = None
@@ -196,7 +198,7 @@ class _Run:
         return means.cpu()
 
     def _means(self, tokens: list[Ids], network: nn.Module, pad: int, skip: int) -> Tensor:
-        """Run one micro-batch; where memory does not suffice, its halves."""
+        """Embed one micro-batch; if memory is not sufficient, its two halves."""
         try:
             with matmul_precision(self.networks.precision):
                 return _means(tokens, network, pad, skip, self.networks.device)
@@ -207,7 +209,7 @@ class _Run:
         self.notes["out_of_memory"] += 1
         clear_caches(self.networks.device)
         half = len(tokens) // 2
-        halves = tokens[:half], tokens[half:]
+        halves = (tokens[:half], tokens[half:])
         return torch.cat([self._means(part, network, pad, skip) for part in halves])
 
 
@@ -218,13 +220,13 @@ def _not_finite(rows: Tensor) -> list[int]:
 def _means(
     tokens: list[Ids], network: nn.Module, pad: int, skip: int, device: torch.device
 ) -> Tensor:
-    """Return float32 [B, width] on the device. Nothing here waits for the device to compute."""
+    """Return float32 [B, width] on the device, without waiting for its computation."""
     lengths = torch.tensor([len(row) for row in tokens])
-    place = torch.arange(int(lengths.max()))
-    present = place < lengths[:, None]
+    position = torch.arange(int(lengths.max()))
+    present = position < lengths[:, None]
     ids = torch.full(present.shape, pad)
     ids[present] = torch.from_numpy(np.concatenate(tokens))
-    counted = (place >= skip) & (place < lengths[:, None] - skip)
+    in_mean = (position >= skip) & (position < lengths[:, None] - skip)
     hidden: Tensor = network(ids.to(device), None if present.all() else present.to(device))
-    weights = counted.to(device)[:, :, None]
+    weights = in_mean.to(device)[:, :, None]
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)

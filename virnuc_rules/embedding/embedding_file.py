@@ -1,4 +1,4 @@
-"""The result files: a chunk's embeddings, with proof of what they are."""
+"""The result files: the embeddings of a chunk, with hashes and metadata."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from virnuc_rules.config.model import Embedding
 from virnuc_rules.embedding.tasks import SCHEMA
-from virnuc_rules.errors import ResultError
+from virnuc_rules.errors import ResultError, one_line
 
-_METADATA = "virnuc"  # one JSON text: safetensors writes several keys in random order
+_METADATA = "virnuc"  # a single key: safetensors writes several keys in random order
 
 
 class Computation(BaseModel):
@@ -22,7 +22,7 @@ class Computation(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     precision: str  # of the matrix products
-    device: str  # its type
+    device: str  # type: cpu, cuda
 
     def __str__(self) -> str:
         return f"{self.precision} on {self.device}"
@@ -37,8 +37,8 @@ class Embeddings:
     esm2: Tensor  # [R, width of ESM-2], mean over the residues only
     computed: Computation
     tokens: int = 0  # of both models, without padding
-    padding: int = 0  # tokens that only filled micro-batches up
-    notes: dict[str, int] = field(default_factory=dict)  # what was out of the ordinary
+    padding: int = 0  # padding tokens
+    notes: dict[str, int] = field(default_factory=dict)  # counts of unusual events
 
 
 class ResultCard(BaseModel):
@@ -65,14 +65,14 @@ def write_result(path: Path, key: str, settings: Embedding, result: Embeddings) 
         notes=result.notes,
         computed=result.computed,
     )
-    # Not `save_file`, which writes a file of another name first: a kill would leave that behind.
+    # Not `save_file`: it writes a file of another name first, which a kill would leave behind.
     path.write_bytes(save(tensors, metadata={_METADATA: card.model_dump_json()}))
 
 
 def read_result(path: Path, key: str, ids: list[str]) -> Embeddings:
-    """Read a result file and check that it is whole and belongs to the rows `ids`.
+    """Read a result file and check that it is complete and belongs to the rows `ids`.
 
-    Raises ResultError where it is missing, truncated, changed, or of something else.
+    Raises ResultError if it is missing, truncated, changed, or belongs to other rows.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -81,8 +81,7 @@ def read_result(path: Path, key: str, ids: list[str]) -> Embeddings:
     except FileNotFoundError:
         raise ResultError(f"{path}: no such result; run again to embed the chunk") from None
     except (SafetensorError, OSError, ValidationError) as error:
-        reason = " ".join(str(error).split())
-        raise ResultError(f"{path}: the result is damaged ({reason})") from None
+        raise ResultError(f"{path}: the result is damaged ({one_line(error)})") from None
     if (card.key, card.ids) != (key, ids):
         raise ResultError(f"{path}: the result belongs to other open frames")
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""The classifier over embeddings: vectors of open frames to their scores."""
+"""Scores of open frames from their embeddings."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from virnuc_rules.models.classifier import MLPClassifier
 def frame_scores(
     classifier: MLPClassifier, embeddings: Embeddings, bundle: Path
 ) -> NDArray[np.float32]:
-    """Score R open frames; float32 [R, 2]: score1 (non-viral), score2 (virus), which add up to 1.
+    """Score R open frames; float32 [R, 2]: score1 (non-viral) and score2 (virus), with sum 1.
 
-    Raises ModelError, which names `bundle`, where scores are not finite: embeddings are checked to
-    be, so that the weights are unusable.
+    Raises ModelError, which names `bundle`, if scores are not finite: the embeddings are, so the
+    weights are the reason.
     """
     scores = classifier.scores(embeddings.dnabert_s, embeddings.esm2).numpy()
     bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))

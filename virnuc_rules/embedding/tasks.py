@@ -1,4 +1,4 @@
-"""The tasks of a run: which chunks there are, in which samples, and the key of each result."""
+"""The tasks of a run: the chunks of its samples and the keys of their results."""
 
 import hashlib
 import json
@@ -14,13 +14,13 @@ from virnuc_rules.errors import ModelError
 from virnuc_rules.models.card import BundleCard, read_card
 from virnuc_rules.vocabulary import GENETIC_CODE
 
-SCHEMA = 3  # of the result files and of what is computed; raising it makes old results unknown
-_COMPILE = False  # the networks' layers run as they are written
+SCHEMA = 3  # of the result files and the computation; a higher one makes old results unknown
+_COMPILE = False  # torch.compile is not used
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One chunk to embed; equal chunks of two samples have the same key and are one task."""
+    """One chunk to embed; equal chunks have the same key and are one task."""
 
     key: str
     sample: str
@@ -29,7 +29,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Name the chunk for people: sample and file."""
+        """Sample and file of the chunk, for messages."""
         return f"{self.sample}/{self.entry.file}"
 
     def read(self) -> Chunk:
@@ -38,7 +38,7 @@ class Task:
 
 
 def result_key(chunk_sha256: str, fingerprint: str, settings: Embedding) -> str:
-    """Name the result of a chunk: everything that its bytes depend on, hashed."""
+    """Return the key of a result: a hash of everything that its bytes depend on."""
     computed = {**settings.model_dump(), "genetic_code": GENETIC_CODE, "compile": _COMPILE}
     parts = [SCHEMA, chunk_sha256, fingerprint, computed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -46,7 +46,7 @@ def result_key(chunk_sha256: str, fingerprint: str, settings: Embedding) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """What there is to embed in a run, with one bundle and one set of settings."""
+    """The tasks of a run, with one bundle and one set of settings."""
 
     folder: RunFolder
     card: BundleCard
@@ -54,14 +54,14 @@ class Tasks:
 
     @classmethod
     def of(cls, run: Run, settings: Embedding) -> Self:
-        """Read the bundle's card. Raises ModelError where there is none."""
+        """Read the bundle's card. Raises ModelError if it is missing."""
         return cls(RunFolder(run.results), read_card(run.bundle), settings)
 
     def of_sample(self, sample: str) -> Iterator[Task]:
         """Yield the tasks of a sample in input order.
 
-        Raises ChunkError where the sample is not chunked yet, ModelError where its windows are not
-        of the length that the bundle was trained for.
+        Raises ChunkError if the sample is not chunked yet, ModelError if its windows have not the
+        length that the bundle was trained for.
         """
         folder = self.folder.chunks(sample)
         manifest = read_manifest(folder)
@@ -81,11 +81,11 @@ class Tasks:
 
 
 def stamp_folder(config: Config) -> Path:
-    """Return where the stamps of workers are: another folder for other models or settings.
+    """Return the folder of the workers' stamps, which depends on the models and the settings.
 
-    Snakemake does not look at `predict` where only stamps that are there already separate it from
-    workers that must run again. With a new folder they are not there. A bundle that is made from a
-    definition is named by that: when the run is planned it need not be there yet.
+    With stamps of an older run Snakemake would not run `predict` again after workers that must run
+    again; in a new folder there are none. A bundle that is made from a definition has its name
+    here, because it may not exist when the run is planned.
     """
     models = config.workflow.bundle_definition or read_card(config.run.bundle).fingerprint
     parts = json.dumps([models, config.embedding.model_dump()], sort_keys=True)

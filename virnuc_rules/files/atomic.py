@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the whole of one or nothing of it."""
+"""Writing files atomically: a reader sees a complete file or none."""
 
 import contextlib
 import glob
@@ -12,33 +12,34 @@ from pathlib import Path
 from typing import IO
 
 import psutil
+from pydantic import BaseModel
 
 from virnuc_rules.errors import VirnucError
 
-_BLOCK = 1 << 22  # bytes read at once to be hashed
+_BLOCK = 1 << 22  # bytes read at once for a hash
 
 
 def partial_path(path: Path) -> Path:
-    """Return where this process writes what will become `path`: beside it, hidden."""
+    """Return the hidden path beside `path` at which this process writes it."""
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
 
 
 def remove_dead_partials(path: Path) -> None:
-    """Remove what killed processes of this host left of `path`, files and folders."""
+    """Remove partial files and folders of `path` that killed processes of this host left."""
     prefix = f".{path.name}.{socket.gethostname()}."
-    for left_over in path.parent.glob(f"{glob.escape(prefix)}*.partial"):
-        number = left_over.name.removeprefix(prefix).removesuffix(".partial")
-        # Our own number on another's file: in a container it is the same each time.
-        if number.isdigit() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
-            if left_over.is_dir():
-                shutil.rmtree(left_over, ignore_errors=True)
+    for partial in path.parent.glob(f"{glob.escape(prefix)}*.partial"):
+        pid = partial.name.removeprefix(prefix).removesuffix(".partial")
+        # This process has not begun: its own id is that of an earlier process in a container.
+        if pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
             else:
-                left_over.unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def staged_folder(path: Path) -> Iterator[Path]:
-    """Give a new folder beside `path` to fill and move; what is left of it at the end goes."""
+    """Give a new folder beside `path` to fill and rename; removed at the end if not renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_dead_partials(path)
     stage = partial_path(path)
@@ -51,7 +52,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
-    """Open a text file that takes the place of `path` only when the block ends without an error.
+    """Open a text file that replaces `path` only if the block ends without an error.
 
     The new file is in the same directory, so the rename is atomic; it is flushed to disk first.
     """
@@ -68,9 +69,15 @@ def replacing(path: Path) -> Iterator[IO[str]]:
     sync_directory(path.parent)
 
 
+def write_json(path: Path, model: BaseModel) -> None:
+    """Write a model as indented JSON; see `replacing`."""
+    with replacing(path) as handle:
+        handle.write(model.model_dump_json(indent=1) + "\n")
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an error of the filesystem, such as a full disk, into one line for people."""
+    """Turn an error of the filesystem, such as a full disk, into a VirnucError."""
     try:
         yield
     except OSError as error:
@@ -80,7 +87,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def sync_directory(folder: Path) -> None:
-    """Make renames in a folder survive a power cut (an error where the filesystem cannot)."""
+    """Make renames in a folder survive a power cut. Raises OSError if the filesystem cannot."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -89,14 +96,14 @@ def sync_directory(folder: Path) -> None:
 
 
 def sync_files(paths: Iterable[Path]) -> None:
-    """Bring the content of files to the disk: before they are moved to where people look."""
+    """Flush the content of files to the disk."""
     for path in paths:
         with path.open("rb") as handle:
             os.fsync(handle.fileno())
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a file, in hexadecimal, reading ahead while it computes; raises OSError."""
+    """Return the hash of a file in hexadecimal. Reads the next block while it hashes one."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as handle, ThreadPoolExecutor(1) as background:
         ahead = background.submit(handle.read, _BLOCK)

@@ -1,4 +1,4 @@
-"""gzip files whose bytes follow from their content alone."""
+"""Reproducible gzip files."""
 
 import zlib
 from pathlib import Path
@@ -8,7 +8,7 @@ import pyarrow as pa
 
 
 class Gzip:
-    """Writes a gzip file whose bytes follow from its content: no name in it, no time."""
+    """Writes a gzip file without name and time: the same content gives the same bytes."""
 
     def __init__(self, path: Path, level: int = 6, strategy: int = zlib.Z_DEFAULT_STRATEGY) -> None:
         self._file = path.open("wb")

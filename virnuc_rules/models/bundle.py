@@ -1,6 +1,6 @@
-"""A model bundle: one folder with everything that turns open frames into scores.
+"""A model bundle: a folder with the networks and the tokenizer that give scores of open frames.
 
-bundle.json               what this is, shapes of the networks, sha256 of the files
+bundle.json               description, shapes of the networks, sha256 of the files
 dnabert_s.safetensors     tokenizer.json
 esm2.safetensors
 classifier.safetensors
@@ -16,9 +16,10 @@ import torch
 from tokenizers import Tokenizer
 
 from virnuc_rules.errors import ModelError
-from virnuc_rules.files.atomic import file_sha256, replacing
+from virnuc_rules.files.atomic import file_sha256, write_json
 from virnuc_rules.models import classifier, dnabert, esm2
 from virnuc_rules.models.card import (
+    CARD,
     CLASSIFIER,
     DNABERT_S,
     EMBEDDING_FILES,
@@ -41,20 +42,17 @@ class Bundle:
         self.card = read_card(folder)
 
     def check(self, *names: str) -> None:
-        """Compare files with the hashes in the card. Raises ModelError where one differs."""
+        """Compare files with the hashes in the card. Raises ModelError if one differs."""
         for name in names:
             path = self.folder / name
             try:
-                found = file_sha256(path)
+                is_damaged = file_sha256(path) != self.card.sha256[name]
             except OSError as error:
-                reason = error.strerror or str(error)
-                raise ModelError(
-                    f"{path}: cannot be read ({reason}); make the bundle again"
-                ) from None
-            if found != self.card.sha256[name]:
-                raise ModelError(
-                    f"{path}: damaged (sha256 differs from bundle.json); make it again"
-                )
+                problem = f"cannot be read ({error.strerror or error}); make the bundle again"
+                raise ModelError(f"{path}: {problem}") from None
+            if is_damaged:
+                problem = "damaged (sha256 differs from bundle.json); make it again"
+                raise ModelError(f"{path}: {problem}")
 
     def open_tokenizer(self) -> Tokenizer:
         """Open DNABERT-S's tokenizer."""
@@ -63,34 +61,33 @@ class Bundle:
 
     def open_dnabert_s(self, device: torch.device, dtype: torch.dtype) -> Dnabert:
         """Load DNABERT-S onto a device, matrix products in `dtype`."""
-        path = self.folder / DNABERT_S
-        with self._checking(DNABERT_S):
+        with self._checked(DNABERT_S) as path:
             return dnabert.open_network(self.card.dnabert_s, path, device, dtype)
 
     def open_esm2(self, device: torch.device, dtype: torch.dtype) -> Esm2:
         """Load ESM-2 onto a device, matrix products in `dtype`."""
-        path = self.folder / ESM2
-        with self._checking(ESM2):
+        with self._checked(ESM2) as path:
             return esm2.open_network(self.card.esm2, path, device, dtype)
 
     @contextmanager
-    def _checking(self, name: str) -> Iterator[None]:
-        """Compare a file with its hash beside what the block does with it: one pass of the disk.
+    def _checked(self, name: str) -> Iterator[Path]:
+        """Give the path of a file, and check its hash while the block loads it: one disk pass.
 
-        Python opens the file first: where that hangs, other threads go on, and the watchdog of the
-        load can end it. safetensors would wait with the interpreter's lock in its hand.
+        Python opens the file first: if that hangs, other threads still run, and the watchdog of the
+        load can end it. safetensors would wait while holding the GIL.
         """
-        with suppress(OSError):  # `check` says what is wrong
-            (self.folder / name).open("rb").close()
+        path = self.folder / name
+        with suppress(OSError):  # `check` reports the error
+            path.open("rb").close()
         with ThreadPoolExecutor(1) as background:
-            checked = background.submit(self.check, name)
+            check = background.submit(self.check, name)
             try:
-                yield
+                yield path
             finally:
-                checked.result()  # if the block failed too, this is the reason
+                check.result()  # if the block failed too, the damaged file is the reason
 
     def open_classifier(self) -> MLPClassifier:
-        """Load the classifier; it runs on the CPU in float32."""
+        """Load the classifier onto the CPU, in float32."""
         if self.card.classifier is None:
             raise ModelError(
                 f"{self.folder}: bundle {self.card.name} has no classifier; its embeddings can be "
@@ -101,24 +98,23 @@ class Bundle:
 
 
 def write_card(folder: Path, **fields: Any) -> BundleCard:
-    """Hash the files in a folder and write the card over them, whole or not at all.
+    """Hash the files in a folder and write the card atomically.
 
-    `fields` are those of a BundleCard but for `sha256` and `fingerprint`, which are computed.
+    `fields` are those of a BundleCard except `sha256` and `fingerprint`, which are computed.
     """
     names = FILES if fields.get("classifier") else EMBEDDING_FILES
     sha256 = {name: file_sha256(folder / name) for name in names}
     card = BundleCard(sha256=sha256, **fields)
     card = card.model_copy(update={"fingerprint": card.embedding_fingerprint()})
-    with replacing(folder / "bundle.json") as handle:
-        handle.write(card.model_dump_json(indent=1) + "\n")
+    write_json(folder / CARD, card)
     return card
 
 
 def rewrite_card(folder: Path, **changes: Any) -> BundleCard:
-    """Replace fields of the card in a folder and hash the files again: they may be others by now.
+    """Replace fields of the card in a folder and hash its files again.
 
-    Where they must not be, `Bundle.check` them first: a damaged file would become a good one.
-    Raises ModelError where there is no card, or one that was changed by other hands.
+    Call `Bundle.check` first for files that must be unchanged: the new card accepts damaged ones.
+    Raises ModelError if the card is missing or was changed by hand.
     """
     fields = dict(read_card(folder))
     del fields["sha256"], fields["fingerprint"]

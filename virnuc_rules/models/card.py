@@ -1,4 +1,4 @@
-"""The card of a model bundle: what it is, and the hashes of its files. Needs no torch to read."""
+"""The card of a model bundle: its description and the hashes of its files. Needs no torch."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ class DnabertConfig(_Transformer):
 
 
 class Esm2Config(_Transformer):
-    """The shape of ESM-2; what all its sizes share is in `esm2`."""
+    """The shape of ESM-2; `models.esm2` has the constants of all sizes."""
 
 
 class ClassifierShape(_Shape):
@@ -62,16 +62,16 @@ class ClassifierShape(_Shape):
 
 
 class Seen(_Shape):
-    """A file of labelled sequences that something was fitted to."""
+    """A file of labelled sequences that a classifier or calibration was fitted to."""
 
     sample: str
-    file: str  # as the sheet names it
-    sha256: str  # as it is on disk
+    file: str  # as written in the sheet
+    sha256: str  # of the file on disk
     split: str  # sha256 of the parts of its records
 
 
 class CalibrationCurve(_Shape):
-    """How log odds of windows become probabilities; see `models.calibration`."""
+    """A function from margins to log odds; see `models.calibration`."""
 
     method: Literal["temperature", "isotonic"]
     temperature: PositiveFloat | None = None
@@ -89,17 +89,17 @@ class CalibrationCurve(_Shape):
 
 
 class Calibration(CalibrationCurve):
-    """A curve, and what it was fitted to."""
+    """A curve, and the data that it was fitted to."""
 
     classifier: str  # sha256 of the classifier's file
     data: list[Seen]
-    part: str  # of the data, or all
+    part: str  # of the data: its name, or all
     windows: dict[Label, PositiveInt]
-    log_loss: dict[str, float]  # by method (raw: none), on windows of groups it was not fitted to
+    log_loss: dict[str, float]  # by method (raw: none), on windows of held-out groups
 
 
 class Training(_Shape):
-    """What a classifier was trained on, and how."""
+    """The data and settings with which a classifier was trained."""
 
     made: str  # ISO 8601
     data: list[Seen]
@@ -114,29 +114,29 @@ class Training(_Shape):
 
 
 class Origin(_Shape):
-    """What a network of a bundle was converted from."""
+    """The source from which a network of a bundle was converted."""
 
     origin: str  # repository on the hub, address, or path
     revision: str | None = None  # commit on the hub
-    sha256: dict[str, str]  # of each file that it was read from
+    sha256: dict[str, str]  # of each file of the source
     parameters: PositiveInt
 
 
 class BundleCard(BaseModel):
-    """`bundle.json`: what a bundle is and how its files are to be read."""
+    """`bundle.json`: the description of a bundle, its networks and its files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    description: str  # what it was made from, and what its scores are worth
+    description: str  # what it was made from, and how far to trust its scores
     demo: bool  # True: a demo model, no substitute for the published ones
     window: PositiveInt  # bases of the windows that the classifier was trained on
     dnabert_s: DnabertConfig
     esm2: Esm2Config
     classifier: ClassifierShape | None  # None: a bundle for embeddings only
-    training: Training | None = None  # where the classifier was trained with `train`
-    calibration: Calibration | None = None  # None: windows get no probability
-    source: dict[str, Origin] = {}  # by network; empty where none was converted
+    training: Training | None = None  # if the classifier was trained with `train`
+    calibration: Calibration | None = None  # None: no probabilities
+    source: dict[str, Origin] = {}  # by network; empty if none was converted
     sha256: dict[str, str]  # of each file of the bundle
     fingerprint: str = ""  # of the embeddings, see `embedding_fingerprint`
 
@@ -152,9 +152,9 @@ class BundleCard(BaseModel):
         return self
 
     def embedding_fingerprint(self) -> str:
-        """Identify the embeddings that the bundle gives: a hash of both networks and tokenizer.
+        """Hash everything that embeddings depend on: both networks and the tokenizer.
 
-        The classifier does not enter: embeddings are computed once for all classifiers.
+        Not the classifier: embeddings are computed once for all classifiers.
         """
         shapes = [self.dnabert_s.model_dump(), self.esm2.model_dump()]
         hashes = {name: self.sha256[name] for name in EMBEDDING_FILES}
@@ -162,19 +162,19 @@ class BundleCard(BaseModel):
 
     @property
     def prediction_fingerprint(self) -> str:
-        """Identify all that tables depend on: every file of the bundle, and the calibration."""
+        """Hash everything that tables depend on: every file of the bundle and the calibration."""
         calibration = self.calibration and self.calibration.model_dump()
         text = json.dumps([self.sha256, calibration], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_bundle(folder: Path) -> bool:
-    """Tell whether there is a bundle."""
+    """Tell whether the folder is a bundle."""
     return (folder / CARD).exists()
 
 
 def read_card(folder: Path) -> BundleCard:
-    """Read `bundle.json`. Raises ModelError where it is missing, wrong, or was changed."""
+    """Read `bundle.json`. Raises ModelError if it is missing, invalid, or was changed."""
     path = folder / CARD
     try:
         card = BundleCard.model_validate_json(path.read_bytes())

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from virnuc_rules.models.card import ClassifierShape
-from virnuc_rules.models.weights import load_weights, skeleton
+from virnuc_rules.models.weights import load_network
 
 
 class MLPClassifier(nn.Module):
@@ -17,7 +17,7 @@ class MLPClassifier(nn.Module):
         super().__init__()
         self.hidden_layer = nn.Linear(shape.features, shape.hidden)
         self.bn1 = nn.BatchNorm1d(shape.hidden)
-        self.dropout = nn.Dropout(dropout)  # while it is trained
+        self.dropout = nn.Dropout(dropout)  # only in training
         self.output_layer = nn.Linear(shape.hidden, shape.classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,6 +34,4 @@ class MLPClassifier(nn.Module):
 
 def open_network(shape: ClassifierShape, weights: Path) -> MLPClassifier:
     """Build the classifier on the CPU and load its weights (float32)."""
-    network = skeleton(lambda: MLPClassifier(shape))
-    load_weights(network, weights, "cpu", torch.float32)
-    return network
+    return load_network(lambda: MLPClassifier(shape), weights, "cpu", torch.float32)

@@ -1,4 +1,4 @@
-"""The device that the networks run on: which one, in which precision, and its memory."""
+"""The device of the networks: choice of device and precision, and memory."""
 
 import ctypes
 import gc
@@ -11,46 +11,46 @@ from virnuc_rules.errors import ModelError
 
 DTYPES = {
     "fp32": torch.float32,
-    "tf32": torch.float32,  # the weights; their products are rounded
+    "tf32": torch.float32,  # weights are float32; the factors of products are rounded
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
 _CUDA_ONLY = ("tf32", "fp16")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
-_KEPT = 2**31 - 1  # bytes of free heap
+_KEPT = 2**31 - 1  # bytes of free heap that are kept
 
 
-def choose_device(wanted: str, number: int = 0) -> torch.device:
-    """Return the torch device: `auto` spreads workers over the CUDA devices that are visible.
+def choose_device(name: str, worker_index: int = 0) -> torch.device:
+    """Return the torch device; `auto` distributes workers over the visible CUDA devices.
 
-    Raises ModelError where a CUDA device is wanted that is not there.
+    Raises ModelError for a CUDA device that is not visible.
     """
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "auto":
-        return torch.device(f"cuda:{number % devices}" if devices else "cpu")
-    device = torch.device(wanted)
+    if name == "auto":
+        return torch.device(f"cuda:{worker_index % devices}" if devices else "cpu")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= devices:
-        raise ModelError(f"device {wanted} is not there: {devices} CUDA devices are visible")
+        raise ModelError(f"device {name} is not available: {devices} CUDA devices are visible")
     return device
 
 
-def choose_precision(wanted: str, device: torch.device) -> str:
+def choose_precision(name: str, device: torch.device) -> str:
     """Return the precision of matrix products: `auto` is fp16 on CUDA and fp32 elsewhere.
 
-    Raises ModelError for what the device cannot do.
+    Raises ModelError for a precision that the device does not support.
     """
-    if wanted in _CUDA_ONLY and device.type != "cuda":
-        raise ModelError(f"precision {wanted} needs a CUDA device; take fp32 or bf16 on {device}")
-    if wanted == "auto":
+    if name in _CUDA_ONLY and device.type != "cuda":
+        raise ModelError(f"precision {name} needs a CUDA device; take fp32 or bf16 on {device}")
+    if name == "auto":
         return "fp16" if device.type == "cuda" else "fp32"
-    return wanted
+    return name
 
 
 @contextmanager
 def matmul_precision(precision: str) -> Iterator[None]:
-    """Have torch round the factors of float32 products within the block if it is tf32, else not.
+    """Round the factors of float32 products within the block if `precision` is tf32.
 
-    torch knows one setting for all threads of the process; what it was before comes back.
+    It is one setting of torch for all threads of the process; its old value is restored.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -61,16 +61,16 @@ def matmul_precision(precision: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether an error is a lack of memory; on a CPU torch has no class of its own for it."""
-    lack = "DefaultCPUAllocator: can't allocate memory"
-    return isinstance(error, torch.OutOfMemoryError) or lack in str(error)
+    """Tell whether memory was not sufficient; torch has no exception class for that on a CPU."""
+    on_cpu = "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return on_cpu or isinstance(error, torch.OutOfMemoryError)
 
 
 def reuse_memory() -> None:
-    """Let glibc keep large blocks that are freed, for the next micro-batch.
+    """Let glibc keep large freed blocks for the next micro-batch.
 
-    It would give blocks above 32 MiB back to the system each time, and get them anew page by page:
-    that took 15 % of the time in fp32 and 30 % in bf16. `clear_caches` gives them back.
+    By default it returns blocks above 32 MiB to the system and allocates them again page by page,
+    which took 15 % of the time in fp32 and 30 % in bf16. `clear_caches` returns them.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, other systems do not
     if mallopt:
@@ -79,7 +79,7 @@ def reuse_memory() -> None:
 
 
 def clear_caches(device: torch.device) -> None:
-    """Give unused memory back to the system or the device."""
+    """Return unused memory to the system or the device."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from virnuc_rules.errors import ModelError
 from virnuc_rules.models.card import DnabertConfig
 from virnuc_rules.models.layers import Linear, product
-from virnuc_rules.models.weights import load_weights, skeleton
+from virnuc_rules.models.weights import load_network
 
 
 class Dnabert(nn.Module):
@@ -31,13 +31,13 @@ class Dnabert(nn.Module):
         """Return float32 hidden states [B, T, width] of the last layer.
 
         input_ids: int64 [B, T]; attention_mask: bool [B, T], False at padding, whose hidden states
-        mean nothing. Without a mask there is no padding.
+        are undefined. Without a mask there is no padding.
         """
         return self.encoder(self.embeddings(input_ids), attention_mask)  # type: ignore[no-any-return]
 
 
 class Embeddings(nn.Module):
-    """Token embeddings, plus the one of segment 0, normalised."""
+    """Token embeddings plus the embedding of segment 0, normalised."""
 
     def __init__(self, config: DnabertConfig) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Embeddings(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The layers, and the bias that ALiBi adds to their attention."""
+    """The layers, and the ALiBi bias of their attention."""
 
     def __init__(self, config: DnabertConfig) -> None:
         super().__init__()
@@ -67,9 +67,9 @@ class Encoder(nn.Module):
         return x
 
     def bias(self, length: int, device: torch.device) -> Tensor:
-        """Return what is added to attention scores: -slope * distance; float32 [1, heads, T, T]."""
-        place = torch.arange(length, device=device)
-        distance = (place[:, None] - place[None, :]).abs()
+        """Return -slope * distance, the bias of attention scores; float32 [1, heads, T, T]."""
+        position = torch.arange(length, device=device)
+        distance = (position[:, None] - position[None, :]).abs()
         slopes = torch.tensor(self.slopes, device=device)
         return (-slopes[:, None, None] * distance)[None]
 
@@ -135,8 +135,8 @@ class GatedMlp(nn.Module):
 def alibi_slopes(heads: int) -> list[float]:
     """Return the slope of each head (Press et al., arXiv 2108.12409, and its reference code).
 
-    Powers of two of heads: a geometric series from 2^(-8/heads). Other numbers: those of the
-    power of two below, then every second one of the power of two above.
+    For a power of two: a geometric series from 2^(-8/heads). Otherwise: the slopes of the next
+    smaller power of two, then every second slope of the next larger one.
     """
     below = 2 ** math.floor(math.log2(heads))
     series = [2 ** (-8 * (i + 1) / below) for i in range(below)]
@@ -152,13 +152,11 @@ def open_network(
 
     A pooler in the file is not used: embeddings are means of hidden states.
     """
-    network = skeleton(lambda: Dnabert(config))
-    load_weights(network, weights, device, dtype, ignore=("pooler.",))
-    return network
+    return load_network(lambda: Dnabert(config), weights, device, dtype, ignore=("pooler.",))
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
-    """Open `tokenizer.json` with the padding and truncation to 2,000 tokens in it switched off."""
+    """Open `tokenizer.json`, without its padding and its truncation to 2,000 tokens."""
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception

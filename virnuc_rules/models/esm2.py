@@ -15,24 +15,15 @@ from torch import Tensor, nn
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.models.card import Esm2Config
 from virnuc_rules.models.layers import Linear, LinearGelu
-from virnuc_rules.models.weights import load_weights, skeleton
+from virnuc_rules.models.weights import load_network
 
-# fair-esm's alphabet "ESM-1b": the place of a token is its id.
-ALPHABET = (
-    "<cls>",
-    "<pad>",
-    "<eos>",
-    "<unk>",
-    *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
-    "<null_1>",
-    "<mask>",
-)
+# fair-esm's alphabet "ESM-1b": the index of a token is its id.
+_RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO"
+ALPHABET = ("<cls>", "<pad>", "<eos>", "<unk>", *_RESIDUES, ".", "-", "<null_1>", "<mask>")
 CLS, PAD, EOS, MASK = (ALPHABET.index(t) for t in ("<cls>", "<pad>", "<eos>", "<mask>"))
 MAX_RESIDUES = 1024  # upstream's truncation_seq_length
-_MASKED_IN_TRAINING = 0.15 * 0.8  # share of the tokens that were <mask>
-_EPS = 1e-5  # of the norms, in all sizes
-
-_RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO"
+_MASKED_IN_TRAINING = 0.15 * 0.8  # fraction of the tokens that were <mask>
+_EPS = 1e-5  # of the norms, in ESM-2 of every size
 _ID = np.full(256, -1, np.int64)
 for _residue in _RESIDUES:
     _ID[ord(_residue)] = ALPHABET.index(_residue)
@@ -62,21 +53,21 @@ class Esm2(nn.Module):
         """Return float32 hidden states [B, T, width] after the final norm.
 
         input_ids: int64 [B, T]; attention_mask: bool [B, T], False at padding, whose hidden states
-        mean nothing. Without a mask there is no padding, and attention is faster.
+        are undefined. Without a mask there is no padding, and attention is faster.
         """
         x = self.embeddings(input_ids, attention_mask)
         return self.encoder(x, attention_mask)  # type: ignore[no-any-return]
 
 
 class Embeddings(nn.Module):
-    """Token embeddings, scaled for what token dropout left out in training."""
+    """Token embeddings, scaled to make up for the tokens masked in training (token dropout)."""
 
     def __init__(self, config: Esm2Config) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(len(ALPHABET), config.hidden_size)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Scale as trained, also at inference: by 0.88 where no token is <mask>."""
+        """Scale as in training: by 0.88 where no token is <mask>."""
         masked = input_ids == MASK
         present = torch.ones_like(masked) if attention_mask is None else attention_mask
         x = self.word_embeddings(input_ids) * (present & ~masked)[..., None]
@@ -104,7 +95,7 @@ class Encoder(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and MLP, each of its normalised input and added to it."""
+    """Attention and MLP; the input of each is normalised, its output added to the input."""
 
     def __init__(self, config: Esm2Config) -> None:
         super().__init__()
@@ -140,7 +131,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
         batch, length, width = x.shape
         shape = (batch, length, self.heads, width // self.heads)
-        x = x.to(self.query.weight.dtype)  # once for all three
+        x = x.to(self.query.weight.dtype)  # one cast for all three
         query, key, value = (
             project(x).view(shape).transpose(1, 2) for project in (self.query, self.key, self.value)
         )
@@ -152,17 +143,17 @@ class SelfAttention(nn.Module):
 def rotary_frequencies(head_size: int) -> Tensor:
     """Return 10000^(-2i/head_size), float32 [head_size/2] (Su et al., arXiv 2104.09864).
 
-    A checkpoint may hold them rounded to float16: then these are what it was trained with.
+    A checkpoint that holds them rounded to float16 was trained with the rounded ones.
     """
-    # Not on the meta device: arithmetic there imports 2 s of torch.
+    # Not on the meta device: arithmetic on it imports torch for 2 s.
     pair = torch.arange(0, head_size, 2, dtype=torch.int64, device="cpu").float()
     return 1 / 10000 ** (pair / head_size)
 
 
 def rotary_angles(inv_freq: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Return cosine and signed sine of the angle of each place, float32 [length, head_size].
+    """Return cosine and signed sine of the angle of each position, float32 [length, head_size].
 
-    The sine is negative in the first half: it multiplies the halves that `rotate` has exchanged.
+    The sine is negative in the first half: `rotate` multiplies it with exchanged halves.
     """
     angle = torch.outer(torch.arange(length, device=inv_freq.device), inv_freq)
     return angle.cos().repeat(1, 2), torch.cat((-angle.sin(), angle.sin()), dim=1)
@@ -178,6 +169,4 @@ def open_network(
     shape: Esm2Config, weights: Path, device: torch.device | str, dtype: torch.dtype
 ) -> Esm2:
     """Build the network and load its weights. Raises ModelError where they do not fit."""
-    network = skeleton(lambda: Esm2(shape))
-    load_weights(network, weights, device, dtype)
-    return network
+    return load_network(lambda: Esm2(shape), weights, device, dtype)

@@ -1,40 +1,41 @@
-"""What both networks share: matrix products in a precision of their own, and the padding mask.
+"""Linear layers whose matrix products run in the dtype of their weights, for both networks.
 
-Only the matrix products, and the attention between them, run in the precision that is asked for.
-Residuals, norms, softmax and means are float32 in all precisions.
+Only matrix products and attention run in the precision of the settings. Residuals, norms, softmax
+and means are always float32.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# oneDNN's product takes GELU in for nothing, and is up to 1.25x of what `F.linear` calls on AMD.
+# oneDNN's product includes GELU at no cost, and is up to 1.25x as fast as `F.linear` on AMD.
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-untyped-call]
     torch.ops.mkldnn, "_linear_pointwise"
 )
-_ONEDNN_DTYPES = {torch.float32}  # bfloat16 only where the processor has instructions for it
+_ONEDNN_DTYPES = {torch.float32}  # bfloat16 only if the processor has instructions for it
 if _ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported():
     _ONEDNN_DTYPES.add(torch.bfloat16)
 
 
 class Linear(nn.Linear):
-    """A matrix product in the dtype of its weights, whatever comes in."""
+    """Linear that casts its input to the weight dtype."""
 
     def forward(self, x: Tensor) -> Tensor:
         return product(x, self.weight, self.bias)
 
 
 class LinearGelu(Linear):
-    """The same, and the exact GELU of it."""
+    """`Linear` followed by the exact GELU."""
 
     def forward(self, x: Tensor) -> Tensor:
         return product(x, self.weight, self.bias, gelu=True)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-    """Return x [..., n] times weight [m, n] transposed, plus bias [m]; after that the exact GELU.
+    """Return x [..., n] times weight [m, n] transposed, plus bias [m], in the weight dtype.
 
-    In the dtype of the weight. oneDNN's operation has no gradient: training takes the other way.
+    gelu: apply the exact GELU to the result. oneDNN's operation has no gradient, so training does
+    not use it.
     """
     x = x.to(weight.dtype)
     on_cpu = x.device.type == "cpu" and not torch.is_grad_enabled()

@@ -4,11 +4,12 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 
 from virnuc_rules.arrays import Int
 from virnuc_rules.bundles.verified import read_verified
-from virnuc_rules.chunking.format import contig_indices, contig_lengths, read_manifest, read_windows
+from virnuc_rules.chunking.format import contig_indices, contig_lengths, read_manifest, read_table
 from virnuc_rules.config.model import Calling, Embedding, Probability, Run
 from virnuc_rules.config.run_folder import RunFolder, SampleFolder
 from virnuc_rules.embedding.embedding_file import Computation
@@ -25,6 +26,8 @@ from virnuc_rules.progress import progress
 
 logger = logging.getLogger(__name__)
 
+_NOT_VERIFIED = " (not verified with this bundle)"
+
 
 def predict(
     run: Run,
@@ -39,8 +42,7 @@ def predict(
     Raises ResultError where results are missing or damaged (a damaged one is removed, so that the
     same command embeds it again), ChunkError where the chunk folder is not whole, InputError where
     the sequences have changed, ModelError where the bundle is damaged or its classifier gives no
-    finite scores, and VirnucError where the disk is full; it leaves older
-    tables as they were.
+    finite scores, and VirnucError where the disk is full; it leaves older tables as they were.
     """
     bundle = Bundle(run.bundle)
     verified = read_verified(bundle.folder, bundle.card.fingerprint)
@@ -56,15 +58,9 @@ def predict(
     with writing(out), staged_folder(out) as staged, progress(f"sample {sample}", work) as advance:
         stage = SampleFolder(staged, sample)
         with SampleTables(stage, calling, lengths, folder, probabilities) as tables:
-            classifier = bundle.open_classifier()
-            chunks = scored_chunks(tasks, run, classifier, computed)
+            chunks = scored_chunks(tasks, run, bundle.open_classifier(), computed)
             _add_frames(tables, chunks, consensus, numbers, advance)
-            first = 0
-            for part in whole_contigs(read_windows(folder)):
-                last = first + part.num_rows
-                tables.add_windows(part, consensus.part(slice(first, last)))
-                advance(last - first)
-                first = last
+            _add_windows(tables, whole_contigs(read_table(folder.windows)), consensus, advance)
         write_viral(stage, manifest)
         move_into_place(stage, SampleFolder(out, sample))
     logger.info(
@@ -72,17 +68,11 @@ def predict(
         sample, manifest.windows, consensus.called.sum(), consensus.virus.sum(),
         manifest.contigs, tables.viral,
     )  # fmt: skip
-    share = (
-        expected_fdr(probabilities(consensus.margin), consensus.virus) if probabilities else None
-    )
-    if share is not None:
-        logger.info(
-            "sample %s: %.1f %% of the windows called virus are expected not to be, if %g of the "
-            "windows are viral (`prevalence`)", sample, 100 * share, probability.prevalence,
-        )  # fmt: skip
+    if probabilities:
+        fdr = expected_fdr(probabilities(consensus.margin), consensus.virus)
+        _log_expected_fdr(sample, fdr, probability.prevalence)
     for how in sorted(computed, key=str):
-        known = verified.covers(how.precision, how.device)
-        note = "" if known else " (not verified with this bundle)"
+        note = "" if verified.covers(how.precision, how.device) else _NOT_VERIFIED
         logger.info("sample %s: embeddings computed in %s%s", sample, how, note)
 
 
@@ -98,3 +88,25 @@ def _add_frames(
         rows = chunk.window_row
         tables.add_frames(chunk, numbers[rows])
         advance(len(rows))
+
+
+def _add_windows(
+    tables: SampleTables,
+    parts: Iterator[pa.Table],
+    consensus: Consensus,
+    advance: Callable[[int], None],
+) -> None:
+    first = 0
+    for part in parts:
+        last = first + part.num_rows
+        tables.add_windows(part, consensus.part(slice(first, last)))
+        advance(last - first)
+        first = last
+
+
+def _log_expected_fdr(sample: str, fdr: float | None, prevalence: float) -> None:
+    if fdr is not None:
+        logger.info(
+            "sample %s: %.1f %% of the windows called virus are expected not to be, if %g of the "
+            "windows are viral (`prevalence`)", sample, 100 * fdr, prevalence,
+        )  # fmt: skip

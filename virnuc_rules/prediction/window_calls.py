@@ -1,7 +1,7 @@
 """Calls of windows: the consensus of their open frames, by upstream's rule."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,13 +62,8 @@ class Consensus:
 
     def part(self, rows: slice) -> "Consensus":
         """Return the consensus of some windows, as a view."""
-        return Consensus(
-            self.score1[rows],
-            self.score2[rows],
-            self.best[rows],
-            self.frames[rows],
-            self.failed[rows],
-        )
+        columns: tuple[Any, ...] = self.score1, self.score2, self.best, self.frames, self.failed
+        return Consensus(*(column[rows] for column in columns))
 
     @property
     def margin(self) -> Float:

@@ -1,9 +1,9 @@
-"""A task queue in a folder on a shared filesystem. State is a file's place; each step is one call.
+"""A task queue in a folder on a shared filesystem. Paths are states; each step is one system call.
 
 Work is at-least-once and results are idempotent: two workers that do the same task write the same
-bytes. No locks, no shared database, and never a comparison of two machines' clocks: a claim's file
-holds a counter that its owner's heartbeat raises, and another worker takes the claim over only
-after the counter stood still for `lease_seconds` of its own monotonic clock.
+bytes. There are no locks and no database, and the clocks of two machines are never compared: the
+file of a claim holds a counter that its owner's heartbeat raises, and another worker takes the
+claim over only after the counter stood still for `lease_seconds` of its own monotonic clock.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Self
 
-from virnuc_rules.files.atomic import replacing, sync_directory
+from virnuc_rules.files.atomic import sync_directory, write_json
 from virnuc_rules.queue.claim_text import ClaimText, new_owner
 from virnuc_rules.queue.store import Failure, Store, by_shard
 
 _BEATS_PER_LEASE = 5
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
-_FIRST_PAUSE = 0.05  # seconds between looks at what others hold; doubles up to a beat
-_REST = 9  # a pause is at least so many times as long as the look before it
+_FIRST_PAUSE = 0.05  # seconds between two rounds over the keys; doubles up to a beat
+_REST = 9  # a pause is at least this many times as long as the round before it
 
 
 @dataclass(kw_only=True)
@@ -37,30 +37,22 @@ class Claim(ClaimText):
     descriptor: int  # of the file, open for writing
 
     def beat(self) -> None:
-        """Raise the counter. An error means that the file is gone: the claim was taken over."""
+        """Raise the counter. An error means that the file was removed: the claim was taken over."""
         self.beats += 1
         with contextlib.suppress(OSError):
             os.pwrite(self.descriptor, self.content(), 0)
             os.fsync(self.descriptor)
 
 
-@dataclass
-class _Observed:
-    """What another's claim looked like when we saw it change last, by our monotonic clock."""
-
-    content: bytes
-    since: float
-
-
 class Interruption:
-    """Ends `drain`. Like `threading.Event`, but its waiting thread's signal handler may set it."""
+    """Ends `drain`. An Event that a signal handler of the waiting thread may set, too."""
 
     def __init__(self) -> None:
         self._set = False
-        self._wake: SimpleQueue[None] = SimpleQueue()  # its `put` is reentrant, Event's lock is not
+        self._wake: SimpleQueue[None] = SimpleQueue()  # reentrant, unlike the lock of Event
 
     def set(self) -> None:
-        """End the waiting, now and ever after."""
+        """End every `wait`, also later ones."""
         self._set = True
         self._wake.put(None)
 
@@ -69,16 +61,16 @@ class Interruption:
         return self._set
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until it is set."""
+        """Wait until it is set, at most `seconds`."""
         if not self._set:
             with contextlib.suppress(Empty):
                 self._wake.get(timeout=seconds)
 
 
 class Queue:
-    """One worker's hands on the queue: claim, publish, fail, release; a thread keeps the heartbeat.
+    """A worker's handle on the queue: claim, publish, fail, release; a thread is the heartbeat.
 
-    Use it as a context manager. Claims that are still held at the end are released.
+    A context manager: at its end, claims that are still held are released.
     """
 
     def __init__(self, results: Path, worker: str, lease_seconds: float, log: str = "") -> None:
@@ -88,8 +80,9 @@ class Queue:
         self.owner = new_owner(worker, self.host)
         self.seconds_waiting = 0.0
         self.held: dict[str, Claim] = {}
-        self._observed: dict[str, _Observed] = {}
-        self._number = itertools.count()
+        # Claims of other workers: content, and since when it is unchanged by our monotonic clock.
+        self._observed: dict[str, tuple[bytes, float]] = {}
+        self._index = itertools.count()
         self._lock = threading.Lock()  # guards `held` against the heartbeat's iteration
         self.interrupted = Interruption()
         self._closed = threading.Event()
@@ -114,76 +107,80 @@ class Queue:
                     claim.beat()
 
     def claim(self, key: str) -> Claim | None:
-        """Try to get the right to work on a key; None where it is done or another's."""
+        """Try to claim a key; None if it is done or held by another worker."""
         if self.store.is_done(key) or not self._take_over(key):
             return None
-        number = next(self._number)
-        target, name = self.store.claims / key, self._hidden(key, number)
+        index = next(self._index)
+        name = self._hidden(key, index)
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        claim = Claim(key, self.owner, number, descriptor=descriptor)
-        os.write(descriptor, claim.content())  # the first beat makes sure that others see it
-        error = _link(name, target)
-        # Only the link count tells the truth: NFS can lose the reply to a link that worked. It may
-        # be above two, while another puts back what it took for a dead claim.
-        mine = os.fstat(descriptor).st_nlink >= 2
+        claim = Claim(key, self.owner, index, descriptor=descriptor)
+        os.write(descriptor, claim.content())  # the first beat flushes it for other machines
+        error: OSError | None = None
+        try:
+            os.link(name, self.store.claims / key)
+        except OSError as failure:
+            error = failure
+        # Only the link count is reliable: NFS can lose the reply to a link that worked. It may be
+        # above two while another worker links back a claim that it took for dead.
+        owned = os.fstat(descriptor).st_nlink >= 2
         name.unlink(missing_ok=True)
-        if not mine:
+        if not owned:
             os.close(descriptor)
             if error and error.errno in _NO_HARD_LINKS:
                 raise error
             return None
         with self._lock:
             self.held[key] = claim
-        if self.store.is_done(key):  # the owner before us published after our first look
+        if self.store.is_done(key):  # the previous owner published after our first check
             self.release(claim)
             return None
         return claim
 
     def _take_over(self, key: str) -> bool:
-        """Tell whether nobody has a claim; another's is removed if its heartbeat has stopped."""
-        before = time.monotonic()  # a slow read is no part of the time that it stood still
+        """Tell whether the key is unclaimed; removes a claim whose heartbeat has stopped."""
+        before = time.monotonic()  # the duration of the read must not count as standing still
         try:
             content = (self.store.claims / key).read_bytes()
         except OSError:
-            return True  # there is none
-        seen = self._observed.get(key)
-        if seen is None or seen.content != content:
-            self._observed[key] = _Observed(content, time.monotonic())
+            return True
+        observed, since = self._observed.get(key, (None, 0.0))
+        if observed != content:
+            self._observed[key] = content, time.monotonic()
             return False
-        return before - seen.since >= self.lease_seconds and self._remove(key, content)
+        return before - since >= self.lease_seconds and self._remove(key, content)
 
-    def _remove(self, key: str, meant: bytes) -> bool:
-        """Remove `claims/<key>` if it begins with `meant`; True if it did.
+    def _remove(self, key: str, beginning: bytes) -> bool:
+        """Remove `claims/<key>` if its content begins with `beginning`; True if it did.
 
-        The rename comes first: only one can win it, and nobody removes what it has not looked at.
-        A claim that turns out to be another's is linked back. For a moment it was not there, and a
-        third may have claimed the key: then two do the same work, which does no harm.
+        The rename comes first: only one worker can win it, and no worker removes a claim that it
+        has not read. A claim with other content is linked back. It was missing for a moment, in
+        which a third worker may have claimed the key: then two do the same work, which is harmless.
         """
-        target, aside = self.store.claims / key, self._hidden(key, next(self._number))
+        target, aside = self.store.claims / key, self._hidden(key, next(self._index))
         try:
             target.rename(aside)
-            found = aside.read_bytes().startswith(meant)
+            is_meant = aside.read_bytes().startswith(beginning)
         except OSError:
             return False
-        if not found:
+        if not is_meant:
             with contextlib.suppress(OSError):
                 os.link(aside, target)
         aside.unlink(missing_ok=True)
-        return found
+        return is_meant
 
     def release(self, claim: Claim) -> None:
-        """Give a claim up; the task is as its files say: done, failed or pending."""
+        """Give a claim up. The task is then done, failed or pending, depending on its files."""
         with self._lock:
             self.held.pop(claim.key, None)
         self._remove(claim.key, claim.beginning)
         os.close(claim.descriptor)
 
     def publish(self, claim: Claim, write: Callable[[Path], None]) -> None:
-        """Store the result: `write` fills a temporary file, which then takes its place at once.
+        """Store the result: `write` fills a temporary file, which is then renamed.
 
-        `write` must open the file once only: should it be swept away, the rest must not look whole.
-        The file and the folder are on disk before the claim is released. A result that another has
-        published meanwhile is replaced by the same bytes.
+        `write` must open the file only once: if `sweep` removes the file, a second open would make
+        an incomplete one. The file and the folder are on disk before the claim is released. A
+        result that another worker has published is replaced by the same bytes.
         """
         target = self.store.result(claim.key)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +191,7 @@ class Queue:
                 os.fsync(handle.fileno())
             partial.replace(target)
         except FileNotFoundError:
-            if not target.exists():  # else a worker that saw it done has swept ours away
+            if not target.exists():  # otherwise another worker published it and swept our file
                 raise
         finally:
             partial.unlink(missing_ok=True)
@@ -215,16 +212,15 @@ class Queue:
             log=self.log,
             attempts=1 + (before.attempts if before else 0),
         )
-        with replacing(self.store.failures / f"{claim.key}.json") as handle:
-            handle.write(failure.model_dump_json(indent=1) + "\n")
+        write_json(self.store.failures / f"{claim.key}.json", failure)
         self.release(claim)
         return failure
 
     def drain(self, keys: Iterable[str]) -> Iterator[Claim]:
-        """Yield claims until every key is done or has failed; the caller ends each before the next.
+        """Yield claims until every key is done or failed; the caller ends each before the next.
 
-        A key that had failed before this call gets one more try, by whichever worker claims it
-        first. Keys that others hold are waited for: should their owner die, we take them over.
+        A key that failed before this call is tried once more, by the first worker that claims it.
+        Keys held by other workers are waited for, and taken over if their owner is killed.
         """
         for step in self.steps(keys):
             if isinstance(step, Claim):
@@ -234,10 +230,10 @@ class Queue:
                 self.seconds_waiting += step
 
     def steps(self, keys: Iterable[str]) -> Iterator[Claim | float]:
-        """Do as `drain` says, but yield how many seconds to wait where it would wait."""
+        """Like `drain`, but yield the seconds to wait instead of waiting."""
         shards = by_shard(keys)
         failed_before = self._attempts(itertools.chain.from_iterable(shards.values()))
-        # Workers begin at different places, so that they meet late.
+        # Each worker has its own order of shards, so that two rarely try the same key.
         order = sorted(
             shards, key=lambda shard: hashlib.sha256((shard + self.owner).encode()).digest()
         )
@@ -251,12 +247,12 @@ class Queue:
                     claim = self.claim(key)
                     failure = self.store.failure(key) if claim else None
                     if claim and (failure and failure.attempts) != failed_before.get(key):
-                        self.release(claim)  # another has just tried it and failed
+                        self.release(claim)  # another worker has just tried it and failed
                     elif claim:
                         pause, idle = _FIRST_PAUSE, False
                         yield claim
             if shards and idle:
-                # Those who wait leave the filesystem to those who work.
+                # Waiting workers must leave the filesystem to the working ones.
                 rest = _REST * (time.monotonic() - begun)
                 yield min(max(pause, rest), self.lease_seconds)
                 pause = min(2 * pause, self.lease_seconds / _BEATS_PER_LEASE)
@@ -264,7 +260,7 @@ class Queue:
     def _open(
         self, shard: str, shards: dict[str, list[str]], failed_before: dict[str, int]
     ) -> list[str]:
-        """Return the keys of a shard that are neither done nor given up; forget the others."""
+        """Return the keys of a shard that are still to do; drop the other keys from `shards`."""
         keys = shards.pop(shard)
         done, attempts = self.store.done(keys), self._attempts(keys)
         left = [k for k in keys if k not in done and attempts.get(k) == failed_before.get(k)]
@@ -273,13 +269,13 @@ class Queue:
         return left
 
     def _attempts(self, keys: Iterable[str]) -> dict[str, int]:
-        """Return how often each of those keys was tried that have failed."""
+        """Return the number of attempts of each key that failed."""
         return {key: failure.attempts for key, failure in self.store.failed(keys).items()}
 
     def sweep(self, keys: Iterable[str]) -> None:
-        """Remove what killed workers left of tasks that are done: claims and partial files.
+        """Remove files that killed workers left of done tasks: claims, failures, partial files.
 
-        Safe beside living workers: what they hold of a task that is done is of no use any more.
+        Safe while workers run: they do not need these files of a task that is done.
         """
         done = self.store.done(keys)
         for folder in (self.store.claims, self.store.failures):
@@ -291,14 +287,6 @@ class Queue:
                 if path.name.split(".")[1] in done:
                     path.unlink(missing_ok=True)
 
-    def _hidden(self, key: str, number: int) -> Path:
-        """Return a name that nobody else uses: where a claim begins, or is put aside."""
-        return self.store.claims / ClaimText(key, self.owner, number).identity
-
-
-def _link(source: Path, target: Path) -> OSError | None:
-    try:
-        os.link(source, target)
-    except OSError as error:
-        return error
-    return None
+    def _hidden(self, key: str, index: int) -> Path:
+        """Return a path that no other worker uses, to create a claim or to move one to."""
+        return self.store.claims / ClaimText(key, self.owner, index).identity

@@ -1,4 +1,4 @@
-"""Who is at work on which task, as an onlooker sees it who claims nothing."""
+"""The owners of claimed tasks, for an observer that claims nothing."""
 
 import time
 
@@ -7,28 +7,28 @@ from virnuc_rules.queue.store import Store, listing
 
 
 class Heartbeats:
-    """The claims of a run, looked at once or again and again; they are only read.
+    """Observes the claims of a run, once or repeatedly; claims are only read.
 
-    At the first look a claim's age is its file's time by our clock, which may be wrong by what the
-    clocks differ. From then on it is as for a worker: the counter must not stand still for
-    `lease_seconds` of our own clock.
+    The first time, the age of a claim is the age of its file, which is wrong by the difference
+    between the clocks of two machines. Later it is as for a worker: a claim is dead when its
+    counter stood still for `lease_seconds` of this machine's clock.
     """
 
     def __init__(self, lease_seconds: float) -> None:
         self.lease_seconds = lease_seconds
-        self._seen: dict[str, tuple[bytes, float]] = {}  # content, and when it was new to us
+        self._seen: dict[str, tuple[bytes, float]] = {}  # content, and when it was first seen
 
     def owners(self, store: Store) -> dict[str, str | None]:
         """Return the claimed keys with their owner; None where the heartbeat has stopped."""
         owners: dict[str, str | None] = {}
         for key in listing(store.claims):
             if key.startswith("."):
-                continue  # a claim that is being made or removed
+                continue  # a claim that is being created or removed
             path = store.claims / key
             try:
                 content, age = path.read_bytes(), time.time() - path.stat().st_mtime
             except OSError:
-                continue  # released meanwhile
+                continue  # released in the meantime
             now = time.monotonic()
             before, since = self._seen.get(key, (b"", now - max(age, 0.0)))
             if before and before != content:

@@ -1,8 +1,8 @@
-"""Where the results of a run are, and the state of a task: the queue is the store.
+"""The results of a run and the states of its tasks, which are given by files.
 
-embeddings/<k2>/<key>.safetensors   the result is there            -> done
-queue/claims/<key>                  somebody works on it           -> running
-queue/failed/<key>.json             somebody tried and failed      -> failed
+embeddings/<k2>/<key>.safetensors   the result exists              -> done
+queue/claims/<key>                  a worker works on it           -> running
+queue/failed/<key>.json             a worker tried and failed      -> failed
 otherwise                                                          -> pending
 """
 
@@ -17,10 +17,10 @@ from virnuc_rules.config.run_folder import RunFolder
 
 
 class Failure(BaseModel):
-    """What `failed/<key>.json` says: the last error of a task."""
+    """The content of `failed/<key>.json`: the last error of a task."""
 
     key: str
-    task: str  # which chunk of which sample, for people
+    task: str  # sample and chunk, for messages
     error: str  # one line
     traceback: str
     worker: str
@@ -30,7 +30,7 @@ class Failure(BaseModel):
 
 
 class Store:
-    """The folders of a run. Reading them needs no worker and leaves no trace."""
+    """The folders of a run. Reading them needs no worker and changes nothing."""
 
     def __init__(self, results: Path) -> None:
         folder = RunFolder(results)
@@ -39,39 +39,39 @@ class Store:
         self.workers = folder.worker_reports
 
     def result(self, key: str) -> Path:
-        """Return the place of a result; folders of at most 1/256 of them stay quick to list."""
+        """Return the path of a result; 256 folders keep each of them quick to list."""
         return self.embeddings / key[:2] / f"{key}.safetensors"
 
     def is_done(self, key: str) -> bool:
-        """Tell whether the result is there. Publishing is atomic: what is there is whole."""
+        """Tell whether the result exists. Publishing is atomic: it is then complete."""
         return self.result(key).exists()
 
     def done(self, keys: Iterable[str]) -> set[str]:
-        """Return the keys that have results, listing each folder once instead of asking by key."""
-        found: set[str] = set()
+        """Return the keys that have results; lists each folder once."""
+        done: set[str] = set()
         for shard, members in by_shard(keys).items():
             names = listing(self.embeddings / shard)
-            found.update(key for key in members if f"{key}.safetensors" in names)
-        return found
+            done.update(key for key in members if f"{key}.safetensors" in names)
+        return done
 
     def forget(self, key: str) -> None:
-        """Make a task pending again, and let Snakemake know that the workers are needed."""
+        """Make a task pending again, and remove the stamps so that Snakemake starts the workers."""
         self.result(key).unlink(missing_ok=True)
         for stamp in self.stamps.rglob("*.txt"):
             stamp.unlink(missing_ok=True)
 
     def failure(self, key: str) -> Failure | None:
-        """Return what is known of a failed task, None where it has not failed."""
+        """Return the failure of a task; None if it has not failed."""
         try:
             return Failure.model_validate_json((self.failures / f"{key}.json").read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
 
     def failed(self, keys: Iterable[str]) -> dict[str, Failure]:
-        """Return the failures among the keys, listing the folder once instead of asking by key."""
+        """Return the failures of the keys that failed; lists the folder once."""
         names = listing(self.failures)
-        found = (self.failure(key) for key in keys if f"{key}.json" in names)
-        return {failure.key: failure for failure in found if failure}
+        failures = (self.failure(key) for key in keys if f"{key}.json" in names)
+        return {failure.key: failure for failure in failures if failure}
 
 
 def by_shard(keys: Iterable[str]) -> dict[str, list[str]]:
@@ -83,7 +83,7 @@ def by_shard(keys: Iterable[str]) -> dict[str, list[str]]:
 
 
 def listing(folder: Path) -> set[str]:
-    """Return the names in a folder; none where there is no folder yet."""
+    """Return the names in a folder; an empty set if it does not exist."""
     try:
         return set(os.listdir(folder))  # noqa: PTH208 - names, not paths: a million of them
     except FileNotFoundError:

@@ -1,14 +1,13 @@
 """Reading FASTA and FASTQ: every contig once, in order, in little memory; errors name the record.
 
-A read of a FASTQ file is a contig like any other; its qualities are only counted. The two files of
-paired reads are just two files.
+A read of a FASTQ file is a contig; its qualities are only counted. The two files of paired reads
+are read as two independent files.
 """
 
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 from virnuc_rules.errors import InputError
 from virnuc_rules.reading.streams import STDIN, Source
@@ -19,48 +18,36 @@ _FASTQ_ONLY = b"@+"
 _AMINO_ACIDS_ONLY = b"EFILPQZXJO*efilpqzxjo"
 _BLOCK = 1 << 20  # bytes of text read at a time
 _HEADER = 1 << 20  # bytes of the longest header line
-_SPILL = 1 << 25  # a contig beyond this many bases is kept on disk, not in memory
+_SPILL = 1 << 25  # a contig of more bases is kept on disk, not in memory
 
 
 class Contig:
-    """One contig: its id and its bases as they stand in the file, without line breaks."""
+    """One contig: its id and its bases as written in the file, without line breaks."""
 
     def __init__(self, name: str, index: int = 0, source: int = 0, record: int = 0) -> None:
         self.id = name
         self.index = index  # 0-based, over all files of the sample
-        self.source = source  # which of them
-        self.record = record  # 0-based place in the file
+        self.source = source  # index of the file
+        self.record = record  # 0-based, in the file
         self.length = 0
-        self._parts: list[bytes] = []
-        self._disk: IO[bytes] | None = None
+        # Lives as long as the contig.
+        self._file = tempfile.SpooledTemporaryFile(_SPILL, prefix="virnuc-")  # noqa: SIM115
 
     def append(self, bases: bytes) -> None:
-        """Add bases at the end; a very long contig moves to a temporary file."""
+        """Add bases at the end; not after a call of `bases`."""
         self.length += len(bases)
-        if self._disk is not None:
-            self._disk.write(bases)
-            return
-        self._parts.append(bases)
-        if self.length > _SPILL:
-            self._disk = tempfile.TemporaryFile(prefix="virnuc-")  # noqa: SIM115 - lives as long as the contig
-            self._disk.writelines(self._parts)
-            self._parts = []
+        self._file.write(bases)
 
     def bases(self, start: int, end: int) -> bytes:
         """Return the bases `start` to `end` (0-based, half open)."""
-        if self._disk is not None:
-            self._disk.seek(start)
-            return self._disk.read(end - start)
-        if len(self._parts) > 1:
-            self._parts = [b"".join(self._parts)]
-        whole = self._parts[0] if self._parts else b""
-        return whole if end - start == self.length else whole[start:end]
+        self._file.seek(start)
+        return self._file.read(end - start)
 
 
 class Sequences:
     """The sequence files of a sample, read one after the other, as one list of contigs.
 
-    `advance` is told how many bytes of the files were read.
+    `advance` is called with the number of bytes read from a file.
     """
 
     def __init__(
@@ -72,7 +59,7 @@ class Sequences:
         advance: Callable[[int], object] = lambda _: None,
     ) -> None:
         self.paths, self.sample, self.advance = paths, sample, advance
-        self.sha256: list[str] = []  # of the files that were read to their end
+        self.sha256: list[str] = []  # of the files that were read completely
         self.contig_count = 0  # so far
         self.keep_duplicates = keep_duplicates
         self.seen: set[str] = set()
@@ -80,10 +67,10 @@ class Sequences:
     def contigs(self) -> Iterator[Contig]:
         """Yield the contigs.
 
-        A contig is checked before it is given out, and the caller uses it before the next is asked
-        for. Raises InputError with one line (sample, file, record, fix) for a file that is missing,
-        empty, truncated or neither FASTA nor FASTQ, a record without id or sequence, an id used
-        twice (unless `keep_duplicates`), or a letter that is no nucleotide.
+        Each contig is checked before it is yielded. Raises InputError with one line (sample, file,
+        record, fix) for a file that is missing, empty, truncated or neither FASTA nor FASTQ, a
+        record without id or sequence, an id used twice (unless `keep_duplicates`), or a letter that
+        is no nucleotide.
         """
         for index, path in enumerate(self.paths):
             file = _File(self, index, path)
@@ -95,7 +82,7 @@ class Sequences:
 
 
 class _File:
-    """The state of reading one file: which record we are in, also for the error messages."""
+    """Reads one file, and names its current record in error messages."""
 
     def __init__(self, sequences: Sequences, index: int, path: Path) -> None:
         self.sequences, self.index, self.path = sequences, index, path
@@ -104,17 +91,16 @@ class _File:
         try:
             self.source = Source(path, sequences.advance)
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise self.error(
-                f"cannot be read ({reason}); check the path in the sample sheet"
-            ) from None
+            reason = getattr(error, "strerror", None) or error
+            problem = f"cannot be read ({reason}); check the path in the sample sheet"
+            raise self.error(problem) from None
 
     def error(self, problem: str, contig: Contig | None = None) -> InputError:
         name = "standard input" if self.path == STDIN else self.path
         record = f' record {contig.record + 1} ("{contig.id}"):' if contig else ""
         return InputError(f"sample {self.sequences.sample}: {name}:{record} {problem}")
 
-    def unnamed(self, problem: str) -> InputError:
+    def header_error(self, problem: str) -> InputError:
         return self.error(f"record {self.record + 1}: {problem}")
 
     def contigs(self) -> Iterator[Contig]:
@@ -155,8 +141,8 @@ class _File:
     def lines(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         """Yield the text in large pieces that never split a header line.
 
-        Every piece but the rest of a long sequence line begins with the newline before it (one is
-        put before the first line), so that "\\n>" always means: a new record.
+        A piece begins with the newline before its first line (one is added before the first line
+        of the file), unless it continues a sequence line. So "\\n>" always begins a record.
         """
         rest = b"\n"
         for block in blocks:
@@ -175,8 +161,8 @@ class _File:
             yield rest
 
     def fastq(self, blocks: Iterator[bytes]) -> Iterator[Contig]:
-        line = qualities = 0  # which of the record's four lines; letters in the fourth
-        held = b""  # of a first or third line
+        line = qualities = 0  # index of the record's line, 0 to 3; letters in the last
+        held = b""  # text of an incomplete first or third line
         for piece, ends in _pieces(blocks):
             if line == 1:
                 self.extend(piece)
@@ -198,7 +184,7 @@ class _File:
                     "the sequence in one (`seqtk seq` rewrites others)", self.contig
                 )  # fmt: skip
             elif line == 3 and self.contig is not None:
-                yield self.finished_read(self.contig, qualities)
+                yield self.finished(self.contig, qualities)
                 qualities = 0
             held = b""
             line = (line + 1) % 4
@@ -208,9 +194,9 @@ class _File:
             )
 
     def check_header(self, text: bytes) -> None:
-        """Raise for a line that is too long to be a header."""
+        """Raise InputError for a line that is too long for a header."""
         if len(text) > _HEADER and b"\r" not in text:
-            raise self.unnamed(f"the header has more than {_HEADER} bytes; shorten it")
+            raise self.header_error(f"the header has more than {_HEADER} bytes; shorten it")
         if len(text) > _HEADER:
             raise self.carriage_returns()
 
@@ -224,23 +210,23 @@ class _File:
         if header[:1] == b"@":
             return self.begin(header[1:])
         if header[:1] == b">":
-            problem = "a FASTA record in a FASTQ file; put them into two files"
-        else:
-            problem = "expected '@'; a record must have four lines (`seqtk seq` rewrites others)"
-        raise self.unnamed(problem)
+            raise self.header_error("a FASTA record in a FASTQ file; put them into two files")
+        raise self.header_error(
+            "expected '@'; a record must have four lines (`seqtk seq` rewrites others)"
+        )
 
     def begin(self, header: bytes) -> Contig:
         if b"\r" in header[:-1]:
             raise self.carriage_returns()
         words = header.split(None, 1)
         if not words or header[:1].isspace():
-            raise self.unnamed("no id; give the record a name")
+            raise self.header_error("no id; give the record a name")
         try:
             name = words[0].decode()
         except UnicodeDecodeError:
-            raise self.unnamed("the id is not UTF-8; rename the record") from None
+            raise self.header_error("the id is not UTF-8; rename the record") from None
         if not name.isprintable():
-            raise self.unnamed("unprintable letters in the id; rename the record")
+            raise self.header_error("unprintable letters in the id; rename the record")
         sequences = self.sequences
         contig = Contig(name, sequences.contig_count, self.index, self.record)
         if not sequences.keep_duplicates:
@@ -262,31 +248,28 @@ class _File:
             return
         if illegal:
             letter = illegal[:1].decode("latin-1")
-            at = self.contig.length + bases.index(illegal[:1]) + 1
+            position = self.contig.length + bases.index(illegal[:1]) + 1
             hint = "allowed are A C G T U and the IUPAC codes RYSWKMBDHVN"
             if illegal[0] in _AMINO_ACIDS_ONLY:
                 hint = "this looks like protein; nucleotides are needed"
-            elif illegal[0] in _FASTQ_ONLY and at > 1:
+            elif illegal[0] in _FASTQ_ONLY and position > 1:
                 hint = "this looks like a FASTQ record in a FASTA file; put them into two files"
-            raise self.error(f"illegal letter {letter!r} at base {at}; {hint}", self.contig)
+            raise self.error(f"illegal letter {letter!r} at base {position}; {hint}", self.contig)
         self.contig.append(bases)
 
-    def finished(self, contig: Contig) -> Contig:
-        if contig.length == 0:
-            raise self.error("empty sequence; remove the record", contig)
-        return contig
-
-    def finished_read(self, contig: Contig, qualities: int) -> Contig:
-        if qualities != contig.length:
+    def finished(self, contig: Contig, qualities: int | None = None) -> Contig:
+        if qualities not in (None, contig.length):
             raise self.error(
                 f"{qualities} qualities for {contig.length} bases; copy or download the file again "
                 "(a record must have four lines)", contig
             )  # fmt: skip
-        return self.finished(contig)
+        if contig.length == 0:
+            raise self.error("empty sequence; remove the record", contig)
+        return contig
 
 
 def _pieces(blocks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Yield lines, or parts of long ones; the flag tells whether the line ends there."""
+    """Yield lines, or parts of long ones; the flag is True at the end of a line."""
     last = b""
     for block in blocks:
         *lines, last = block.split(b"\n")

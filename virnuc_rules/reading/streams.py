@@ -1,4 +1,4 @@
-"""Files as they come: decompressed by their first bytes, hashed and counted while they are read."""
+"""Reading plain and compressed files; hashes and counts the bytes on the way."""
 
 import bz2
 import hashlib
@@ -10,22 +10,24 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from virnuc_rules.errors import one_line
+
 STDIN = Path("-")
-_BUFFER = 1 << 18  # bytes that are read from the disk at a time
+_BUFFER = 1 << 18  # bytes read from the disk at a time
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\0": "xz"}
-# Arrow has no xz, and stumbles over an empty member of a bz2 file.
+# Arrow has no xz, and fails at an empty member of a bz2 file.
 _DECODERS = {"bz2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor}
-_SKIPPABLE = b"*M\x18"  # after the first byte of what pzstd puts before a frame
+_SKIPPABLE = b"*M\x18"  # bytes 1 to 3 of the frame that pzstd writes first
 
 
 class Source:
-    """One file, plain or gzip, bzip2, xz or zstd (of several members too), or standard input.
+    """A plain, gzip, bzip2, xz or zstd file (also of several members), or standard input.
 
-    `advance` is told how many bytes of the file, as it is on disk, were read. Raises OSError.
+    `advance` is called with the number of bytes read from the disk. Raises OSError.
     """
 
     def __init__(self, path: Path, advance: Callable[[int], object]) -> None:
-        # Once only: a pipe cannot be opened again.
+        # Opened only once: a pipe cannot be opened again.
         file = io.FileIO(0, closefd=False) if path == STDIN else io.FileIO(path)
         self._tap = _Tap(file, advance)
         self._file = io.BufferedReader(self._tap, _BUFFER)
@@ -33,7 +35,7 @@ class Source:
     def blocks(self, size: int) -> Iterator[bytes]:
         """Yield the text in blocks of at most `size` bytes, none of them empty.
 
-        Raises OSError for a file that ends too early, is damaged, or goes on with something else.
+        Raises OSError for a compressed file that is truncated, damaged, or followed by other bytes.
         """
         head = self._file.peek(6)
         kind = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
@@ -47,11 +49,11 @@ class Source:
             while block := stream.read(size):
                 yield block
         except (pa.ArrowException, lzma.LZMAError) as error:
-            raise OSError(" ".join(str(error).split())) from None
+            raise OSError(one_line(error)) from None
 
     @property
     def sha256(self) -> str:
-        """Hash what was read so far, as it is on disk, in hexadecimal."""
+        """Return the hash of the bytes read from the disk so far, in hexadecimal."""
         return self._tap.digest.hexdigest()
 
     def close(self) -> None:
@@ -60,7 +62,7 @@ class Source:
 
 
 class _Tap(io.RawIOBase):
-    """Hashes and counts what is read; fills a buffer to its end, also from a slow pipe."""
+    """Hashes and counts the bytes read; fills the whole buffer, also from a slow pipe."""
 
     def __init__(self, file: io.FileIO, advance: Callable[[int], object]) -> None:
         self.file, self.advance = file, advance
@@ -71,8 +73,8 @@ class _Tap(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view, filled = memoryview(buffer), 0
-        while filled < len(view) and (number := self.file.readinto(view[filled:])):
-            filled += number
+        while filled < len(view) and (size := self.file.readinto(view[filled:])):
+            filled += size
         self.digest.update(view[:filled])
         self.advance(filled)
         return filled
@@ -83,9 +85,9 @@ class _Tap(io.RawIOBase):
 
 
 def _members(file: IO[bytes], new_decoder: Callable[[], Any], size: int) -> Iterator[bytes]:
-    """Decompress members, perhaps with zeros between them.
+    """Decompress the members of a file; there may be zeros between them.
 
-    `bz2.BZ2File` and `lzma.LZMAFile` would leave out whatever else comes after one.
+    `bz2.BZ2File` and `lzma.LZMAFile` would ignore other bytes after a member.
     """
     rest = file.read(_BUFFER)
     while rest:
@@ -102,7 +104,7 @@ def _members(file: IO[bytes], new_decoder: Callable[[], Any], size: int) -> Iter
 
 
 def size_on_disk(paths: list[Path]) -> int | None:
-    """Return how many bytes there are to read; None where one of the files is a pipe or missing."""
+    """Return the size of all files in bytes; None if one of them is a pipe or missing."""
     if not all(path != STDIN and path.is_file() for path in paths):
         return None
     return sum(path.stat().st_size for path in paths)

@@ -12,8 +12,8 @@ from virnuc_rules.chunking.format import (
     Manifest,
     contig_indices,
     contig_lengths,
-    read_contig_table,
     read_manifest,
+    read_table,
 )
 from virnuc_rules.config.model import LabelledSettings
 from virnuc_rules.config.run_folder import ChunkFolder, RunFolder
@@ -89,7 +89,7 @@ def _read_sample(
         )
     files = [sheet[source] for source in manifest.sources]
     length, window_contig = contig_lengths(folder, manifest), contig_indices(folder, manifest)
-    tables = list(read_contig_table(folder))
+    tables = list(read_table(folder.contigs))
     ids = [contig for table in tables for contig in table["contig"].to_pylist()]
     source = np.concatenate([table["source"].to_numpy() for table in tables])
     group = np.empty(len(ids), np.int64)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Bool, Float, Int
-from virnuc_rules.chunking.format import read_windows
+from virnuc_rules.chunking.format import read_table
 from virnuc_rules.config.model import Calling, LabelledSettings
 from virnuc_rules.embedding.embedding_file import Computation
 from virnuc_rules.embedding.tasks import Tasks
@@ -136,7 +136,7 @@ def _contig_calls(
     calling: Calling, sample: LabelledSample, consensus: Consensus
 ) -> dict[str, NDArray[np.generic]]:
     """Return the columns of the contig table, as `predict` computes them."""
-    places = [table.select(["start", "end"]) for table in read_windows(sample.folder)]
+    places = [table.select(["start", "end"]) for table in read_table(sample.folder.windows)]
     start, end = (column.to_numpy() for column in pa.concat_tables(places).columns)
     failed, closed = Reason.EMBEDDING_FAILED.code, Reason.NO_OPEN_FRAME.code
     reason = np.where(consensus.called, NO_REASON, np.where(consensus.failed, failed, closed))
