@@ -1,6 +1,6 @@
 # VirNuc for containers: docker build -t virnuc . && docker run -v "$PWD:/data" -w /data virnuc \
 #     snakemake --snakefile /opt/virnuc/workflow/Snakefile --profile /opt/virnuc/profiles/local
-# Written and linted; where it was written there was no engine to build it.
+# Linted, but never built: no engine was available.
 FROM python:3.11-slim-bookworm
 
 WORKDIR /opt/virnuc
