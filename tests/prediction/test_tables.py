@@ -41,6 +41,7 @@ def write_frames(folder: Path, *frames: ScoredChunk) -> Path:
     with SampleTables(sample, Calling(), np.zeros(0, np.int64), chunks) as written:
         for chunk in frames:
             written.add_frames(chunk, np.zeros(chunk.table.num_rows, np.int64))
+        written.finish()
     return folder
 
 
@@ -130,10 +131,10 @@ def test_the_label_is_the_higher_score_and_non_viral_in_a_tie(tmp_path: Path) ->
     assert upstream == ["others", "virus", "others"]  # its own word
 
 
-def test_the_files_do_not_depend_on_how_the_rows_come(
+def test_the_files_do_not_depend_on_how_many_rows_are_added_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "_ROWS", 7)
+    monkeypatch.setattr(tables, "_BLOCK_ROWS", 7)
     ids = [f"c{n // 3}_chunk_{n % 3 + 1}R{n % 3 + 1}" for n in range(40)]
     scores = np.random.default_rng(1).random((40, 2), np.float32)
     folders = [write_frames(tmp_path / "whole", scored(ids, scores))]

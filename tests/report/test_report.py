@@ -165,7 +165,7 @@ def test_tables_of_other_chunks_are_refused(config: Config) -> None:
     path = config.run.results / "chunks" / "gut" / "manifest.json"
     manifest = manifest_of(path.parent)
     path.write_text(manifest.model_copy(update={"contigs": 19}).model_dump_json())
-    with pytest.raises(ResultError, match=r"contigs\.parquet: not of the chunks that are there"):
+    with pytest.raises(ResultError, match=r"contigs\.parquet: does not belong to the sample"):
         read_run(config)
 
 
@@ -214,28 +214,28 @@ def test_a_hundred_thousand_contigs(tmp_path: Path) -> None:
 
 def test_limits_of_the_page(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = read_run(config).contigs
-    monkeypatch.setattr(rundata, "MOST_CONTIGS", 40)
-    monkeypatch.setattr(rundata, "MOST_WINDOWS", int(everything.columns["windows"][:7].sum()))
+    monkeypatch.setattr(rundata, "MAX_CONTIGS", 40)
+    monkeypatch.setattr(rundata, "MAX_WINDOWS", int(everything.columns["windows"][:7].sum()))
     run = read_run(config)
     assert (run.contigs.ids, run.contigs.with_track) == (everything.ids[:40], 7)
     assert run.contigs.track.tolist() == everything.track[: len(run.contigs.track)].tolist()
     page = " ".join(render(run).split())
     assert "The list has 40 of 50 contigs" in page and "The first 7 of the list have" in page
-    monkeypatch.setattr(rundata, "MOST_ID_BYTES", 200)
+    monkeypatch.setattr(rundata, "MAX_ID_BYTES", 200)
     assert sum(len(name) + 3 for name in read_run(config).contigs.ids) <= 200
 
 
 def test_the_most_that_a_page_holds_is_below_15_mb() -> None:
     numbers = sum(np.dtype(kind).itemsize for kind in rundata._PACKED.values())
-    packed = (numbers * rundata.MOST_CONTIGS + rundata.MOST_WINDOWS) * 4 / 3
-    assert packed + rundata.MOST_ID_BYTES < 14e6
+    packed = (numbers * rundata.MAX_CONTIGS + rundata.MAX_WINDOWS) * 4 / 3
+    assert packed + rundata.MAX_ID_BYTES < 14e6
 
 
 def test_without_a_single_call(tmp_path: Path) -> None:
     config = make_results(tmp_path, {"lake": 5}, called=0.0)
     run = read_run(config)
     assert set(run.contigs.columns["score_mean"]) == {rundata.NO_SCORE}
-    assert run.samples[0].viral_share is None
+    assert run.samples[0].viral_fraction is None
     codes = base64.b64decode(page_data(render(run))["contigs"]["track"])
     assert set(codes) == {rundata.NO_CALL}
     write_report(config, config.run.results / "report.html")

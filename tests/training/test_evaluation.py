@@ -123,7 +123,7 @@ def test_subsets_have_every_one_once() -> None:
 def test_of_many_groups_the_worst_are_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
     data = scored()
     every = measure(data, NAMES, GROUPS)
-    monkeypatch.setattr(evaluation, "MOST_GROUPS", 3)
+    monkeypatch.setattr(evaluation, "MAX_GROUPS", 3)
     few = measure(data, NAMES, GROUPS)
     assert few.by_group == every.by_group[:3]
     assert few.groups == every.groups > 3

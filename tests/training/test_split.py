@@ -5,12 +5,12 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnuc_rules.training.split import PARTS, TEST, VALIDATION, part_of, place_of
+from virnuc_rules.training.split import PARTS, TEST, VALIDATION, hash_fraction, part_of
 
 
 def test_the_split_is_the_same_everywhere_and_for_ever() -> None:
     # Of another implementation: `printf '1\tgenome_0' | sha256sum`, first 16 digits / 2^64.
-    assert place_of("genome_0", 1) == int("d791b61082bb208f", 16) / 2**64
+    assert hash_fraction("genome_0", 1) == int("d791b61082bb208f", 16) / 2**64
     assert [part_of(f"genome_{n}", 1) for n in range(12)] == [
         "train",
         "test",
@@ -29,7 +29,7 @@ def test_the_split_is_the_same_everywhere_and_for_ever() -> None:
 
 @given(st.text(), st.integers())
 def test_any_name_has_a_place(group: str, seed: int) -> None:
-    assert 0 <= place_of(group, seed) < 1
+    assert 0 <= hash_fraction(group, seed) < 1
     assert part_of(group, seed) in PARTS
 
 

@@ -1,4 +1,4 @@
-"""Settings and paths as users give them: said at once where they are wrong, else taken as they are."""
+"""Settings and paths as users give them: refused at once where wrong, else taken as they are."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_a_module_takes_no_prefix(tmp_path: Path, small: Path) -> None:
 
 
 def test_paths_are_data_and_a_run_knows_its_settings(tmp_path: Path, small: Path) -> None:
-    """Names with dashes, brackets and quotes; the home folder; the shipped bundle; then `status`."""
+    """Names with dashes, brackets and quotes; the home folder; the shipped bundle; `status`."""
     folder = tmp_path / "p"
     (folder / "run[1]").mkdir(parents=True)
     (folder / "-dash.fa").write_bytes(small.read_bytes())

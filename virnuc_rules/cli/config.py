@@ -1,4 +1,4 @@
-"""The commands of `virnuc-rules config`: what is written from the settings."""
+"""The commands of `virnuc-rules config`: files that are written from the settings."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ app = typer.Typer(no_args_is_help=True, help="The settings.")
 
 @app.callback()
 def _group() -> None:
-    """The settings."""  # a single command would take the place of the group
+    """The settings."""  # with a single command, typer needs this to keep the group
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The commands that look at a run: its report, how far it is, whether it can start."""
+"""The commands that inspect a run: report, status, doctor."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +24,7 @@ def report(
 ) -> None:
     """Write one HTML page about the run; figures, provenance, MultiQC's tables beside it.
 
-    All keys of the config are options; most are only written down as the settings of the run.
+    All keys of the config are options; most are only listed as the settings of the run.
     """
     from virnuc_rules.report.page import write_report
 
@@ -40,10 +40,10 @@ def status(
     run: Run,
     embedding: Embedding,
     serving: Serving,
-    watch: Annotated[bool, typer.Option("--watch", help="redraw until all is done")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="refresh until all is done")] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Show how far a run is: chunks by state, workers, time left."""
+    """Show the progress of a run: chunks by state, workers, time left."""
     from rich.console import Console
 
     from virnuc_rules.inspection.status import Observer, render
@@ -66,9 +66,9 @@ def doctor(
         Path | None,
         typer.Option(help="folder of the Slurm profile to ask Slurm about [default: slurm]"),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="print JSON, a finding a line")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON, one finding per line")] = False,
 ) -> None:
-    """Check what a run needs: filesystem, clock, device, bundle, input, what Slurm would accept."""
+    """Check what a run needs: filesystem, clock, device, bundle, input, Slurm's limits."""
     from rich.console import Console
 
     from virnuc_rules.inspection.doctor import COLOURS, diagnose

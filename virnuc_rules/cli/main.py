@@ -18,9 +18,9 @@ from virnuc_rules.logs import logger
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
-# A file for each kind of command, with an app of its own: a new command is a function with
-# `@app.command()` in one of them, a new kind is a new file and a line here, in the order of the
-# help. A command imports what is slow (torch, pyarrow) itself: `--help` has no need of it.
+# Each kind of command has a file with an app: a new command is a function with `@app.command()` in
+# one of them, a new kind is a new file and a line here, in the order of the help. Slow imports
+# (torch, pyarrow) are inside the commands, so that `--help` is fast.
 app.add_typer(run.app)
 app.add_typer(inspection.app)
 app.add_typer(training.app)
@@ -51,17 +51,17 @@ def command_options(config: Config, command: str) -> str:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line and exit code 1."""
-    # Read when CUDA starts: without it, chunks of many lengths fragment the memory.
+    """Run the command line; an error that a user can fix is one line and exit code 1."""
+    # Read when CUDA starts: without it, chunks of different lengths fragment the memory.
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    # Read when torch is imported: threads that spin while they wait slow a shared node down.
+    # Read when torch is imported: threads must not spin while they wait on a shared node.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Read when oneDNN and torch's layer over it start. Each number of rows that a product has had
-    # is remembered, 0.4 MB each and 1,024 of them: a worker would grow for days.
+    # Read when oneDNN and torch's layer over it start. By default they cache 1,024 matrix products
+    # by their number of rows, 0.4 MB each: the memory of a worker would grow for days.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
-    # Read when pyarrow is first imported. Its own pool gives pages back between blocks and faults
-    # them in again: 10 % of the run time of `chunk`, and 40 MB more (benchmarks/chunk.py).
+    # Read when pyarrow is first imported. Its own pool releases and reallocates pages between
+    # blocks: 10 % of the run time of `chunk`, and 40 MB more (benchmarks/chunk.py).
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         app()

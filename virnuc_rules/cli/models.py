@@ -20,7 +20,7 @@ _BUNDLES = Path("bundles")  # where `prepare` makes them
 @app.command()
 def prepare(
     definition: Annotated[
-        str, typer.Argument(help="name of a shipped definition (see `models list`), or a .yaml")
+        str, typer.Argument(help="name of a definition (see `models list`), or a .yaml file")
     ] = "",
     out: Annotated[
         Path | None, typer.Option(help="new folder for the bundle [default: bundles/NAME]")
@@ -29,24 +29,20 @@ def prepare(
         Path | None, typer.Option(help="folder for downloads [default: .downloads beside OUT]")
     ] = None,
     trust_unpinned: Annotated[
-        bool, typer.Option("--trust-unpinned", help="also take files whose sha256 is not known")
+        bool, typer.Option("--trust-unpinned", help="also use files without a known sha256")
     ] = False,
     dnabert_s: Annotated[Path | None, typer.Option(help="Hugging Face folder of DNABERT-S")] = None,
     esm2: Annotated[
         Path | None, typer.Option(help="Hugging Face folder of ESM-2, or fair-esm's .pt")
     ] = None,
-    classifier: Annotated[
-        Path | None, typer.Option(help="VirNucPro's .pth, or one of your own")
-    ] = None,
-    window: Annotated[
-        int | None, typer.Option(min=3, help="bases of the windows it was trained on")
-    ] = None,
+    classifier: Annotated[Path | None, typer.Option(help="VirNucPro's .pth, or your own")] = None,
+    window: Annotated[int | None, typer.Option(min=3, help="its window length")] = None,
     name: Annotated[
         str, typer.Option(help="name of the bundle [default: the definition's or the folder's]")
     ] = "",
     log: Log = None,
 ) -> None:
-    """Make a bundle: download what is not here, compare hashes, convert; nothing in files runs."""
+    """Make a bundle: download missing files, compare hashes, convert; no code in files is run."""
     start_log(log)
     from virnuc_rules.bundles.definition import customized, find_definition
     from virnuc_rules.bundles.prepare import prepare_bundle
@@ -60,9 +56,9 @@ def prepare(
         card = prepare_bundle(made, out, cache=cache, trust_unpinned=trust_unpinned)
     except UnreachableError as error:
         raise UnreachableError(
-            f"{error}; what is there is kept. On a machine with a network run "
+            f"{error}; complete downloads are kept. On a machine with a network run "
             f"`virnuc-rules {shlex.join(sys.argv[1:])}` and copy {out} here, "
-            "or name a mirror of the hub in HF_ENDPOINT"
+            "or set HF_ENDPOINT to a mirror of the hub"
         ) from None
     logger.info("%s: bundle %s for windows of %d bases", out, card.name, card.window)
 
@@ -75,9 +71,10 @@ def list_models(run: Run) -> None:
 
     from virnuc_rules.bundles.overview import overview
 
-    found = sorted(path for path in _BUNDLES.glob("*") if is_bundle(path))
-    others = [run.bundle] if run.bundle.exists() and run.bundle not in found else []
-    Console().print(overview([*found, *others]))
+    folders = sorted(path for path in _BUNDLES.glob("*") if is_bundle(path))
+    if run.bundle.exists() and run.bundle not in folders:
+        folders.append(run.bundle)
+    Console().print(overview(folders))
 
 
 @app.command()
@@ -85,16 +82,16 @@ def show(
     model: Annotated[str, typer.Argument(help="folder of a bundle, or a definition")],
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Show what a bundle is, or what a definition would make, as YAML."""
+    """Show the card of a bundle, or a definition, as YAML."""
     import yaml
 
     from virnuc_rules.bundles.overview import find_model
 
-    found = find_model(model)
+    shown = find_model(model)
     if json:
-        print(found.model_dump_json(indent=1))
+        print(shown.model_dump_json(indent=1))
     else:
-        print(yaml.safe_dump(found.model_dump(mode="json"), sort_keys=False, width=100), end="")
+        print(yaml.safe_dump(shown.model_dump(mode="json"), sort_keys=False, width=100), end="")
 
 
 @app.command()
@@ -104,17 +101,17 @@ def verify(
     embedding: Embedding,
     bundle: Annotated[Path, typer.Argument(help="folder of the bundle")],
     data: Annotated[
-        Path | None, typer.Option(help="FASTA of your own, to compare the precision with fp32 on")
+        Path | None, typer.Option(help="your FASTA file, to compare the precision with fp32")
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option(help="fair-esm's .pt: also compare ESM-2 with fair-esm's own forward of it"),
+        typer.Option(help="fair-esm's .pt: also compare ESM-2 with fair-esm's forward pass"),
     ] = None,
     log: Log = None,
 ) -> None:
-    """Check a bundle's hashes and a self-check batch; on data, what a precision changes.
+    """Check a bundle's hashes and a self-check batch; with --data, the effect of a precision.
 
-    The result is kept in the bundle's folder: runs say where a precision was not verified.
+    The result is stored in the bundle's folder; runs report a precision that was not verified.
     """
     if reference and not data:
         raise VirnucError("--reference needs --data: a FASTA file to compare on")

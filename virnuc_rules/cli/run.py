@@ -1,4 +1,4 @@
-"""The commands that the jobs of a run call: cut, embed, classify."""
+"""The commands that the jobs of a run call: chunk, serve, embed, predict."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,7 +33,7 @@ def chunk(
         list[Path],
         typer.Argument(
             help="contigs or reads of one sample, FASTA or FASTQ (qualities are ignored, paired "
-            "files are just two files), plain, gz, bz2, xz or zst; - is standard input"
+            "files are two files), plain, gz, bz2, xz or zst; - is standard input"
         ),
     ],
     out: Annotated[Path, typer.Option(help="folder for chunks, tables and manifest")],
@@ -68,12 +68,12 @@ def serve(
     settings: WorkerSettings,
     worker: Annotated[int, typer.Option(help="index of this worker, from 0")] = 0,
     deadline: Annotated[
-        float, typer.Option(min=0, help="minutes that the job may last; 0 = no limit")
+        float, typer.Option(min=0, help="maximum minutes of the job; 0 = no limit")
     ] = 0,
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:
-    """Be a model server: load both models once, embed chunks until none is left."""
+    """Run a model server: load both models once, embed chunks until none is left."""
     from virnuc_rules.embedding.tasks import Tasks
     from virnuc_rules.serving.worker import Worker
 
@@ -90,15 +90,15 @@ def embed(
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:
-    """Embed one chunk in a process of its own: the reference, and the way to debug a chunk."""
+    """Embed one chunk in a separate process: the reference, and for debugging a chunk."""
     from virnuc_rules.embedding.tasks import Tasks
     from virnuc_rules.serving.worker import Worker
 
     tasks = Tasks.of(settings.run, settings.embedding).of_sample(sample)
-    wanted = {task.key: task for task in tasks if task.path.name == chunk}
-    if not wanted:
+    selected = {task.key: task for task in tasks if task.path.name == chunk}
+    if not selected:
         raise VirnucError(f"sample {sample}: no chunk {chunk} in its manifest; run `chunk` first")
-    _work(Worker(settings, f"{sample}-{chunk}", 0, wanted), stamp, log, report=False)
+    _work(Worker(settings, f"{sample}-{chunk}", 0, selected), stamp, log, report=False)
 
 
 @app.command()

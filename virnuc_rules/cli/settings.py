@@ -1,4 +1,4 @@
-"""What commands share: the keys of their sections as options, and the options that are no keys."""
+"""Options of several commands: the keys of their sections, and options that are not keys."""
 
 from collections.abc import Callable
 from inspect import Parameter, Signature, signature
@@ -12,7 +12,7 @@ from virnuc_rules.config.model import SECTIONS, Chunking, Config, Group, Section
 from virnuc_rules.logs import logger, start_log
 
 Log = Annotated[Path | None, typer.Option(help="also log to this file, with tracebacks")]
-Stamp = Annotated[Path | None, typer.Option(help="file to write when the work is done")]
+Stamp = Annotated[Path | None, typer.Option(help="file to write when all work is done")]
 _CONFIGFILE = Annotated[
     Path | None,
     typer.Option(
@@ -25,15 +25,15 @@ SECTIONS_OF: dict[str, list[type[Section]]] = {}  # by command
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the keys of its sections as options, and `--configfile`.
+    """Add the keys of a command's sections, and `--configfile`, to its options.
 
-    Each parameter that is annotated with a section, or a group of sections such as `Config`, gets
-    it, checked. Type and help text of an option are those of the key.
+    The command is called with a checked section, or group of sections such as `Config`, for each
+    parameter with this annotation. Type and help text of an option are those of the key.
     """
     parameters = signature(command).parameters
     kinds = {name: p.annotation for name, p in parameters.items() if _sections(p.annotation)}
-    wanted = {section for kind in kinds.values() for section in _sections(kind)}
-    sections = [section for section in SECTIONS.values() if section in wanted]
+    needed = {section for kind in kinds.values() for section in _sections(kind)}
+    sections = [section for section in SECTIONS.values() if section in needed]
     keys = [key for kind in sections for key in kind.model_fields]
     SECTIONS_OF[command.__name__] = sections
 
@@ -58,7 +58,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _sections(annotation: Any) -> list[type[Section]]:
-    """Return the sections that a parameter asks for; none where it is another parameter."""
+    """Return the sections of a parameter; none where its annotation is no section or group."""
     if not isinstance(annotation, type):
         return []
     if issubclass(annotation, Group):
@@ -77,7 +77,7 @@ def _option(key: str, kind: type[Section]) -> Parameter:
 def _load(
     configfile: Path | None, options: dict[str, Any], sections: list[type[Section]]
 ) -> Config:
-    """Load the settings and say where they are from, where that makes a difference."""
+    """Load the settings; log their source unless all keys are options."""
     config, source = load_config(configfile, options)
     if any(key not in options for kind in sections for key in kind.model_fields):
         logger.info("settings: %s", source)

@@ -1,4 +1,4 @@
-"""The commands for classifiers of one's own: train, calibrate, evaluate.
+"""The commands for your own classifiers: train, calibrate, evaluate.
 
 All three read a labelled sheet (`samples` with a column `label`) and the embeddings of its samples
 in the results: `chunk` and `serve` come first, as for any sample.
@@ -6,7 +6,7 @@ in the results: `chunk` and `serve` come first, as for any sample.
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,7 @@ from virnuc_rules.cli.settings import Log, with_settings
 from virnuc_rules.config.model import Calibrating, Fitting, LabelledSettings
 from virnuc_rules.config.run_folder import EVALUATION, RunFolder
 from virnuc_rules.logs import logger
+from virnuc_rules.training.split import Parts
 from virnuc_rules.vocabulary import Label
 
 if TYPE_CHECKING:
@@ -21,24 +22,20 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-Parts = Literal["all", "train", "validation", "test"]
 _PART = "part of the groups: train, validation, test, or all"
 
 
 @app.command()
 @with_settings
 def train(
-    settings: LabelledSettings,
-    calibrating: Calibrating,
-    fitting: Fitting,
-    log: Log = None,
+    settings: LabelledSettings, calibrating: Calibrating, fitting: Fitting, log: Log = None
 ) -> None:
     """Train a classifier on embedded, labelled samples; makes a bundle with its evaluation."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the same bytes again on CUDA
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for reproducible bytes on CUDA
     from virnuc_rules.training.commands import train as train_bundle
 
     page = fitting.trained_bundle / EVALUATION
-    _say(train_bundle(settings, calibrating, fitting), page)
+    _log_evaluation(train_bundle(settings, calibrating, fitting), page)
 
 
 @app.command()
@@ -69,10 +66,10 @@ def evaluate(
     from virnuc_rules.training.commands import evaluate as evaluate_bundle
 
     out = out or RunFolder(settings.run.results).evaluation
-    _say(evaluate_bundle(settings, part, out), out)
+    _log_evaluation(evaluate_bundle(settings, part, out), out)
 
 
-def _say(evaluation: "Evaluation", page: Path) -> None:
+def _log_evaluation(evaluation: "Evaluation", page: Path) -> None:
     for level in ("windows", "contigs"):
         measured = getattr(evaluation, level)
         counts, ranking = measured.counts, measured.ranking

@@ -1,4 +1,4 @@
-"""What is written from the settings: the config file, the table of keys, the JSON schema."""
+"""Files written from the settings: the config file, the table of keys, the JSON schema."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ _HEADING = "## Keys\n\n"  # of the table in README.md, which ends with it
 
 
 def write_documents(folder: Path) -> list[Path]:
-    """Write `config.yaml`, the end of `README.md`, and `schema.json` in a folder; returns them.
+    """Write `config.yaml`, the end of `README.md`, and `schema.json` in a folder; return the paths.
 
     Raises VirnucError where README.md has no heading for the table.
     """
@@ -61,18 +61,16 @@ def json_schema() -> dict[str, Any]:
 
 
 def _properties() -> dict[str, dict[str, Any]]:
-    """Return the JSON schema of each key, with one line of description and its default."""
-    found: dict[str, dict[str, Any]] = {}
-    for kind in SECTIONS.values():
-        for key, schema in kind.model_json_schema()["properties"].items():
-            default = kind.model_fields[key].default
+    """Return the JSON schema of each key, with its description on one line and its default."""
+    properties: dict[str, dict[str, Any]] = {}
+    for section in SECTIONS.values():
+        for key, schema in section.model_json_schema()["properties"].items():
+            default = section.model_fields[key].default
             del schema["title"]
             schema["description"] = " ".join(schema["description"].split())
-            found[key] = {
-                **schema,
-                "default": str(default) if isinstance(default, Path) else default,
-            }
-    return found
+            schema["default"] = str(default) if isinstance(default, Path) else default
+            properties[key] = schema
+    return properties
 
 
 def _default(schema: dict[str, Any]) -> str:
@@ -81,7 +79,7 @@ def _default(schema: dict[str, Any]) -> str:
 
 
 def _values(schema: dict[str, Any]) -> str:
-    """Return which values a key takes, from its JSON schema."""
+    """Return the permitted values of a key as text."""
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     kind = {"string": "text", "boolean": "`true`, `false`"}.get(schema["type"], schema["type"])

@@ -1,10 +1,8 @@
-"""Contigs whose label is known: mock communities, spiked controls.
+"""Contigs with a known label: mock communities, spiked controls.
 
 A sample sheet may have a column `labels`: a table with the columns `id` and `label` (virus or
-non_viral) of contigs of the sample. The report then says how they were called.
+non_viral) of contigs of the sample. The report then gives their calls.
 """
-
-from pathlib import Path
 
 from virnuc_rules.config.sheet import Sheet, read_pairs
 from virnuc_rules.errors import VirnucError
@@ -14,26 +12,23 @@ Labels = dict[str, Label]  # by id
 
 
 def read_controls(sheet: Sheet) -> dict[str, Labels]:
-    """Return the known contigs of each sample that has any.
+    """Return the known contigs of each sample with a table of labels.
 
-    Raises VirnucError with file, line and fix for a table of labels that cannot be read.
+    Raises VirnucError with file, line and fix for a table that cannot be read.
     """
     controls: dict[str, Labels] = {}
     for row in sheet.rows:
         if path := row.path("labels"):
-            controls.setdefault(row.sample, {}).update(_read_labels(path))
+            labels = controls.setdefault(row.sample, {})
+            for contig, label in read_pairs(path, "id", "label").items():
+                labels[contig] = read_label(label, f"{path}: {contig}")
     return controls
 
 
-def _read_labels(path: Path) -> Labels:
-    table = read_pairs(path, "id", "label")
-    return {name: read_label(label, f"{path}: {name}") for name, label in table.items()}
-
-
 def read_label(text: str, where: str) -> Label:
-    """Return the label that a table spells; `others`, of older tables, is non_viral.
+    """Return the label of a cell; `others`, of older tables, is non_viral.
 
-    Raises VirnucError, which begins with `where`, for any other text.
+    Raises VirnucError, which begins with `where`, for another text.
     """
     try:
         return Label(text)

@@ -1,7 +1,7 @@
-"""Which settings a command has: those of a file, options on top; and what a run writes for others.
+"""Load the settings of a command from a file and its options; write the settings of a run.
 
-Without `--configfile` a command takes what the last run wrote below `results`, else the
-`config/config.yaml` of the working folder, else the defaults.
+Without `--configfile` a command reads the settings that the last run wrote below `results`, else
+`config/config.yaml` in the working folder, else it has the defaults.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.atomic import replacing
 
-_OF_THE_FOLDER = Path("config/config.yaml")
+_DEFAULT_FILE = Path("config/config.yaml")
 
 
 def load_config(configfile: Path | None, options: Mapping[str, Any]) -> tuple[Config, str]:
-    """Return the settings and where they are from, for people; `options` (flat keys) win.
+    """Return the settings, and their source for messages; `options` (flat keys) win.
 
     Raises VirnucError for a file that cannot be read or has a wrong key, and for wrong options.
     """
@@ -31,12 +31,14 @@ def load_config(configfile: Path | None, options: Mapping[str, Any]) -> tuple[Co
 def _settings(configfile: Path | None, options: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     if configfile is not None:
         return _read(configfile), str(configfile)
-    own = _read(_OF_THE_FOLDER) if _OF_THE_FOLDER.is_file() else None
-    results = options.get("results") or (own or {}).get("results") or Config().run.results
-    written = RunFolder(Path(results).expanduser()).config
-    if written.is_file():
-        return _read(written), str(written)
-    return ({}, "defaults") if own is None else (own, str(_OF_THE_FOLDER))
+    settings, source = {}, "defaults"
+    if _DEFAULT_FILE.is_file():
+        settings, source = _read(_DEFAULT_FILE), str(_DEFAULT_FILE)
+    results = options.get("results") or settings.get("results") or Config().run.results
+    of_last_run = RunFolder(Path(results).expanduser()).config
+    if of_last_run.is_file():
+        return _read(of_last_run), str(of_last_run)
+    return settings, source
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def write_run_config(config: Config) -> None:
-    """Write the settings of a run below its `results`; paths as seen from any folder."""
+    """Write the settings of a run below its `results`, with absolute paths."""
     flat = {
         key: str(value.absolute()) if isinstance(value, Path) else value
         for key, value in config.flat().items()

@@ -1,9 +1,9 @@
-"""Every setting of a run, once: its default, its check, its documentation, and who uses it.
+"""Every setting of a run: its default, check, documentation, and section.
 
-A section is what some commands need together. A command names the sections that it takes
-(`cli.settings`): its options, the rule's `params` and the keys of results follow from that. In YAML
-the keys are flat. `config/config.yaml`, the table in `config/README.md` and the JSON schema are
-written from here (`config.document`).
+A section has the keys that some commands need together. The sections of a command determine its
+options, the rule's `params` and the keys of results (`cli.settings`). In YAML the keys are flat.
+`config/config.yaml`, the table in `config/README.md` and the JSON schema are written from this file
+(`config.document`).
 """
 
 import difflib
@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from virnuc_rules.errors import VirnucError
 
-SHIPPED_BUNDLE = Path("demo/bundle")  # its name in a checkout
+SHIPPED_BUNDLE = Path("demo/bundle")  # its path in a checkout
 _SHIPPED_WITH_THE_LIBRARY = Path(__file__).parents[1] / "bundles" / "demo"
 _MIN_WINDOW = 3  # bases: one codon
 
@@ -29,7 +29,7 @@ def expanded(path: Path) -> Path:
 
 
 def _bundle(path: Path) -> Path:
-    """Find the shipped bundle from any working folder."""
+    """Return the path of the shipped bundle also outside of a checkout."""
     if path == SHIPPED_BUNDLE and not path.exists():
         return _SHIPPED_WITH_THE_LIBRARY
     return path
@@ -55,7 +55,7 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
-    """Keys that are needed together. The text below a key describes it to users."""
+    """Keys that are needed together. The text below a key is its description for users."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
@@ -63,85 +63,85 @@ class Section(BaseModel):
 
 
 class Inputs(Section):
-    """What is to be looked at."""
+    """The input."""
 
     samples: UserPath = Path("config/samples.tsv")
     """sample sheet: columns sample and path"""
 
 
 class Run(Section):
-    """Where a run keeps what it makes, with which models, and what a failed chunk means to it."""
+    """Folder and models of a run, and how it treats failed chunks."""
 
     results: Annotated[UserPath, AfterValidator(_results)] = Path("results")
-    """folder for everything that is written"""
+    """folder for all output"""
     bundle: Annotated[UserPath, AfterValidator(_bundle)] = SHIPPED_BUNDLE
     """folder of the model bundle"""
     on_failed_chunks: Literal["error", "report"] = "error"
-    """error: the run fails after all other chunks are done; report: go on, and mark their windows
-    no_call"""
+    """error: the run fails after all other chunks are done; report: continue, and give their
+    windows no call"""
 
 
 class Chunking(Section):
-    """What chunk folders depend on, beside the sequences."""
+    """The settings that chunk folders depend on."""
 
     window: Annotated[CountOrNone, AfterValidator(_window)] = 0
-    """bases in a window; 0: as the bundle was trained for; another number is an error"""
+    """bases in a window; 0 = that of the bundle; any other value is an error"""
     chunk_size: Count = 10_000
-    """open frames in a chunk, the unit of work and of repetition"""
+    """open frames in a chunk, the unit of work; an interrupted chunk is computed again"""
     min_length: CountOrNone = 0
-    """bases of a contig below which its windows get no call (short_contig)"""
+    """minimum bases of a contig; windows of shorter contigs get no call (short_contig)"""
     max_ambiguous: Fraction = 1.0
-    """fraction of a window's bases that may be other than A C G T U; with more it gets no call
+    """maximum fraction of a window's bases other than A C G T U; above it the window gets no call
     (too_ambiguous)"""
     duplicate_ids: Literal["error", "keep"] = "error"
-    """two contigs of a sample with one id; error: stop; keep: tell them apart by contig_index, as
-    for the reads of pairs"""
+    """two contigs of a sample with the same id; error: stop; keep: both stay, with different
+    contig_index, as for read pairs"""
 
 
 class Workflow(Section):
-    """What only the workflow reads: which jobs there are."""
+    """Settings of the workflow only: which jobs there are."""
 
     bundle_definition: str = ""
-    """name or YAML file of the definition from which a missing `bundle` is made; empty: it must be
-    there"""
+    """name or YAML file of the definition from which a missing `bundle` is made; empty: `bundle`
+    must exist"""
     persistent_models: bool = True
-    """true: workers keep the models and pull chunks; false: a job loads them anew for every chunk
+    """true: workers load the models once and pull chunks; false: a job loads them for every chunk
     (same bytes, for debugging)"""
     workers: Count = 1
     """number of model servers, one for each device"""
 
 
 class Compute(Section):
-    """What a command computes on."""
+    """The hardware of a command."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    """auto (CUDA where there is one, else the CPU), cpu, cuda or cuda:N"""
+    """auto (CUDA where available, else the CPU), cpu, cuda or cuda:N"""
     threads: Count = 2
-    """CPU threads of a model server or an embedding job; on a CPU other numbers may give other last
-    digits"""
+    """CPU threads of a model server or an embedding job; on a CPU the last digits of embeddings may
+    depend on it"""
 
 
 class Embedding(Section):
-    """What decides the bytes of embeddings, beside chunk and bundle: part of their keys."""
+    """Settings that embeddings depend on, with chunk and bundle: part of their keys."""
 
     precision: Literal["auto", "fp32", "tf32", "fp16", "bf16"] = "auto"
-    """of matrix products; auto: fp32 on a CPU, fp16 on CUDA (rows that are not finite again in
-    fp32)"""
+    """of matrix products; auto: fp32 on a CPU, fp16 on CUDA (rows that are not finite are computed
+    again in fp32)"""
     batch_tokens: Annotated[int, Field(ge=64)] = 8192
     """tokens in a micro-batch, padding included"""
 
 
 class Serving(Section):
-    """How long workers wait: for each other, and for their models."""
+    """How long workers wait."""
 
     lease_seconds: Seconds = 60.0
-    """a claim whose heartbeat stood still this long is taken over"""
+    """seconds without a heartbeat after which a claim is taken over"""
     load_timeout: Seconds = 1800.0
-    """seconds after which loading the models is given up"""
+    """maximum seconds for loading the models"""
 
 
 class Calling(Section):
-    """When a contig is called, and when it is called virus."""
+    """The rule for calls of contigs."""
 
     min_score: Fraction = 0.5
     """a contig is called virus if the mean score_virus of its viral windows is at least this, and
@@ -149,41 +149,41 @@ class Calling(Section):
     min_viral_fraction: Fraction = 0.5
     """a contig is called virus if this fraction of its called windows is viral"""
     min_called_windows: Count = 1
-    """a contig with fewer windows that have a call has none itself"""
+    """a contig with fewer called windows gets no call"""
 
 
 class Probability(Section):
-    """What calibrated probabilities depend on, beside the bundle."""
+    """The settings of calibrated probabilities."""
 
     prevalence: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """fraction of the windows with a call that you expect to be viral; it shifts the calibrated
-    probability and the expected false calls, never scores or calls"""
+    """expected viral fraction of the windows with a call; it shifts the calibrated probability and
+    the expected false calls, never scores or calls"""
 
 
 class Splitting(Section):
-    """Which labelled sequences are trained on, and which are held out."""
+    """How labelled sequences are split into parts."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
-    """training: decides which group is in which part, and the first weights"""
+    """training: determines the part of each group, and the initial weights"""
 
 
 class Calibrating(Section):
     """How a calibration is fitted."""
 
     calibration: Literal["auto", "temperature", "isotonic", "none"] = "auto"
-    """how scores become probabilities; auto: what does better on held-out groups of the validation
-    part"""
+    """how scores become probabilities; auto: the method with the smaller loss on held-out groups of
+    the validation part"""
 
 
 class Fitting(Section):
-    """How a classifier is fitted, and where the new bundle goes."""
+    """How a classifier is fitted, and the folder of the new bundle."""
 
     trained_bundle: UserPath = Path("bundles/trained")
-    """training: folder for the bundle that it makes"""
+    """training: folder for the new bundle"""
     hidden: Count = 512
     """training: width of the classifier's hidden layer"""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """training: fraction of the hidden layer that is left out at each step"""
+    """training: fraction of the hidden layer that is dropped at each step"""
     learning_rate: Annotated[float, Field(gt=0)] = 0.0005
     """training: of the optimizer, Adam"""
     batch: Annotated[int, Field(ge=2)] = 256
@@ -191,7 +191,7 @@ class Fitting(Section):
     max_epochs: Count = 100
     """training: maximum number of passes over the open frames"""
     patience: Count = 5
-    """training: epochs without a better validation loss after which it ends"""
+    """training: epochs without a better validation loss before it stops"""
     max_per_label: CountOrNone = 0
     """training: maximum of open frames of a label, drawn at random; 0 = all"""
 
@@ -206,7 +206,7 @@ PartT = TypeVar("PartT", bound=Section | Group)
 
 
 class WorkerSettings(Group):
-    """What a worker needs."""
+    """The settings of a worker."""
 
     run: Run
     embedding: Embedding
@@ -215,7 +215,7 @@ class WorkerSettings(Group):
 
 
 class LabelledSettings(Group):
-    """What is needed of labelled samples: to train, to calibrate, to evaluate."""
+    """The settings of train, calibrate and evaluate."""
 
     inputs: Inputs
     run: Run
@@ -226,7 +226,7 @@ class LabelledSettings(Group):
 
 
 class Config(Group):
-    """All settings, by section. `of` makes it from flat keys, `flat` gives them back."""
+    """All settings, by section."""
 
     inputs: Inputs = Field(default_factory=Inputs)
     run: Run = Field(default_factory=Run)
@@ -243,9 +243,9 @@ class Config(Group):
 
     @classmethod
     def of(cls, **settings: Any) -> Self:
-        """Make a config of flat keys. Raises ValidationError as pydantic does, KeyError for others.
+        """Make a config from flat keys. Raises ValidationError, and KeyError for an unknown key.
 
-        A key without a value (an empty one in YAML is None) has its default.
+        None, as of an empty key in YAML, stands for the default.
         """
         sections: dict[str, dict[str, Any]] = {}
         for key, value in settings.items():
@@ -254,11 +254,11 @@ class Config(Group):
         return cls.model_validate(sections)
 
     def flat(self) -> dict[str, Any]:
-        """Return all keys with their values."""
+        """Return all keys with their values, the argument of `of`."""
         return {key: value for _, section in self for key, value in section}
 
     def replace(self, **settings: Any) -> Self:
-        """Return the config with other values of some flat keys."""
+        """Return a config in which some flat keys have other values."""
         return self.of(**{**self.flat(), **settings})
 
     def part(self, kind: type[PartT]) -> PartT:
@@ -268,9 +268,7 @@ class Config(Group):
         return next(section for _, section in self if isinstance(section, kind))
 
 
-SECTIONS: dict[str, type[Section]] = {
-    name: type(section) for name, section in Config()
-}  # by their names in Config
+SECTIONS: dict[str, type[Section]] = {name: type(section) for name, section in Config()}
 _SECTION_OF = {key: name for name, kind in SECTIONS.items() for key in kind.model_fields}
 KEYS = tuple(_SECTION_OF)
 

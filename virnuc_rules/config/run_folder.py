@@ -1,6 +1,6 @@
-"""Every path below `results`: the library, the rules and the tests ask here.
+"""Every path below `results`, for the library, the rules and the tests.
 
-A path may hold a wildcard of Snakemake in the place of a name: `RunFolder(r).chunks("{sample}")`.
+Names may be wildcards of Snakemake: `RunFolder(r).chunks("{sample}")`.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ EVALUATION = "evaluation.html"  # in the results, and in the folder of a trained
 
 
 class ChunkFolder:
-    """What `chunk` makes of a sample."""
+    """The files that `chunk` writes for a sample."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -20,43 +20,43 @@ class ChunkFolder:
         self.windows = path / "windows.parquet"  # a row for every window
 
     def chunk(self, index: int) -> Path:
-        """The open frames of a chunk, 0-based."""
+        """Return the file of a chunk, 0-based."""
         return self.path / f"chunk_{index:06d}.parquet"
 
     def chunk_files(self) -> list[Path]:
-        """The chunk files that are there."""
+        """Return the existing chunk files, sorted."""
         return sorted(self.path.glob("chunk_*.parquet"))
 
 
 class SampleFolder:
-    """What `predict` makes of a sample."""
+    """The files that `predict` writes for a sample."""
 
     def __init__(self, path: Path, sample: str) -> None:
         self.path, self.sample = path, sample
         self.upstream = path / "prediction_results.txt"  # VirNucPro's open frames
-        self.upstream_windows = path / "prediction_results_highestscore.csv"  # with tabs
-        self.viral_fasta = path / "viral.fa.gz"  # not there where input cannot be read again
+        self.upstream_windows = path / "prediction_results_highestscore.csv"  # tab-separated
+        self.viral_fasta = path / "viral.fa.gz"  # missing where the input cannot be read again
         self.score_track = path / "tracks" / f"{sample}.scores.bedgraph.gz"
         self.bed = path / "tracks" / f"{sample}.viral.bed"
         self.gff3 = path / "tracks" / f"{sample}.viral.gff3"
 
     def tsv(self, table: str) -> Path:
-        """One of TABLES as text."""
+        """Return the path of one of TABLES as text."""
         return self.path / f"{table}.tsv"
 
     def parquet(self, table: str) -> Path:
-        """One of TABLES as Parquet."""
+        """Return the path of one of TABLES as Parquet."""
         return self.path / f"{table}.parquet"
 
     def files(self) -> list[Path]:
-        """Return all of them."""
+        """Return the paths of all files."""
         tables = [path for t in TABLES for path in (self.tsv(t), self.parquet(t))]
         tracks = [self.score_track, self.bed, self.gff3]
         return [*tables, self.upstream, self.upstream_windows, self.viral_fasta, *tracks]
 
 
 class ReportFolder:
-    """What `report` makes beside its page, which is in the results or where `--out` puts it."""
+    """The page of `report`, in the results or at `--out`, and the files beside it."""
 
     def __init__(self, page: Path) -> None:
         self.page, self._folder = page, page.parent
@@ -65,11 +65,11 @@ class ReportFolder:
         self.multiqc_summary = self._folder / "multiqc" / "virnuc_summary_mqc.json"
 
     def figure(self, name: str, kind: str) -> Path:
-        """One of FIGURES; kind: png or svg."""
+        """Return the path of one of FIGURES; kind: png or svg."""
         return self._folder / "report" / f"{name}.{kind}"
 
     def files(self) -> list[Path]:
-        """Return all of them."""
+        """Return the paths of all files."""
         figures = [self.figure(name, kind) for name in FIGURES for kind in ("png", "svg")]
         return [self.page, self.provenance, *figures, self.multiqc_calls, self.multiqc_summary]
 
@@ -85,29 +85,29 @@ class RunFolder:
         self.evaluation = results / EVALUATION
         self.embeddings = results / "embeddings"  # in folders by the first two digits of their keys
         self._queue = results / "queue"
-        self.claims = self._queue / "claims"  # a file for each chunk that a worker holds
-        self.failures = self._queue / "failed"  # a file for each chunk that failed
+        self.claims = self._queue / "claims"  # a file for each claimed chunk
+        self.failures = self._queue / "failed"  # a file for each failed chunk
         self.worker_reports = self._queue / "workers"  # a file for each worker
-        self.stamps = self._queue / "stamps"  # the outputs of workers that Snakemake knows
+        self.stamps = self._queue / "stamps"  # output files of workers, for Snakemake
 
     def chunks(self, sample: str) -> ChunkFolder:
-        """What `chunk` makes of a sample."""
+        """Return the folder that `chunk` writes for a sample."""
         return ChunkFolder(self.chunk_folders / sample)
 
     def sample(self, sample: str) -> SampleFolder:
-        """What `predict` makes of a sample."""
+        """Return the folder that `predict` writes for a sample."""
         return SampleFolder(self.results / sample, sample)
 
     def log(self, *names: str) -> Path:
-        """The log of a job."""
+        """Return the path of the log of a job."""
         return self.results.joinpath("logs", *names[:-1], f"{names[-1]}.log")
 
     def benchmark(self, *names: str) -> Path:
-        """Snakemake's measurements of a job."""
+        """Return the path of Snakemake's benchmark of a job."""
         return self.results.joinpath("benchmarks", *names[:-1], f"{names[-1]}.tsv")
 
     def own_names(self) -> set[str]:
-        """Return the names directly below `results` that are VirNuc's: no sample may have one."""
+        """Return VirNuc's names directly below `results`, which no sample may have."""
         evaluation = (self.evaluation, evaluation_json(self.evaluation))
         folders = (self.chunk_folders, self.embeddings, self._queue)
         jobs = (self.log("x"), self.benchmark("x"))
@@ -116,5 +116,5 @@ class RunFolder:
 
 
 def evaluation_json(page: Path) -> Path:
-    """Return where the numbers of an evaluation page are."""
+    """Return the path of the JSON file beside an evaluation page."""
     return page.with_suffix(".json")

@@ -1,4 +1,4 @@
-"""Tables that users write: the sample sheet, and the tables that it names. One reader for all."""
+"""Tables that users write: the sample sheet, and the tables that it names."""
 
 import csv
 import glob
@@ -20,7 +20,7 @@ class Table(NamedTuple):
 
     path: Path
     columns: list[str]
-    rows: list[tuple[str, dict[str, str]]]  # where a row stands, for messages; its cells
+    rows: list[tuple[str, dict[str, str]]]  # file and line, for messages; cells by column
 
 
 def read_table(path: Path, *needed: str) -> Table:
@@ -32,9 +32,8 @@ def read_table(path: Path, *needed: str) -> Table:
             columns = list(reader.fieldnames or ())
             if set(needed) - set(columns):
                 names = " and ".join(f"'{name}'" for name in needed)
-                what = f"the columns {names} are needed" if needed[1:] else f"a column {names}"
-                what += "" if needed[1:] else " is needed"
-                raise VirnucError(f"{path}: line 1: {what}, tab-separated")
+                what = f"the columns {names} are" if needed[1:] else f"a column {names} is"
+                raise VirnucError(f"{path}: line 1: {what} needed, tab-separated")
             for row in reader:
                 cells = {key: (value or "").strip() for key, value in row.items() if key}
                 rows.append((f"{path}: line {reader.line_num}", cells))
@@ -64,9 +63,9 @@ def read_pairs(path: Path, key: str, value: str) -> dict[str, str]:
 class Row(NamedTuple):
     """A row of a sample sheet."""
 
-    where: str  # for messages
+    where: str  # file and line, for messages
     sample: str
-    files: list[Path]  # those that a pattern matches, sorted
+    files: list[Path]  # matches of a pattern are sorted
     cells: dict[str, str]
 
     def path(self, column: str) -> Path | None:
@@ -109,7 +108,7 @@ def read_sheet(path: Path) -> Sheet:
 
 def _rows(table: Table) -> Iterator[Row]:
     seen: set[tuple[str, Path]] = set()
-    taken = RunFolder(Path()).own_names()
+    reserved = RunFolder(Path()).own_names()
     for where, cells in table.rows:
         name = cells["sample"]
         if not re.fullmatch(SAMPLE, name):
@@ -117,7 +116,7 @@ def _rows(table: Table) -> Iterator[Row]:
                 f"{where}: sample name {name!r}: use letters, digits, '.', '_' and '-', "
                 "and begin with a letter or digit"
             )
-        if name in taken:
+        if name in reserved:
             raise VirnucError(f"{where}: sample name {name!r}: VirNuc has a file of this name")
         if not cells["path"]:
             raise VirnucError(f"{where}: sample {name!r} has no path; add one")
@@ -137,9 +136,9 @@ def _path(text: str, where: object) -> Path:
 
 
 def _matches(text: str, where: str) -> list[Path]:
-    """Return the files that a pattern matches, sorted; what is no pattern, or matches none, as is.
+    """Return the files that a pattern matches, sorted; a path, or a pattern without match, as is.
 
-    That a pattern matches none is for `check_inputs` to say: workers may run where no data are.
+    `check_inputs` reports patterns without match: workers may run where the data are not visible.
     """
     path = _path(text, where)
     if not glob.has_magic(str(path)):
@@ -148,7 +147,7 @@ def _matches(text: str, where: str) -> list[Path]:
 
 
 def _glob(pattern: Path) -> list[Path]:
-    """Expand a pattern; a folder or file whose name only looks like one is taken as it stands."""
+    """Expand a pattern; existing folders and files with pattern letters in their names stay."""
     literal = Path(pattern.anchor)
     for part in pattern.parts[len(literal.parts) :]:
         name = glob.escape(part) if os.path.lexists(_unescaped(literal) / part) else part
@@ -161,7 +160,7 @@ def _unescaped(path: Path) -> Path:
 
 
 def _usable(path: Path, where: str) -> Path:
-    """Refuse names that Snakemake, or a line of text, cannot hold."""
+    """Return the path. Raises VirnucError for names that Snakemake or UTF-8 text cannot hold."""
     text = str(path)
     if set("{}") & set(text):
         raise VirnucError(f"{where}: {path}: Snakemake takes braces for wildcards; rename it")
@@ -174,7 +173,7 @@ def _usable(path: Path, where: str) -> Path:
 
 
 def check_inputs(config: Config, samples: dict[str, list[Path]]) -> None:
-    """Raise VirnucError for the first file that is missing, of a sample that is not chunked yet."""
+    """Raise VirnucError for the first missing file of a sample that is not chunked yet."""
     folder = RunFolder(config.run.results)
     for sample, paths in samples.items():
         if folder.chunks(sample).manifest.exists():
@@ -182,7 +181,7 @@ def check_inputs(config: Config, samples: dict[str, list[Path]]) -> None:
         for path in paths:
             try:
                 problem = "" if path.exists() else "no such file"
-            except OSError as error:  # a name that is too long, say
+            except OSError as error:  # such as a name that is too long
                 problem = error.strerror or str(error)
             if problem and glob.has_magic(str(path)):
                 problem = "no file matches"

@@ -1,4 +1,4 @@
-"""From windows to contigs: calls of contigs and viral regions. Numbers only, no files."""
+"""Calls of contigs, and viral regions, from calls of windows: arrays only, no files."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,33 +15,32 @@ from virnuc_rules.vocabulary import NO_REASON, Call, Reason
 
 @dataclass(frozen=True, slots=True)
 class WindowCalls:
-    """The W windows of whole contigs, in order; the contigs are numbered without gaps."""
+    """The W windows of whole contigs, in order; contig indices have no gaps."""
 
-    contig: Int  # [W] number of the contig in the sample
+    contig: Int  # [W] contig_index
     start: Int  # [W] in the contig, 0-based, half open
     end: Int
-    score: Float  # [W] best score_virus of its open frames; anything where there is no call
+    score: Float  # [W] best score_virus of its open frames; undefined without a call
     reason: NDArray[np.int8]  # [W] code of a Reason; NO_REASON: it has a call
     virus: Bool  # [W] False where there is no call
 
     @property
     def index(self) -> Int:
-        """Rows of the contigs among those that are here, [W]."""
+        """Return contig indices counted from the first contig of these windows, [W]."""
         index: Int = self.contig - self.contig[0]
         return index
 
     @property
     def called(self) -> Bool:
-        """Tell which windows have a call."""
-        called: Bool = self.reason == NO_REASON
-        return called
+        """Tell which windows have a call, [W]."""
+        return np.equal(self.reason, NO_REASON)
 
 
 @dataclass(frozen=True, slots=True)
 class Regions:
     """The R viral regions of contigs, in order."""
 
-    index: Int  # [R] row of the contig, as in `WindowCalls`
+    index: Int  # [R] contig, as `WindowCalls.index`
     start: Int  # [R] first base of the first window
     end: Int  # [R] base after the last window
     windows: Int  # [R] viral windows
@@ -54,8 +53,8 @@ def whole_contigs(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
     rest: pa.Table | None = None
     for part in parts:
         table = part if rest is None else pa.concat_tables([rest, part])
-        numbers = table["contig_index"].to_numpy()
-        last = int(np.searchsorted(numbers, numbers[-1]))
+        index = table["contig_index"].to_numpy()
+        last = int(np.searchsorted(index, index[-1]))
         if last:
             yield table.slice(0, last)
         rest = table.slice(last)
@@ -64,37 +63,37 @@ def whole_contigs(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def viral_regions(windows: WindowCalls) -> Regions:
-    """Join neighbouring viral windows of a contig; one without a call does not part them."""
+    """Join neighbouring viral windows of a contig; windows without a call do not separate them."""
     called = windows.called
     index, virus = windows.index[called], windows.virus[called]
     begins = virus.copy()
     begins[1:] &= ~(virus[:-1] & (index[1:] == index[:-1]))
     region = np.cumsum(begins)[virus] - 1  # of each viral window
     rows = np.flatnonzero(called)[virus]
-    number = np.bincount(region)
-    first = np.cumsum(number) - number
+    count = np.bincount(region)
+    first = np.cumsum(count) - count
     score = windows.score[rows]
     return Regions(
-        index[begins],
-        windows.start[rows][first],
-        windows.end[rows][first + number - 1],
-        number,
-        _ratio(np.bincount(region, score), number),
-        np.maximum.reduceat(score, first) if len(first) else score,
+        index=index[begins],
+        start=windows.start[rows][first],
+        end=windows.end[rows][first + count - 1],
+        windows=count,
+        score_mean=_ratio(np.bincount(region, score), count),
+        score_max=np.maximum.reduceat(score, first) if len(first) else score,
     )
 
 
 def contig_calls(windows: WindowCalls, regions: Regions, rule: Calling) -> dict[str, Any]:
     """Return the columns of the contig table that follow from its windows, [C] each.
 
-    A contig with fewer than `min_called_windows` called windows has no call. Another one is virus
-    if at least `min_viral_fraction` of its called windows are viral and the mean score of the
-    viral ones is at least `min_score`; else it is non-viral. Both are compared as
-    float32, which is how they are written. NaN is: nothing to compute it from, and no virus.
+    A contig with fewer than `min_called_windows` called windows has no call. A called contig is
+    virus if at least `min_viral_fraction` of its called windows are viral and the mean score of the
+    viral windows is at least `min_score`; else it is non-viral. Both are compared as float32, as
+    they are written. NaN: no window to compute a value from; such a contig is not virus.
     """
     index, called, virus = windows.index, windows.called, windows.virus
-    number = np.bincount(index)
-    contigs = len(number)
+    count = np.bincount(index)
+    contigs = len(count)
     calls = np.bincount(index[called], minlength=contigs)
     viral = np.bincount(index[virus], minlength=contigs)
     score_viral = _ratio(np.bincount(index[virus], windows.score[virus], contigs), viral)
@@ -105,15 +104,15 @@ def contig_calls(windows: WindowCalls, regions: Regions, rule: Calling) -> dict[
     np.maximum.at(longest, regions.index, regions.windows)
     enough = calls >= rule.min_called_windows
     is_virus = (fraction >= rule.min_viral_fraction) & (score_viral >= rule.min_score)
-    first = np.cumsum(number) - number
+    first = np.cumsum(count) - count
     reason = np.array(list(Reason), object)[np.minimum.reduceat(windows.reason, first)]
     reason[enough] = None
     return {
-        "windows": number,
+        "windows": count,
         "called_windows": calls,
         "viral_windows": viral,
         "viral_fraction": fraction,
-        "viral_fraction_all": _ratio(viral, number),
+        "viral_fraction_all": _ratio(viral, count),
         "score_mean": _ratio(total, calls),
         "score_median": median,
         "score_max": highest,
@@ -124,18 +123,17 @@ def contig_calls(windows: WindowCalls, regions: Regions, rule: Calling) -> dict[
     }
 
 
-def _ratio(sums: NDArray[Any], number: Int) -> Float:
+def _ratio(sums: NDArray[Any], count: Int) -> Float:
     with np.errstate(invalid="ignore"):
-        return (sums / number).astype(np.float32)
+        return (sums / count).astype(np.float32)
 
 
-def _median_and_max(index: Int, score: Float, number: Int) -> tuple[Float, Float]:
-    """Return median and maximum of the scores of each contig; NaN where `number` is 0."""
+def _median_and_max(index: Int, score: Float, count: Int) -> tuple[Float, Float]:
+    """Return median and maximum of the scores of each contig; NaN where `count` is 0."""
     ordered = score[np.lexsort((score, index))].astype(np.float64)
-    first = np.cumsum(number) - number
-    some = number > 0
-    median, highest = np.full((2, len(number)), np.nan, np.float32)
-    first, number = first[some], number[some]
-    median[some] = (ordered[first + (number - 1) // 2] + ordered[first + number // 2]) / 2
-    highest[some] = ordered[first + number - 1]
+    some = count > 0
+    first, last = (np.cumsum(count) - count)[some], np.cumsum(count)[some] - 1
+    median, highest = np.full((2, len(count)), np.nan, np.float32)
+    median[some] = (ordered[(first + last) // 2] + ordered[(first + last + 1) // 2]) / 2
+    highest[some] = ordered[last]
     return median, highest

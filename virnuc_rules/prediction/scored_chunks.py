@@ -1,4 +1,4 @@
-"""The chunks of a sample with their results from the queue's store, and with scores of them."""
+"""The chunks of a sample with their embeddings from the store, and with scores."""
 
 import logging
 from collections.abc import Iterator
@@ -25,19 +25,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ScoredChunk:
-    """The R open frames of a chunk with their scores, float32 [R, 2]; None if embedding failed."""
+    """The R open frames of a chunk with scores, float32 [R, 2]; None if the embedding failed."""
 
     table: pa.Table
     scores: NDArray[np.float32] | None
 
     @property
     def window_row(self) -> Int:
-        """Rows of the windows in the window table, [R]."""
+        """Return the row of each window in the window table, [R]."""
         return self.table["window_row"].to_numpy()  # type: ignore[no-any-return]
 
     @property
     def frame(self) -> NDArray[np.int8]:
-        """Codes of frames, [R]."""
+        """Return the code of each Frame, [R]."""
         frames = self.table["frame"].cast(pa.string())
         index = pc.index_in(frames, value_set=pa.array(list(Frame)))
         return index.to_numpy().astype(np.int8)  # type: ignore[no-any-return]
@@ -46,8 +46,8 @@ class ScoredChunk:
 def usable_results(tasks: list[Task], run: Run) -> Iterator[tuple[Chunk, Embeddings | None]]:
     """Yield the chunks of a sample in order with their embeddings.
 
-    None: the chunk failed, and `on_failed_chunks` is `report`. Looks at every chunk before it
-    raises ResultError, and forgets results that are damaged, so that one more run mends them all.
+    None: the chunk failed, and `on_failed_chunks` is `report`. Checks every chunk before it raises
+    ResultError, and removes damaged results, so that one more run embeds all of them again.
     """
     store, unusable = Store(run.results), list[ResultError]()
     for task in tasks:
@@ -60,8 +60,8 @@ def usable_results(tasks: list[Task], run: Run) -> Iterator[tuple[Chunk, Embeddi
                 store.forget(task.key)
                 unusable.append(error)
         yield chunk, result
-    for other in unusable[1:]:
-        logger.error("%s", other)
+    for unusable_result in unusable[1:]:
+        logger.error("%s", unusable_result)
     if unusable:
         raise ResultError(
             f"{unusable[0]}; {len(unusable)} of {len(tasks)} chunks are without a usable result: "
@@ -74,8 +74,8 @@ def scored_chunks(
 ) -> Iterator[ScoredChunk]:
     """Yield the chunks of a sample in order, with scores where there are embeddings.
 
-    Adds to `computed` how these were. Raises what `usable_results` does, and ModelError for a
-    classifier whose scores are not finite.
+    Adds precision and device of the embeddings to `computed`. Raises as `usable_results` does,
+    and ModelError for a classifier whose scores are not finite.
     """
     for chunk, result in usable_results(tasks, run):
         scores: Float | None = None

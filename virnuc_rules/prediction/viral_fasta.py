@@ -1,4 +1,4 @@
-"""The viral contigs of a sample as FASTA, read again from where they came from."""
+"""The viral contigs of a sample as FASTA, read again from the input files."""
 
 import logging
 import zlib
@@ -18,26 +18,25 @@ from virnuc_rules.vocabulary import Call
 logger = logging.getLogger(__name__)
 
 _LINE = 60  # bases
-_PIECE = _LINE << 14  # bases that are written at a time
+_BLOCK = _LINE << 14  # bases that are written at a time
 _COLUMNS = ("contig", "length", "windows", "viral_windows", "viral_fraction", "score_viral", "call")
 
 
 def write_viral(folder: SampleFolder, manifest: Manifest) -> None:
     """Write the contigs that the table of contigs in `folder` calls virus, as FASTA.
 
-    Nothing is written for input that cannot be read twice (standard input, a pipe). Raises
-    InputError where it cannot be read or has changed since it was chunked.
+    Writes nothing for input that cannot be read twice (standard input, a pipe). Raises InputError
+    where the input cannot be read or has changed since it was chunked.
     """
     sample = folder.sample
-    once = [source for source in manifest.sources if not _stays(source)]
-    if once:
+    if unreadable := [source for source in manifest.sources if not _can_be_read_again(source)]:
         name = folder.viral_fasta.name
-        logger.info("sample %s: no %s: %s cannot be read again", sample, name, once[0])
+        logger.info("sample %s: no %s: %s cannot be read again", sample, name, unreadable[0])
         return
     sources = [Path(source) for source in manifest.sources]
     sequences = Sequences(sources, sample, keep_duplicates=True)
     rows = _rows(folder.parquet("contigs"))
-    # Letters of DNA hardly repeat as words: without looking for such, it is as small and fast.
+    # DNA has few repeats: without searching for them the file is as small, and written faster.
     with Gzip(folder.viral_fasta, strategy=zlib.Z_HUFFMAN_ONLY) as out:
         for contig in sequences.contigs():
             row = next(rows, None)
@@ -45,8 +44,8 @@ def write_viral(folder: SampleFolder, manifest: Manifest) -> None:
                 raise _changed(sample, f'{sources[contig.source]}: record "{contig.id}"')
             if row["call"] == Call.VIRUS:
                 _write(out, contig, row)
-    for source, now, then in zip(sources, sequences.sha256, manifest.sources_sha256, strict=True):
-        if now != then:
+    for source, now, before in zip(sources, sequences.sha256, manifest.sources_sha256, strict=True):
+        if now != before:
             raise _changed(sample, f"{source}: the file")
     if next(rows, None) is not None:
         raise _changed(sample, f"{sources[-1]}: the file")
@@ -59,7 +58,7 @@ def _changed(sample: str, what: str) -> InputError:
     )
 
 
-def _stays(source: str) -> bool:
+def _can_be_read_again(source: str) -> bool:
     path = Path(source)
     return source != "-" and not path.is_relative_to("/dev") and not path.is_fifo()
 
@@ -75,6 +74,7 @@ def _write(out: Gzip, contig: Contig, row: dict[str, Any]) -> None:
         f">{contig.id} virus score={row['score_viral']:.3f} fraction={row['viral_fraction']:.2f} "
         f"windows={row['viral_windows']}/{row['windows']} length={contig.length}\n".encode()
     )
-    for start in range(0, contig.length, _PIECE):
-        bases = contig.bases(start, min(start + _PIECE, contig.length))
-        out.write(b"\n".join(bases[at : at + _LINE] for at in range(0, len(bases), _LINE)) + b"\n")
+    for start in range(0, contig.length, _BLOCK):
+        bases = contig.bases(start, min(start + _BLOCK, contig.length))
+        lines = (bases[first : first + _LINE] for first in range(0, len(bases), _LINE))
+        out.write(b"\n".join(lines) + b"\n")

@@ -1,4 +1,4 @@
-"""Calls of windows: the consensus of their open frames, by upstream's rule."""
+"""Calls of windows from the scores of their open frames, by upstream's rule."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -19,15 +19,15 @@ class Consensus:
     (upstream's rule: the two may come from different frames).
     """
 
-    score1: Float  # [W] best of its frames, -inf without any
-    score2: Float  # [W]
+    score1: Float  # [W] maximum of its frames, -inf without any
+    score2: Float  # [W] the same
     best: NDArray[np.int8]  # [W] first frame with score2, code of a Frame
     frames: NDArray[np.int8]  # [W] open frames so far
-    failed: Bool  # [W] a frame of it could not be embedded
+    failed: Bool  # [W] at least one frame could not be embedded
 
     @classmethod
     def empty(cls, windows: int) -> Self:
-        """Return that of so many windows, of which no open frame was seen yet."""
+        """Return the consensus of this number of windows before any open frame is added."""
         return cls(
             np.full(windows, -np.inf, np.float32),
             np.full(windows, -np.inf, np.float32),
@@ -37,14 +37,14 @@ class Consensus:
         )
 
     def add_chunk(self, chunk: ScoredChunk) -> None:
-        """Take in the open frames of a chunk; without scores its windows have failed."""
+        """Add the open frames of a chunk; without scores, mark their windows as failed."""
         if chunk.scores is None:
             self.fail(chunk.window_row)
         else:
             self.add(chunk.window_row, chunk.frame, chunk.scores)
 
     def add(self, window_row: Int, frame: NDArray[np.int8], scores: Float) -> None:
-        """Take in scores [R, 2] of open frames [R] (codes of frames) of windows [R]."""
+        """Add scores [R, 2] of open frames [R] (codes of Frame) of windows [R]."""
         score2 = np.ascontiguousarray(scores[:, 1])
         before = self.score2[window_row]
         np.maximum.at(self.score1, window_row, scores[:, 0])
@@ -56,7 +56,7 @@ class Consensus:
         np.add.at(self.frames, window_row, 1)
 
     def fail(self, window_row: Int) -> None:
-        """Mark windows whose open frames have no embedding: their call would rest on a part."""
+        """Mark windows [R] of open frames without embedding: their consensus is incomplete."""
         self.failed[window_row] = True
         np.add.at(self.frames, window_row, 1)
 
@@ -67,14 +67,14 @@ class Consensus:
 
     @property
     def margin(self) -> Float:
-        """Return the log odds of virus, log(score2 / score1), float32 [W]; from 0 on it is virus.
+        """Return the log odds of virus, log(score2 / score1), float32 [W]; virus from 0 on.
 
         NaN where there is no call. With one open frame it is the difference of the logits.
         """
-        least = np.float32(np.finfo(np.float32).tiny)
+        tiny = np.float32(np.finfo(np.float32).tiny)
         with np.errstate(invalid="ignore"):
-            both = np.log(np.maximum(self.score2, least)) - np.log(np.maximum(self.score1, least))
-        return np.where(self.called, both, np.float32(np.nan))
+            odds = np.log(np.maximum(self.score2, tiny)) - np.log(np.maximum(self.score1, tiny))
+        return np.where(self.called, odds, np.float32(np.nan))
 
     @property
     def called(self) -> Bool:

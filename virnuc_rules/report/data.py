@@ -1,6 +1,6 @@
-"""What the report says of a run, read from its tables.
+"""The data of the report, read from the tables of a run.
 
-Tables are read in parts: what stays in memory are numbers of contigs, and bytes of windows.
+Tables are read in parts: memory holds some numbers of each contig, and a byte of each window.
 """
 
 import base64
@@ -24,16 +24,16 @@ from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.vocabulary import Call, Label
 
 BINS = 40  # of score histograms
-LENGTHS = (0, 500, 1_000, 2_500, 5_000, 10_000, 50_000)  # bases where the classes of contigs begin
+LENGTHS = (0, 500, 1_000, 2_500, 5_000, 10_000, 50_000)  # minimum bases of the length classes
 
-# What the page has at most; together below 15 MB.
-MOST_CONTIGS = 100_000  # that are listed, 45 bytes each
-MOST_ID_BYTES = 4_500_000  # of their ids
-MOST_WINDOWS = 3_000_000  # that have a place in a track, a byte each before base64
+# Limits of the page, which is then below 15 MB.
+MAX_CONTIGS = 100_000  # in the list, 45 bytes each
+MAX_ID_BYTES = 4_500_000  # of their ids
+MAX_WINDOWS = 3_000_000  # in tracks, a byte each before base64
 
-NO_CALL = 255  # a window in a track; another one: score * STEPS, and VIRAL more if viral
+NO_CALL = 255  # byte of a window without a call; with a call: score * STEPS, plus VIRAL if viral
 STEPS, VIRAL = 120, 128
-NO_SCORE = 65535  # a score of a contig; another one: score * 10,000
+NO_SCORE = 65535  # of a contig without a score; else score * 10,000
 
 _COUNTS = ("contig_index", "length", "windows", "called_windows", "viral_windows")
 _SCORES = ("score_mean", "score_max")
@@ -44,7 +44,7 @@ _PACKED = {"sample": np.uint32, "call": np.uint8, **dict.fromkeys(_COUNTS, np.ui
 
 @dataclass(slots=True)
 class SampleSummary:
-    """What the page says of a sample as a whole."""
+    """The counts of a sample."""
 
     name: str
     manifest: Manifest
@@ -52,25 +52,25 @@ class SampleSummary:
     contig_calls: Counter[str] = field(default_factory=Counter)
     window_calls: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)  # of windows without a call
-    histogram: dict[str, Int] = field(  # of windows by score_virus
+    histogram: dict[str, Int] = field(  # windows by score_virus
         default_factory=lambda: {call: np.zeros(BINS, np.int64) for call in Label}
     )
     by_length: dict[str, Int] = field(  # contigs
         default_factory=lambda: {call: np.zeros(len(LENGTHS), np.int64) for call in Call}
     )
-    probability_viral: float = 0.0  # sum over the windows called virus that have one
-    with_probability: int = 0  # how many these are
+    probability_viral: float = 0.0  # sum over the windows called virus with a probability
+    with_probability: int = 0  # number of these windows
     labels: Labels = field(default_factory=dict)  # of contigs, where they are known
-    known: dict[str, Counter[str]] = field(default_factory=dict)  # contigs by label, call; windows
+    known: dict[str, Counter[str]] = field(default_factory=dict)  # by label: calls, windows
 
     @property
     def expected_fdr(self) -> float | None:
-        """Return the share of the windows called virus that is expected not to be."""
+        """Return the expected fraction of non-viral windows among those called virus."""
         return 1 - self.probability_viral / self.with_probability if self.with_probability else None
 
     @property
-    def viral_share(self) -> float | None:
-        """Return the share of called contigs that are viral; None where none is called."""
+    def viral_fraction(self) -> float | None:
+        """Return the fraction of called contigs that are viral; None without called contigs."""
         called = sum(self.contig_calls[call] for call in Label)
         return self.contig_calls[Call.VIRUS] / called if called else None
 
@@ -82,8 +82,8 @@ class Contigs:
     ids: list[str]
     columns: dict[str, NDArray[Any]]  # [listed] each: sample, call, counts and scores
     total: int  # contigs of all samples
-    with_track: int  # the first of the list, whose windows are in `track`
-    track: NDArray[np.uint8]  # their windows, end to end
+    with_track: int  # number of contigs with a track: the first of the list
+    track: NDArray[np.uint8]  # bytes of their windows, concatenated
 
     @property
     def listed(self) -> int:
@@ -91,7 +91,7 @@ class Contigs:
         return len(self.ids)
 
     def packed(self) -> dict[str, Any]:
-        """Return them for the page: numbers as base64 of little-endian arrays."""
+        """Return what the page's script reads: numbers as base64 of little-endian arrays."""
         columns = {name: _base64(self.columns[name].astype(kind)) for name, kind in _PACKED.items()}
         track = {"withTrack": self.with_track, "track": _base64(self.track)}
         return {"ids": self.ids, **track, **columns}
@@ -100,8 +100,8 @@ class Contigs:
 def find_samples(
     run: RunFolder, names: list[str], controls: dict[str, Labels]
 ) -> tuple[list[SampleSummary], dict[str, str]]:
-    """Return the samples that have tables, and for the rest what is missing."""
-    found, missing = [], {}
+    """Return the samples that have tables, and the reason for each sample that has none."""
+    summaries, missing = [], {}
     for name in names:
         folder = run.sample(name)
         try:
@@ -113,33 +113,36 @@ def find_samples(
         if absent := [table.name for table in tables if not table.exists()]:
             missing[name] = f"{folder.path}: no {' and '.join(absent)}; run `predict` first"
         else:
-            found.append(SampleSummary(name, manifest, folder, labels=controls.get(name, {})))
-    return found, missing
+            summaries.append(SampleSummary(name, manifest, folder, labels=controls.get(name, {})))
+    return summaries, missing
 
 
 def read_contigs(samples: list[SampleSummary]) -> Contigs:
-    """Read contigs and windows of samples, and count them in the summaries.
+    """Read contigs and windows of samples, and add their counts to the summaries.
 
     Raises ResultError where a table is damaged, or does not belong to the sample's chunks.
     """
-    parts = [_read_contigs(number, sample) for number, sample in enumerate(samples)]
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = np.lexsort((-joined["length"], joined["call"] != Call.VIRUS.code))[:MOST_CONTIGS]
-    order = order[np.cumsum(joined.pop("id_bytes")[order]) <= MOST_ID_BYTES]
+    joined = _joined([_read_contigs(index, sample) for index, sample in enumerate(samples)])
+    order = np.lexsort((-joined["length"], joined["call"] != Call.VIRUS.code))[:MAX_CONTIGS]
+    order = order[np.cumsum(joined.pop("id_bytes")[order]) <= MAX_ID_BYTES]
     total = len(joined["length"])
     columns = {name: column[order] for name, column in joined.items()}
     last = np.cumsum(columns["windows"])
-    kept = int(np.searchsorted(last, MOST_WINDOWS, "right"))
+    kept = int(np.searchsorted(last, MAX_WINDOWS, "right"))
     track = np.full(int(last[kept - 1]) if kept else 0, NO_CALL, np.uint8)
     ids: list[str] = [""] * len(order)
-    for number, sample in enumerate(samples):
-        rows = np.flatnonzero(columns["sample"] == number)
-        place = np.full(sample.manifest.contigs, -1)  # in `track`, by contig_index
-        here = rows[rows < kept]
-        place[columns["contig_index"][here]] = (last - columns["windows"])[here]
-        _read_windows(sample, place, track)
+    for index, sample in enumerate(samples):
+        rows = np.flatnonzero(columns["sample"] == index)
+        offset = np.full(sample.manifest.contigs, -1)  # in `track`, by contig_index
+        drawn = rows[rows < kept]
+        offset[columns["contig_index"][drawn]] = (last - columns["windows"])[drawn]
+        _read_windows(sample, offset, track)
         _read_ids(sample, columns["contig_index"][rows], rows, ids)
     return Contigs(ids, columns, total, kept, track)
+
+
+def _joined(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _batches(path: Path, *columns: str) -> Iterator[pa.RecordBatch]:
@@ -153,8 +156,8 @@ def _batches(path: Path, *columns: str) -> Iterator[pa.RecordBatch]:
         raise ResultError(f"{path}: cannot be read ({reason}); run `predict` again") from None
 
 
-def _read_contigs(number: int, sample: SampleSummary) -> dict[str, NDArray[Any]]:
-    """Count a sample's contigs; return what the list needs as numbers."""
+def _read_contigs(sample_index: int, sample: SampleSummary) -> dict[str, NDArray[Any]]:
+    """Count a sample's contigs; return the columns that the list needs."""
     parts: list[dict[str, NDArray[Any]]] = []
     path = sample.folder.parquet("contigs")
     for batch in _batches(path, *_COUNTS, *_SCORES, "call", "contig"):
@@ -165,20 +168,20 @@ def _read_contigs(number: int, sample: SampleSummary) -> dict[str, NDArray[Any]]
         _count_known(sample, batch)
         call, id_bytes = _call(batch, path), pc.binary_length(batch["contig"]).to_numpy() + 3
         parts.append({**counts, **whole, "call": call, "id_bytes": id_bytes})
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    joined = _joined(parts)
     if len(joined["call"]) != sample.manifest.contigs:
-        raise ResultError(f"{path}: not of the chunks that are there; run `predict` again")
+        raise ResultError(f"{path}: does not belong to the sample's chunks; run `predict` again")
     size = np.searchsorted(LENGTHS, joined["length"], "right") - 1
     for index, name in enumerate(Call):
-        mine = joined["call"] == index
-        sample.contig_calls[name] = int(mine.sum())
-        sample.by_length[name] += np.bincount(size[mine], minlength=len(LENGTHS))
-    joined["sample"] = np.full(len(joined["call"]), number)
+        with_call = joined["call"] == index
+        sample.contig_calls[name] = int(with_call.sum())
+        sample.by_length[name] += np.bincount(size[with_call], minlength=len(LENGTHS))
+    joined["sample"] = np.full(len(joined["call"]), sample_index)
     return joined
 
 
 def _count_known(sample: SampleSummary, batch: pa.RecordBatch) -> None:
-    """Count how the contigs were called whose label is known."""
+    """Count the calls of contigs with a known label."""
     if not sample.labels:
         return
     columns = (batch[name].to_pylist() for name in ("contig", "call", *_COUNTS[3:]))
@@ -188,40 +191,40 @@ def _count_known(sample: SampleSummary, batch: pa.RecordBatch) -> None:
             counts.update({call: 1, "called_windows": called, "viral_windows": viral})
 
 
-def _read_windows(sample: SampleSummary, place: Int, track: NDArray[np.uint8]) -> None:
-    """Count a sample's windows, and write those of the contigs that have a place into `track`."""
+def _read_windows(sample: SampleSummary, offset: Int, track: NDArray[np.uint8]) -> None:
+    """Count a sample's windows; write those of contigs with an offset (not -1) into `track`."""
     columns = ("contig_index", "window", "score_virus", "probability", "call", "reason")
     path = sample.folder.parquet("windows")
     for batch in _batches(path, *columns):
         score = np.nan_to_num(batch["score_virus"].to_numpy(zero_copy_only=False))
         call = _call(batch, path)
         for index, name in enumerate(Call):
-            mine = call == index
-            sample.window_calls[name] += int(mine.sum())
+            with_call = call == index
+            sample.window_calls[name] += int(with_call.sum())
             if name in sample.histogram:
-                height = np.minimum((score[mine] * BINS).astype(np.int64), BINS - 1)
-                sample.histogram[name] += np.bincount(height, minlength=BINS)
+                bins = np.minimum((score[with_call] * BINS).astype(np.int64), BINS - 1)
+                sample.histogram[name] += np.bincount(bins, minlength=BINS)
         probable = batch["probability"].filter(pa.array(call == Call.VIRUS.code)).drop_null()
         sample.with_probability += len(probable)
         sample.probability_viral += pc.sum(probable).as_py() or 0.0
         for pair in batch["reason"].drop_null().value_counts().to_pylist():
             sample.reasons[pair["values"]] += pair["counts"]
-        first = place[batch["contig_index"].to_numpy()]
-        there = first >= 0
-        at = first[there] + batch["window"].to_numpy()[there] - 1
+        first = offset[batch["contig_index"].to_numpy()]
+        drawn = first >= 0
+        position = first[drawn] + batch["window"].to_numpy()[drawn] - 1
         value = np.where(call == Call.VIRUS.code, VIRAL, 0) + score * STEPS
-        track[at] = np.where(call != Call.NO_CALL.code, value, NO_CALL)[there]
+        track[position] = np.where(call != Call.NO_CALL.code, value, NO_CALL)[drawn]
 
 
-def _read_ids(sample: SampleSummary, numbers: Int, rows: Int, ids: list[str]) -> None:
-    """Put the ids of contigs with these numbers into these rows of `ids`."""
+def _read_ids(sample: SampleSummary, contig_index: Int, rows: Int, ids: list[str]) -> None:
+    """Write the ids of some contigs into these rows of `ids`."""
     row = np.full(sample.manifest.contigs, -1)
-    row[numbers] = rows
+    row[contig_index] = rows
     for batch in _batches(sample.folder.parquet("contigs"), "contig_index", "contig"):
-        into = row[batch["contig_index"].to_numpy()]
-        names = batch["contig"].filter(pa.array(into >= 0)).to_pylist()
-        for at, name in zip(into[into >= 0].tolist(), names, strict=True):
-            ids[at] = name
+        target = row[batch["contig_index"].to_numpy()]
+        names = batch["contig"].filter(pa.array(target >= 0)).to_pylist()
+        for index, name in zip(target[target >= 0].tolist(), names, strict=True):
+            ids[index] = name
 
 
 def _call(batch: pa.RecordBatch, path: Path) -> Int:

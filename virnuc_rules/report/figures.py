@@ -15,7 +15,7 @@ from virnuc_rules.vocabulary import Call
 
 COLORS = {Call.VIRUS: "#c8553d", Call.NON_VIRAL: "#2d6a8e", Call.NO_CALL: "#a9afb8"}
 STYLE: Any = {
-    "svg.hashsalt": "virnuc",  # ids in the file that do not change
+    "svg.hashsalt": "virnuc",  # constant ids in the file
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -25,12 +25,11 @@ STYLE: Any = {
 
 def write_figures(samples: list[SampleSummary], folder: ReportFolder) -> None:
     """Write each figure as PNG and SVG."""
-    draw = dict(zip(FIGURES, (_scores, _by_length, _calls), strict=True))
     folder.figure(FIGURES[0], "png").parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
-        for name, function in draw.items():
+        for name, draw in zip(FIGURES, (_scores, _by_length, _calls), strict=True):
             figure, axes = plt.subplots(figsize=(6.4, 3.6))
-            function(axes, samples)
+            draw(axes, samples)
             for kind in ("png", "svg"):
                 metadata = {"Date": None} if kind == "svg" else {"Software": None}
                 figure.savefig(folder.figure(name, kind), dpi=150, metadata=metadata)
@@ -40,12 +39,10 @@ def write_figures(samples: list[SampleSummary], folder: ReportFolder) -> None:
 def _scores(axes: Any, samples: list[SampleSummary]) -> None:
     bottom: Any = 0
     for call in (Call.NON_VIRAL, Call.VIRUS):
-        number: Any = sum(sample.histogram[call] for sample in samples)
-        edges = np.linspace(0, 1, len(number) + 1)
-        axes.bar(
-            edges[:-1], number, np.diff(edges), bottom, align="edge", color=COLORS[call], label=call
-        )
-        bottom = bottom + number
+        count: Any = sum(sample.histogram[call] for sample in samples)
+        edges, color = np.linspace(0, 1, len(count) + 1), COLORS[call]
+        axes.bar(edges[:-1], count, np.diff(edges), bottom, align="edge", color=color, label=call)
+        bottom = bottom + count
     axes.set(xlabel="score_virus of a window", ylabel="windows", xlim=(0, 1))
     axes.legend(frameon=False)
 
@@ -55,20 +52,20 @@ def _by_length(axes: Any, samples: list[SampleSummary]) -> None:
     names.append(f"from {LENGTHS[-1] / 1000:g}")
     virus: Any = sum(sample.by_length[Call.VIRUS] for sample in samples)
     called = virus + sum(sample.by_length[Call.NON_VIRAL] for sample in samples)
-    share = np.divide(virus, called, out=np.zeros(len(names)), where=called > 0)
-    bars = axes.bar(names, share, color=COLORS[Call.VIRUS])
+    fraction = np.divide(virus, called, out=np.zeros(len(names)), where=called > 0)
+    bars = axes.bar(names, fraction, color=COLORS[Call.VIRUS])
     axes.bar_label(bars, [f"{v:,} of {c:,}" for v, c in zip(virus, called, strict=True)], size=7)
-    axes.set(xlabel="length of contigs, kb", ylabel="viral share of called contigs", ylim=(0, 1.1))
+    axes.set(xlabel="length of contigs, kb", ylabel="viral fraction of called", ylim=(0, 1.1))
 
 
 def _calls(axes: Any, samples: list[SampleSummary]) -> None:
     names = [sample.name for sample in samples]
     left = np.zeros(len(samples))
     for call, color in COLORS.items():
-        number = np.array([sample.contig_calls[call] for sample in samples])
-        share = number / np.maximum(1, [sum(s.contig_calls.values()) for s in samples])
-        axes.barh(names, share, left=left, color=color, label=call)
-        left += share
+        count = np.array([sample.contig_calls[call] for sample in samples])
+        fraction = count / np.maximum(1, [sum(s.contig_calls.values()) for s in samples])
+        axes.barh(names, fraction, left=left, color=color, label=call)
+        left += fraction
     axes.invert_yaxis()
-    axes.set(xlabel="share of contigs", xlim=(0, 1))
+    axes.set(xlabel="fraction of contigs", xlim=(0, 1))
     axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))

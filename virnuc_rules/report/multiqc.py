@@ -5,12 +5,7 @@ from typing import Any
 from virnuc_rules.report.data import SampleSummary
 from virnuc_rules.vocabulary import Call
 
-_PARENT = {
-    "parent_id": "virnuc",
-    "parent_name": "VirNuc",
-    "parent_description": "viral sequences in metagenomes",
-}
-_COLUMNS = {  # of the table of samples: title, what it is
+_COLUMNS = {  # of the table of samples: title, description
     "contigs": ("Contigs", "contigs of the sample"),
     "bases": ("Bases", "bases of its contigs"),
     "windows": ("Windows", "windows of its contigs"),
@@ -23,6 +18,11 @@ def multiqc_content(
     samples: list[SampleSummary], bundle: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the content of the bar chart of calls, and of the table of samples."""
+    common = {
+        "parent_id": "virnuc",
+        "parent_name": "VirNuc",
+        "parent_description": "viral sequences in metagenomes",
+    }
     described = f"by the models of bundle {bundle}"
     headers = {
         key: {"title": title, "description": description, "format": "{:,.0f}"}
@@ -34,7 +34,7 @@ def multiqc_content(
         "format": "{:,.1f}",
     }
     calls = {
-        **_PARENT,
+        **common,
         "id": "virnuc_calls",
         "section_name": "Calls of contigs",
         "description": described,
@@ -47,25 +47,25 @@ def multiqc_content(
         "data": {s.name: {call: s.contig_calls[call] for call in Call} for s in samples},
     }
     summary = {
-        **_PARENT,
+        **common,
         "id": "virnuc_summary",
         "section_name": "Samples",
         "description": described,
         "plot_type": "table",
         "pconfig": {"id": "virnuc_summary_table", "title": "VirNuc: samples"},
         "headers": headers,
-        "data": {s.name: _numbers(s) for s in samples},
+        "data": {s.name: _row(s) for s in samples},
     }
     return calls, summary
 
 
-def _numbers(sample: SampleSummary) -> dict[str, float]:
-    """Return the row of a sample; without a calibration nothing is expected."""
-    manifest = sample.manifest
-    called = sample.window_calls[Call.VIRUS] + sample.window_calls[Call.NON_VIRAL]
-    viral = sample.contig_calls[Call.VIRUS]
-    numbers = [manifest.contigs, manifest.bases, manifest.windows, called, viral]
-    row: dict[str, float] = dict(zip(_COLUMNS, numbers, strict=True))
+def _row(sample: SampleSummary) -> dict[str, float]:
+    """Return the row of a sample; `expected_false` only with a calibration."""
+    row: dict[str, float] = {
+        **sample.manifest.model_dump(include={"contigs", "bases", "windows"}),
+        "windows_called": sample.window_calls[Call.VIRUS] + sample.window_calls[Call.NON_VIRAL],
+        "contigs_virus": sample.contig_calls[Call.VIRUS],
+    }
     if sample.expected_fdr is not None:
         row["expected_false"] = 100 * sample.expected_fdr
     return row

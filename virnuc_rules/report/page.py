@@ -1,9 +1,10 @@
 """One page about a run, `report.html`, and the figures and tables that other tools read.
 
-The page is self-contained: data, style and code are in it. It is drawn from the tables of the
-samples, the reports of the workers and the card of the bundle; nothing is computed anew.
+The page contains its data, style and code. It shows the tables of the samples, the reports of the
+workers and the card of the bundle.
 """
 
+import contextlib
 import json
 import logging
 from dataclasses import dataclass
@@ -41,15 +42,15 @@ from virnuc_rules.vocabulary import Call
 
 logger = logging.getLogger(__name__)
 
-SHOWN_FAILURES = 200
+MAX_FAILURES = 200  # in the list
 
 
 @dataclass(slots=True)
 class Run:
-    """Everything that the page is about."""
+    """The content of the page."""
 
     samples: list[SampleSummary]
-    missing: dict[str, str]  # samples without tables, and why
+    missing: dict[str, str]  # reason of each sample without tables
     contigs: Contigs
     workers: list[WorkerReport]
     failures: list[Failure]
@@ -66,7 +67,7 @@ def write_report(config: Config, out: Path) -> Run:
     """Write the page `out`, and beside it figures, provenance and the tables for MultiQC.
 
     Samples without tables are left out, and named on the page and in the log. Raises ResultError
-    where no sample has tables, or one's are damaged.
+    where no sample has tables, or where a table is damaged.
     """
     from virnuc_rules.report.figures import write_figures
 
@@ -108,17 +109,14 @@ def read_run(config: Config) -> Run:
 def _tasks(config: Config, names: list[str]) -> dict[str, Task]:
     """Return the tasks of the samples that are chunked."""
     tasks: dict[str, Task] = {}
-    every = Tasks.of(config.run, config.embedding)
     for name in names:
-        try:
-            tasks |= every.of_samples([name])
-        except ChunkError:
-            continue  # said where samples are looked for
+        with contextlib.suppress(ChunkError):  # `find_samples` has logged it
+            tasks |= Tasks.of(config.run, config.embedding).of_samples([name])
     return tasks
 
 
 def page_environment() -> jinja2.Environment:
-    """Return what fills in the templates of pages, escaping what comes from files."""
+    """Return the Jinja environment of pages; it escapes texts from files."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("virnuc_rules.report", "templates"),
         autoescape=True,
@@ -134,25 +132,23 @@ def render(run: Run) -> str:
     """Return the page."""
     page = page_environment().get_template("report.html")
     data = json.dumps(_data(run), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    # Inside a script element only `<` could end it; in JSON it may be written like this anywhere.
+    # Only `<` could end the script element; JSON allows this escape everywhere.
     safe = Markup(data.replace("<", "\\u003c"))  # noqa: S704
     return page.render(
-        run=run, calls=list(Call), data=safe, shown_failures=SHOWN_FAILURES, sparkline=_sparkline
+        run=run, calls=list(Call), data=safe, max_failures=MAX_FAILURES, sparkline=_sparkline
     )
 
 
 def _sparkline(worker: WorkerReport) -> str:
-    """Return the points of a line of 120 by 20: a worker's memory, from 0, chunk by chunk."""
-    most = max(point.resident for point in worker.memory)
-    step = 120 / (len(worker.memory) - 1)
-    return " ".join(
-        f"{at * step:.1f},{19 - 18 * point.resident / most:.1f}"
-        for at, point in enumerate(worker.memory)
-    )
+    """Return the points of a polyline, 120 by 20 pixels: a worker's memory after each chunk."""
+    resident = [point.resident for point in worker.memory]
+    step, maximum = 120 / (len(resident) - 1), max(resident)
+    heights = (19 - 18 * memory / maximum for memory in resident)
+    return " ".join(f"{x * step:.1f},{y:.1f}" for x, y in enumerate(heights))
 
 
 def _data(run: Run) -> dict[str, Any]:
-    """Return what the page's script draws."""
+    """Return the data of the page's script."""
     samples = [
         {
             "name": sample.name,
@@ -164,9 +160,5 @@ def _data(run: Run) -> dict[str, Any]:
         for sample in run.samples
     ]
     codes = {"noCall": NO_CALL, "steps": STEPS, "viral": VIRAL, "noScore": NO_SCORE}
-    return {
-        "samples": samples,
-        "lengths": LENGTHS,
-        "codes": codes,
-        "contigs": run.contigs.packed(),
-    }
+    contigs = run.contigs.packed()
+    return {"samples": samples, "lengths": LENGTHS, "codes": codes, "contigs": contigs}

@@ -1,4 +1,4 @@
-"""Where the results of a run come from: `provenance.json`."""
+"""The origin of the results of a run: `provenance.json`."""
 
 import platform
 import shlex
@@ -46,12 +46,12 @@ class Provenance(BaseModel):
     """Inputs, settings, models, software and commands of a run."""
 
     made: datetime
-    commands: list[str]  # this one, and the Snakemake that called it
+    commands: list[str]  # of this process, and of the Snakemake that started it
     folder: str
     versions: dict[str, str]
     platform: str
     config: dict[str, Any]
-    chunking: dict[str, dict[str, Any]]  # by sample, as its chunks were made
+    chunking: dict[str, dict[str, Any]]  # settings of the chunks, by sample
     inputs: list[Input]
     bundle: str
     bundle_fingerprint: str
@@ -60,7 +60,7 @@ class Provenance(BaseModel):
 
 
 def provenance(config: Config, samples: dict[str, Manifest]) -> Provenance:
-    """Collect it."""
+    """Return the provenance of samples, given by name."""
     card = read_card(config.run.bundle)
     fields = set(WorkerSummary.model_fields)
     reports = read_reports(Store(config.run.results).workers)
@@ -74,7 +74,7 @@ def provenance(config: Config, samples: dict[str, Manifest]) -> Provenance:
             **{name: version(name) for name in _PACKAGES},
         },
         platform=platform.platform(),
-        config=_flat(config),
+        config=config.flat(),
         chunking={
             sample: {"version": manifest.version, **manifest.chunking.model_dump()}
             for sample, manifest in samples.items()
@@ -91,18 +91,14 @@ def provenance(config: Config, samples: dict[str, Manifest]) -> Provenance:
     )
 
 
-def _flat(config: Config) -> dict[str, Any]:
-    return {key: str(v) if isinstance(v, Path) else v for key, v in config.flat().items()}
-
-
 def _snakemake() -> list[str]:
     """Return the command of the outermost Snakemake above this process."""
-    found = []
+    commands = []
     for process in psutil.Process().parents():
         try:
             words = process.cmdline()
         except psutil.Error:
             continue
         if any(Path(word).name == "snakemake" for word in words[:3]):
-            found.append(shlex.join(words))
-    return found[-1:]
+            commands.append(shlex.join(words))
+    return commands[-1:]

@@ -1,8 +1,8 @@
 """Which open frames lie inside annotated coding sequences (CDS) of a GenBank file.
 
-VirNucPro trains on the frames whose protein is part of an annotated protein. Here places are
-compared, not letters: a frame is coding if its codons are codons of one exon of a CDS. So proteins
-in another genetic code, and alternative starts, count as well.
+VirNucPro trains on the frames whose protein is part of an annotated protein. VirNuc compares
+positions, not letters: a frame is coding if its codons are codons of one exon of a CDS. This also
+holds for other genetic codes and alternative start codons.
 """
 
 import io
@@ -20,14 +20,14 @@ from virnuc_rules.errors import InputError
 from virnuc_rules.reading.streams import Source
 
 _BLOCK = 1 << 20  # bytes
-_Exons = tuple[Int, Int]  # sorted starts [E], and the furthest end up to each [E]
+_Exons = tuple[Int, Int]  # sorted starts [E], and the maximum of the ends up to each [E]
 
 
 class CodingSequences:
     """The exons of a record, by strand and by the phase of their codons in the record."""
 
     def __init__(self, record: SeqRecord) -> None:
-        found: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        exons: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
         for feature in record.features:
             if feature.type == "CDS":
                 if feature.location is None:
@@ -35,12 +35,12 @@ class CodingSequences:
                 skipped = int(feature.qualifiers.get("codon_start", ["1"])[0]) - 1
                 for part in feature.location.parts:  # in the order of translation
                     start, end, strand = int(part.start), int(part.end), part.strand or 1
-                    # Codons go on where the last exon left off, in the middle of one or not.
+                    # A codon may begin in one exon and end in the next.
                     first = start + skipped if strand > 0 else end - skipped
-                    if part.ref is None:  # else it is an exon of another record
-                        found[strand, first % 3].append((start, end))
+                    if part.ref is None:  # not an exon of another record
+                        exons[strand, first % 3].append((start, end))
                     skipped = (skipped - (end - start)) % 3
-        self._exons = {key: _sorted(exons) for key, exons in found.items()}
+        self._exons = {key: _sorted(ranges) for key, ranges in exons.items()}
 
     def contain(self, strand: int, start: Int, end: Int) -> NDArray[np.bool_]:
         """Tell which of the frames [start, end) of a strand (1 or -1) are coding; bool [R]."""
@@ -59,24 +59,24 @@ def _sorted(exons: list[tuple[int, int]]) -> _Exons:
 
 
 def read_genbank(path: Path) -> dict[str, CodingSequences]:
-    """Read a GenBank file, plain or compressed; the CDS of each record, by its id with version.
+    """Return the CDS of each record of a GenBank file, plain or compressed.
 
-    A record is also found by its name without version. Raises InputError where the file cannot be
-    read or has no records.
+    Keys are ids with version, and names without. Raises InputError where the file cannot be read
+    or has no records.
     """
-    found: dict[str, CodingSequences] = {}
+    records: dict[str, CodingSequences] = {}
     try:
         for record in _records(path):
             coding = CodingSequences(record)
             for name in (record.name, record.id):
                 if name:
-                    found[name] = coding
+                    records[name] = coding
     except (OSError, ValueError, AssertionError) as error:  # Biopython asserts
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise InputError(f"{path}: not a GenBank file ({reason})") from None
-    if not found:
+    if not records:
         raise InputError(f"{path}: no records; give a GenBank file with features")
-    return found
+    return records
 
 
 def _records(path: Path) -> Iterator[SeqRecord]:

@@ -12,12 +12,12 @@ from virnuc_rules.arrays import Bool, Float, Int
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.calibration import probabilities
 from virnuc_rules.models.card import Calibration, CalibrationCurve, Seen
-from virnuc_rules.training.split import place_of
+from virnuc_rules.training.split import hash_fraction
 from virnuc_rules.vocabulary import Label
 
-_LEAST = 10  # windows of each label
+_MIN_WINDOWS = 10  # of each label
 _TEMPERATURES = (0.05, 20.0)
-_HALVES = -1  # seed of a split that is none of those that users choose
+_HALVES_SEED = -1  # users choose seeds from 0, so this split differs from theirs
 
 
 def fit_calibration(
@@ -30,18 +30,18 @@ def fit_calibration(
     data: list[Seen],
     part: str,
 ) -> Calibration:
-    """Fit a calibration to windows with a call: margins [W], whether they are viral, their groups.
+    """Fit a calibration to windows with a call: margin [W], virus [W], group [W].
 
-    `auto` takes the method with the smaller loss on groups that it was not fitted to: each method
-    is fitted to one half of the groups and measured on the other, both ways round. Labels weigh
-    the same. `classifier`, `data` and `part` are written down: see Calibration.
+    `auto` takes the method with the smaller loss on held-out groups: each method is fitted to one
+    half of the groups and measured on the other half, both ways. Both labels have the same total
+    weight. `classifier`, `data` and `part` are copied into the Calibration.
     Raises VirnucError for too few windows.
     """
     counts = np.bincount(virus, minlength=len(Label))
-    if counts.min() < _LEAST:
+    if counts.min() < _MIN_WINDOWS:
         raise VirnucError(
             f"{counts.min()} windows of label {list(Label)[counts.argmin()]} to calibrate with; "
-            f"{_LEAST} are needed"
+            f"{_MIN_WINDOWS} are needed"
         )
     losses = _held_out_losses(margin, virus, group)
     if method == "auto":
@@ -57,36 +57,36 @@ def fit_calibration(
 
 
 def _held_out_losses(margin: Float, virus: Bool, group: list[str]) -> dict[str, float]:
-    """Return the loss of each method on the half of the groups that it was not fitted to."""
-    first = {name: place_of(name, _HALVES) < 0.5 for name in set(group)}
+    """Return the mean loss of each method over both held-out halves of the groups."""
+    first = {name: hash_fraction(name, _HALVES_SEED) < 0.5 for name in set(group)}
     half = np.array([first[name] for name in group])
     sides = [half, ~half]
     if min(np.bincount(virus[side], minlength=2).min() for side in sides) == 0:
-        return {}  # too few groups to hold any out
-    found: dict[str, list[float]] = {name: [] for name in ("raw", *_METHODS)}
+        return {}  # too few groups to hold out a half
+    losses: dict[str, list[float]] = {name: [] for name in ("raw", *_METHODS)}
     for side in sides:
         weights = balanced_weights(virus[side])
         curves = {name: fit(margin[~side], virus[~side]) for name, fit in _METHODS.items()}
         curves["raw"] = CalibrationCurve(method="temperature", temperature=1.0)
-        for name in found:
+        for name, values in losses.items():
             p = probabilities(curves[name], margin[side])
-            found[name].append(log_loss(virus[side], p, sample_weight=weights))
-    return {name: float(np.mean(values)) for name, values in found.items()}
+            values.append(log_loss(virus[side], p, sample_weight=weights))
+    return {name: float(np.mean(values)) for name, values in losses.items()}
 
 
 def balanced_weights(virus: Bool, prevalence: float = 0.5) -> NDArray[np.float64]:
-    """Return weights [W]: those of viral windows add up to `prevalence`, all of them to 1."""
+    """Return weights [W] that sum to `prevalence` over viral windows, and to 1 over all."""
     counts: Int = np.bincount(virus, minlength=2)
-    share = np.array([1 - prevalence, prevalence]) / np.maximum(1, counts)
-    weights: NDArray[np.float64] = share[virus.astype(int)]
+    of_label = np.array([1 - prevalence, prevalence]) / np.maximum(1, counts)
+    weights: NDArray[np.float64] = of_label[virus.astype(int)]
     return weights
 
 
 def _temperature(margin: Float, virus: Bool) -> CalibrationCurve:
-    """The temperature of the least loss.
+    """Return the temperature with the minimum loss.
 
-    The targets are Platt's (1999), (n + 1) / (n + 2) and its like: where the labels are told apart
-    without an error, a few windows must not make it sure of all.
+    The targets are Platt's (1999), (n + 1) / (n + 2) and 1 / (n + 2): where a few windows are
+    separated without error, probabilities must not become 0 and 1.
     """
     weights = balanced_weights(virus)
     non_viral, viral = np.bincount(virus, minlength=2)
@@ -102,7 +102,7 @@ def _temperature(margin: Float, virus: Bool) -> CalibrationCurve:
 
 
 def _isotonic(margin: Float, virus: Bool) -> CalibrationCurve:
-    """A rising curve through means; no surer than so many windows of each label can show."""
+    """Return a rising curve through means, with Platt's targets as its limits."""
     non_viral, viral = np.bincount(virus, minlength=2)
     curve = IsotonicRegression(
         y_min=1 / (viral + 2), y_max=1 - 1 / (non_viral + 2), out_of_bounds="clip"

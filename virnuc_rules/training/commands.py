@@ -1,4 +1,4 @@
-"""Train, calibrate, evaluate: what the three verbs do, over embeddings that workers have made."""
+"""The commands train, calibrate and evaluate, over embeddings that workers have made."""
 
 import logging
 import os
@@ -6,7 +6,6 @@ import shutil
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,15 +16,8 @@ from virnuc_rules.bundles import verified
 from virnuc_rules.config.model import Calibrating, Fitting, LabelledSettings
 from virnuc_rules.config.run_folder import EVALUATION, evaluation_json
 from virnuc_rules.errors import VirnucError
-from virnuc_rules.files.atomic import (
-    file_sha256,
-    partial_path,
-    remove_dead_partials,
-    staged_folder,
-    sync_directory,
-    sync_files,
-    writing,
-)
+from virnuc_rules.files import atomic
+from virnuc_rules.files.atomic import staged_folder, writing
 from virnuc_rules.models import card
 from virnuc_rules.models.bundle import Bundle, rewrite_card, write_card
 from virnuc_rules.models.calibration import calibrated
@@ -39,35 +31,35 @@ from virnuc_rules.training.labelled import Labelled, read_labelled
 from virnuc_rules.training.page import Evaluation, write_evaluation
 from virnuc_rules.training.scored import score_labelled
 from virnuc_rules.training.sheet import read_labelled_sheet, tables_beside
-from virnuc_rules.training.split import PARTS, Part
+from virnuc_rules.training.split import PARTS, Part, Parts
 
 logger = logging.getLogger(__name__)
 
 _PAGES = (EVALUATION, evaluation_json(Path(EVALUATION)).name)
-_OURS = {card.CARD, verified.FILE, *card.FILES, *_PAGES}  # in the folder of a bundle
-_TRAINED = {"train", "validation"}  # parts that a classifier has seen
+_BUNDLE_FILES = {card.CARD, verified.FILE, *card.FILES, *_PAGES}
+_TRAINED = {"train", "validation"}  # parts used to train a classifier
 _PACKAGES = ("torch", "scikit-learn", "numpy")
 
 
 def train(settings: LabelledSettings, calibrating: Calibrating, fitting: Fitting) -> Evaluation:
     """Make the bundle `trained_bundle`: the networks of `bundle`, a new classifier.
 
-    The classifier is fitted to the train part, stopped and calibrated by the validation part, and
-    evaluated on the test part, which nothing else has seen. An older bundle of `train` there is
-    replaced when the new one is whole. Raises VirnucError for a folder that holds something else,
-    ModelError for a damaged bundle, and what `read_labelled`, `read_rows`, `fit` and
+    The classifier is fitted to the train part, stopped and calibrated with the validation part,
+    and evaluated on the test part, which is used for nothing else. An older bundle that `train`
+    made there is replaced once the new one is complete. Raises VirnucError for a folder with other
+    files, ModelError for a damaged bundle, and what `read_labelled`, `read_rows`, `fit` and
     `fit_calibration` raise.
     """
     out, base = fitting.trained_bundle, Bundle(settings.run.bundle)
-    _check_place(out, settings.run.bundle)
-    base.check(*card.EMBEDDING_FILES)  # the new card hashes them again: they must be sound
+    _check_target(out, settings.run.bundle)
+    base.check(*card.EMBEDDING_FILES)  # the new card has new hashes of them, of damage too
     torch.set_num_threads(settings.compute.threads)
     labelled = read_labelled(settings)
     parts = read_rows(settings, labelled, "train", "validation")
     parts["train"] = parts["train"].capped(fitting.max_per_label, settings.splitting.seed)
-    _say(labelled, parts)
-    named = tables_beside(read_labelled_sheet(settings.inputs.samples))
-    tables = {str(path): file_sha256(path) for path in named}
+    _log_parts(labelled, parts)
+    paths = tables_beside(read_labelled_sheet(settings.inputs.samples))
+    tables = {str(path): atomic.file_sha256(path) for path in paths}
     device, seed = choose_device(settings.compute.device), settings.splitting.seed
     fitted = fit(parts["train"], parts["validation"], fitting, seed, device)
     recipe = {**fitting.model_dump(exclude={"trained_bundle"}), **settings.splitting.model_dump()}
@@ -80,25 +72,25 @@ def train(settings: LabelledSettings, calibrating: Calibrating, fitting: Fitting
         evaluation = _evaluate(settings, stage, labelled, "test")
         with writing(out):
             write_evaluation(evaluation, stage / EVALUATION)
-            _put_in_place(stage, out)
+            _replace_bundle(stage, out)
     return evaluation
 
 
-def _check_place(out: Path, base: Path) -> None:
-    """Raise VirnucError where the new bundle would take the place of anything but one like it."""
+def _check_target(out: Path, base: Path) -> None:
+    """Raise VirnucError where `out` is anything but a bundle that `train` made."""
     if out.resolve() == base.resolve():
         raise VirnucError(f"{out}: is the bundle to train with; give `trained_bundle` another name")
-    if out.exists() and (others := {path.name for path in out.iterdir()} - _OURS):
-        raise VirnucError(f"{out}: holds {min(others)}, which no bundle has; give another folder")
+    if out.exists() and (unknown := {path.name for path in out.iterdir()} - _BUNDLE_FILES):
+        raise VirnucError(f"{out}: holds {min(unknown)}, which no bundle has; give another folder")
     if card.is_bundle(out) and card.read_card(out).training is None:
         raise VirnucError(f"{out}: is a bundle that `train` did not make; give another folder")
 
 
-def _say(labelled: Labelled, parts: dict[Part, Rows]) -> None:
+def _log_parts(labelled: Labelled, parts: dict[Part, Rows]) -> None:
     groups = _groups(labelled)
     for part in PARTS:
         frames = parts[part].by_label() if part in parts else {}
-        counts = ", ".join(f"{number} {label}" for label, number in frames.items())
+        counts = ", ".join(f"{count} {label}" for label, count in frames.items())
         logger.info("%s: %d groups; open frames: %s", part, groups[part], counts or "–")
 
 
@@ -117,7 +109,7 @@ def _training(
     recipe: dict[str, float],
     fitted: Fitted,
 ) -> card.Training:
-    """Describe the data, the settings, and what came of them; `tables` as they were before."""
+    """Describe data, settings and result; `tables` are the hashes from before the training."""
     return card.Training(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         data=files_of(labelled),
@@ -156,35 +148,35 @@ def _write_bundle(
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Have gigabytes of weights twice only where the filesystem cannot link."""
+    """Copy, which takes gigabytes, only where the filesystem cannot link."""
     try:
         os.link(source.resolve(), target)
     except OSError:
         shutil.copyfile(source, target)
 
 
-def _put_in_place(stage: Path, out: Path) -> None:
-    """Move a whole bundle to `out`, on disk before; an older one goes."""
-    sync_files(stage.iterdir())
+def _replace_bundle(stage: Path, out: Path) -> None:
+    """Flush a complete bundle to the disk and move it to `out`; remove an older one."""
+    atomic.sync_files(stage.iterdir())
     before = out.with_name(f"{out.name}.before")
-    remove_dead_partials(before)
-    old = partial_path(before)
+    atomic.remove_dead_partials(before)
+    old = atomic.partial_path(before)
     if out.exists():
         out.rename(old)
     stage.rename(out)
-    sync_directory(out.parent)
+    atomic.sync_directory(out.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def calibrate(
-    settings: LabelledSettings, calibrating: Calibrating, part: Part | Literal["all"]
+    settings: LabelledSettings, calibrating: Calibrating, part: Parts
 ) -> card.Calibration | None:
     """Fit a calibration of `bundle` to labelled windows, and write it into its card.
 
-    With `calibration: none` the one that is there is taken out.
+    With `calibration: none` remove the calibration of the card.
     """
     bundle = Bundle(settings.run.bundle)
-    bundle.check(*bundle.card.sha256)  # the card is written anew, with what the files are by then
+    bundle.check(*bundle.card.sha256)  # the new card has new hashes of the files
     if calibrating.calibration == "none":
         return rewrite_card(settings.run.bundle, calibration=None).calibration
     return _calibrate(settings, calibrating, settings.run.bundle, read_labelled(settings), part)
@@ -195,11 +187,11 @@ def _calibrate(
     calibrating: Calibrating,
     folder: Path,
     labelled: Labelled,
-    part: Part | Literal["all"],
+    part: Parts,
 ) -> card.Calibration:
     bundle = Bundle(folder)
     training = bundle.card.training
-    # The validation part stopped the training, but its windows were not fitted to.
+    # The validation part may be used: it stopped the training, but no weight was fitted to it.
     if training and (seen := not_held_out(training.data, {"train"}, labelled, part)):
         raise VirnucError(
             f"{folder}: its classifier was trained on a part of {seen[0]}; calibrate with the "
@@ -207,7 +199,7 @@ def _calibrate(
         )
     windows = score_labelled(settings, bundle, labelled, part).windows
     windows = windows.where(windows.called)
-    found = fit_calibration(
+    calibration = fit_calibration(
         windows.score,
         windows.virus,
         [labelled.groups[group] for group in windows.group.tolist()],
@@ -216,12 +208,12 @@ def _calibrate(
         data=files_of(labelled),
         part=part,
     )
-    rewrite_card(folder, calibration=found)
-    logger.info("bundle %s: calibrated by %s", bundle.card.name, found.method)
-    return found
+    rewrite_card(folder, calibration=calibration)
+    logger.info("bundle %s: calibrated by %s", bundle.card.name, calibration.method)
+    return calibration
 
 
-def evaluate(settings: LabelledSettings, part: Part | Literal["all"], page: Path) -> Evaluation:
+def evaluate(settings: LabelledSettings, part: Parts, page: Path) -> Evaluation:
     """Evaluate `bundle` on labelled samples; writes the page, and JSON beside it."""
     evaluation = _evaluate(settings, settings.run.bundle, read_labelled(settings), part)
     if evaluation.trained_on:
@@ -234,21 +226,18 @@ def evaluate(settings: LabelledSettings, part: Part | Literal["all"], page: Path
 
 
 def _evaluate(
-    settings: LabelledSettings, folder: Path, labelled: Labelled, part: Part | Literal["all"]
+    settings: LabelledSettings, folder: Path, labelled: Labelled, part: Parts
 ) -> Evaluation:
     bundle = Bundle(folder)
-    about, training, calibration = bundle.card, bundle.card.training, bundle.card.calibration
+    training, calibration = bundle.card.training, bundle.card.calibration
     scores = score_labelled(settings, bundle, labelled, part)
     sources = [sample.name for sample in labelled.samples]
-    windows, probability = scores.windows, calibrated(about, 0.5)
+    windows, probability = scores.windows, calibrated(bundle.card, 0.5)
     return Evaluation(
         made=datetime.now(UTC),
-        bundle=about.name,
-        description=about.description,
-        demo=about.demo,
-        window=about.window,
-        fingerprint=about.fingerprint,
-        classifier=about.sha256[card.CLASSIFIER],
+        bundle=bundle.card.name,
+        **bundle.card.model_dump(include={"description", "demo", "window", "fingerprint"}),
+        classifier=bundle.card.sha256[card.CLASSIFIER],
         data=str(settings.inputs.samples),
         files=files_of(labelled),
         part=part,

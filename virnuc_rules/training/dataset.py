@@ -1,12 +1,12 @@
-"""The open frames that a classifier is trained on: their embeddings stay on the disk.
+"""The open frames that a classifier is trained on; their embeddings stay on the disk.
 
-Result files are mapped into memory, never read into it as a whole. What is in memory is the place
-of each open frame (8 bytes), and the pool of rows that batches are drawn from.
+Embedding files are memory-mapped, never read as a whole. Memory holds the row index of each open
+frame (8 bytes), and the pool of rows that batches are drawn from.
 """
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,7 @@ from virnuc_rules.vocabulary import Label
 
 logger = logging.getLogger(__name__)
 
-SEGMENT = 256  # rows that are read together: neighbours in a file, which disks like
+SEGMENT = 256  # adjacent rows of a file that are read together
 POOL = 1 << 15  # rows that a batch is drawn from, 436 MB at the width of the published models
 
 _Batch = tuple[Tensor, Tensor]  # features [B, F], labels int64 [B]
@@ -36,11 +36,11 @@ _Batch = tuple[Tensor, Tensor]  # features [B, F], labels int64 [B]
 
 @dataclass(slots=True)
 class Block:
-    """Some open frames of one result file."""
+    """R open frames of one embedding file."""
 
-    dnabert_s: Tensor  # mapped, all rows of the file
+    dnabert_s: Tensor  # memory-mapped, all rows of the file
     esm2: Tensor
-    rows: Int  # [R] those that are meant, ascending
+    rows: Int  # [R] rows in the file, ascending
     label: int
 
     @property
@@ -55,7 +55,7 @@ class Block:
 
 
 class Rows:
-    """The open frames of a part of the data, with the labels of their contigs."""
+    """The open frames of a part of the data, with labels."""
 
     def __init__(self, blocks: list[Block]) -> None:
         self.blocks = [block for block in blocks if len(block.rows)]
@@ -64,42 +64,39 @@ class Rows:
             self.counts[block.label] += len(block.rows)
 
     def by_label(self) -> dict[Label, int]:
-        """Return how many there are of each label."""
+        """Return the number of open frames of each label."""
         return dict(zip(Label, self.counts.tolist(), strict=True))
 
-    def capped(self, most: int, seed: int) -> "Rows":
-        """Return at most so many rows of each label, drawn by the seed; 0: all."""
+    def capped(self, maximum: int, seed: int) -> "Rows":
+        """Return at most `maximum` rows of each label, drawn at random; 0: all."""
         draw = np.random.default_rng(seed)
         blocks: list[Block] = []
         for label, count in enumerate(self.counts.tolist()):
-            mine = [block for block in self.blocks if block.label == label]
+            of_label = [block for block in self.blocks if block.label == label]
             kept = np.ones(count, bool)
-            if most and count > most:
-                kept[:] = False
-                kept[draw.permutation(count)[:most]] = True
-            ends = np.cumsum([len(block.rows) for block in mine])
-            for block, keep in zip(mine, np.split(kept, ends[:-1]), strict=True):
-                blocks.append(Block(block.dnabert_s, block.esm2, block.rows[keep], label))
+            if maximum and count > maximum:
+                kept[draw.permutation(count)[maximum:]] = False
+            ends = np.cumsum([len(block.rows) for block in of_label])
+            for block, keep in zip(of_label, np.split(kept, ends[:-1]), strict=True):
+                blocks.append(replace(block, rows=block.rows[keep]))
         return Rows(blocks)
 
     def shuffled(self, batch: int, draw: np.random.Generator) -> Iterator[_Batch]:
         """Yield all rows once, in random order, in batches: features [B, F], labels int64 [B].
 
-        Segments of neighbours are read in random order, and the rows of a pool of them mixed.
-        The last batch may be smaller; one of a single row, of which no variance can be had, is
-        part of the one before.
+        Segments of adjacent rows are read in random order, and the rows of a pool of segments are
+        shuffled. The last batch may be smaller, but never has a single row (batch normalization
+        needs a variance): such a row is in the batch before.
         """
         segments = [
-            (block, block.rows[at : at + SEGMENT])
+            (block, block.rows[first : first + SEGMENT])
             for block in self.blocks
-            for at in range(0, len(block.rows), SEGMENT)
+            for first in range(0, len(block.rows), SEGMENT)
         ]
-        order = draw.permutation(len(segments))
+        order, size = draw.permutation(len(segments)), POOL // SEGMENT
         rest: _Batch | None = None  # of the pool before: too few for a batch
-        for first in range(0, len(order), POOL // SEGMENT):
-            x, y = _pool(
-                rest, [segments[index] for index in order[first : first + POOL // SEGMENT]]
-            )
+        for first in range(0, len(order), size):
+            x, y = _pool(rest, [segments[index] for index in order[first : first + size]])
             mixed = torch.from_numpy(draw.permutation(len(y)))
             whole = max(0, len(y) - batch - 1) // batch * batch
             for at in range(0, whole, batch):
@@ -111,15 +108,15 @@ class Rows:
             yield from zip(*(part.tensor_split(ends) for part in rest), strict=True)
 
     def in_order(self, batch: int) -> Iterator[_Batch]:
-        """Yield all rows as they are on disk, in batches: features [B, F], labels int64 [B]."""
+        """Yield all rows in the order on disk, in batches: features [B, F], labels int64 [B]."""
         for block in self.blocks:
-            for at in range(0, len(block.rows), batch):
-                rows = block.rows[at : at + batch]
+            for first in range(0, len(block.rows), batch):
+                rows = block.rows[first : first + batch]
                 yield block.features(rows), torch.full((len(rows),), block.label)
 
 
 def _pool(rest: _Batch | None, segments: list[tuple[Block, Int]]) -> _Batch:
-    """Read segments behind the rest of the pool before them, into memory that is filled once."""
+    """Return the rest of the previous pool followed by segments, read into one new tensor."""
     kept = 0 if rest is None else len(rest[1])
     ends = np.cumsum([kept, *(len(rows) for _, rows in segments)])
     x = torch.empty(int(ends[-1]), segments[0][0].width)
@@ -132,7 +129,7 @@ def _pool(rest: _Batch | None, segments: list[tuple[Block, Int]]) -> _Batch:
 
 
 def read_rows(settings: LabelledSettings, labelled: Labelled, *parts: Part) -> dict[Part, Rows]:
-    """Map the embeddings of the labelled samples, and sort their open frames into parts.
+    """Return the open frames of the labelled samples by part; embeddings are memory-mapped.
 
     Where a file has an annotation, open frames outside of its coding sequences are left out.
     Raises what `usable_results` and `annotated` raise, and VirnucError where a part has no open
@@ -151,30 +148,30 @@ def read_rows(settings: LabelledSettings, labelled: Labelled, *parts: Part) -> d
             kept = _coding(chunk, contig, coding)
             outside += int((~kept).sum())
             for part in parts:
-                mine = np.flatnonzero(kept & (sample.part[contig] == PARTS.index(part)))
-                blocks[part].append(Block(result.dnabert_s, result.esm2, mine, sample.label))
+                rows = np.flatnonzero(kept & (sample.part[contig] == PARTS.index(part)))
+                blocks[part].append(Block(result.dnabert_s, result.esm2, rows, sample.label))
         if failed:
             logger.warning("sample %s: %d open frames have no embedding", sample.name, failed)
         if coding:
             logger.info("sample %s: %d open frames outside of CDS left out", sample.name, outside)
-    found = {part: Rows(blocks[part]) for part in parts}
-    for part, rows in found.items():
-        for label, count in rows.by_label().items():
+    rows_of = {part: Rows(blocks[part]) for part in parts}
+    for part, part_rows in rows_of.items():
+        for label, count in part_rows.by_label().items():
             if not count:
                 raise VirnucError(
                     f"{settings.inputs.samples}: no open frame of label {label} in the {part} "
                     "part; give more groups, or name parts in the column `part`"
                 )
-    return found
+    return rows_of
 
 
 def _coding(chunk: Chunk, contig: Int, coding: dict[int, CodingSequences]) -> Bool:
-    """Tell which open frames of a chunk may be trained on: inside coding sequences, if known."""
+    """Tell which open frames [R] of a chunk are coding; all of those without annotation."""
     kept: NDArray[np.bool_] = np.ones(len(contig), bool)
     start, end = chunk.table["start"].to_numpy(), chunk.table["end"].to_numpy()
     forward = pc.starts_with(chunk.table["frame"].cast(pa.string()), "F").to_numpy()
-    for number in set(np.unique(contig).tolist()) & coding.keys():
+    for index in set(np.unique(contig).tolist()) & coding.keys():
         for strand in (1, -1):
-            mine = np.flatnonzero((contig == number) & (forward == (strand > 0)))
-            kept[mine] = coding[number].contain(strand, start[mine], end[mine])
+            rows = np.flatnonzero((contig == index) & (forward == (strand > 0)))
+            kept[rows] = coding[index].contain(strand, start[rows], end[rows])
     return kept

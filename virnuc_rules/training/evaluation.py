@@ -1,8 +1,8 @@
-"""What a bundle is worth on labelled windows and contigs: the numbers of `evaluation.json`.
+"""Measures of a bundle on labelled windows and contigs: the numbers of `evaluation.json`.
 
 Windows and contigs without a call are counted and excluded. AUROC and recall at a false positive
-rate do not depend on how common viruses are; what does is given at two prevalences, by weighting
-the labels.
+rate do not depend on the fraction of viral sequences; the other measures are given at two
+prevalences, by weighting the labels.
 """
 
 from itertools import pairwise
@@ -22,17 +22,17 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from virnuc_rules.arrays import Bool, Int
+from virnuc_rules.arrays import Int
 from virnuc_rules.report.data import LENGTHS
 from virnuc_rules.training.calibrate import balanced_weights
 from virnuc_rules.training.scored import Scored
 from virnuc_rules.vocabulary import Label
 
 PREVALENCES = {"1:1": 0.5, "1:19": 0.05}  # viral to non-viral
-MOST_FALSE = 0.01  # false positive rate at which recall is given
-MOST_GROUPS = 1000  # that are written down
-RESAMPLES = 200  # of the groups, for intervals
-_CURVE = 200  # points of a curve at most
+MAX_FALSE = 0.01  # false positive rate at which recall is given
+MAX_GROUPS = 1000  # that are written
+RESAMPLES = 200  # bootstrap samples of the groups, for intervals
+_CURVE = 200  # maximum number of points of a curve
 _BINS = 10  # of the reliability curve
 
 
@@ -41,12 +41,12 @@ class _Record(BaseModel):
 
 
 class Counts(_Record):
-    """How many there are of a label, have a call, and are called virus."""
+    """Numbers of windows or contigs of a label."""
 
     total: int
     called: int
     called_virus: int
-    failed: int  # without a call since they could not be embedded
+    failed: int  # without a call since the embedding failed
 
 
 class AtPrevalence(_Record):
@@ -60,38 +60,38 @@ class AtPrevalence(_Record):
 
 
 class Subset(_Record):
-    """A part of the windows or contigs: of some lengths, a source, or a group."""
+    """The windows or contigs of a range of lengths, a source, or a group."""
 
     name: str
-    counts: dict[Label, Counts]  # by label
-    auroc: float | None  # None without called ones of both labels
+    counts: dict[Label, Counts]
+    auroc: float | None  # None where a label has no calls
 
 
 class Ranking(_Record):
-    """How well the labels are told apart, over those with a call."""
+    """How well the scores separate the labels, over windows or contigs with a call."""
 
     auroc: float
-    auroc_interval: tuple[float, float] | None  # 95 %, groups drawn again; None: too few groups
+    auroc_interval: tuple[float, float] | None  # 95 %, bootstrap over groups; None: too few groups
     recall_at_1_percent_fpr: float
-    at: dict[str, AtPrevalence]  # by viral to non-viral
+    at: dict[str, AtPrevalence]  # by ratio of viral to non-viral
     roc: list[tuple[float, float]]  # false positive rate, recall
 
 
 class Measures(_Record):
-    """What is known of windows, or contigs."""
+    """All measures of windows, or of contigs."""
 
     counts: dict[Label, Counts]
-    recall: float | None  # of the calls; None where none of the viral ones has a call
-    false_positive_rate: float | None  # share of the non-viral ones with a call called virus
-    ranking: Ranking | None  # None where one of the labels has none with a call
+    recall: float | None  # fraction of the called viral that are called virus; None: none called
+    false_positive_rate: float | None  # the same of the called non-viral
+    ranking: Ranking | None  # None where a label has no calls
     by_length: list[Subset]  # of the contig
     by_source: list[Subset]
-    by_group: list[Subset]  # those with the most wrong calls, MOST_GROUPS of them
-    groups: int  # all
+    by_group: list[Subset]  # the MAX_GROUPS groups with the most wrong calls
+    groups: int  # number of all groups
 
 
 class Bin(_Record):
-    """Windows of about one probability: what was said, and what was true, at equal labels."""
+    """Windows of similar probability: mean prediction and viral fraction, at balanced labels."""
 
     predicted: float
     observed: float
@@ -99,7 +99,7 @@ class Bin(_Record):
 
 
 class Reliability(_Record):
-    """Whether probabilities are what they say, labels weighing the same."""
+    """How well probabilities agree with the labels; both labels have the same total weight."""
 
     calibrated: bool  # False: of raw scores, score_virus / (score_virus + score_non_viral)
     brier: float
@@ -125,40 +125,35 @@ def measure(scored: Scored, sources: list[str], groups: list[str]) -> Measures:
         ranking=_ranking(called) if None not in rates.values() else None,
         by_length=_subsets(scored, size, ranges),
         by_source=_subsets(scored, scored.sample, sources),
-        by_group=_subsets(scored, scored.group, groups, MOST_GROUPS),
+        by_group=_subsets(scored, scored.group, groups, MAX_GROUPS),
         groups=len(np.unique(scored.group)),
     )
 
 
 def _ranking(called: Scored) -> Ranking:
-    # All points: where many scores are equal, a thinned curve jumps over the one that is wanted.
+    # All points: with many equal scores, a thinned curve may lack the point that is needed.
     fpr, tpr, _ = roc_curve(called.virus, called.score, drop_intermediate=False)
     return Ranking(
         auroc=roc_auc_score(called.virus, called.score),
         auroc_interval=_interval(called),
-        recall_at_1_percent_fpr=float(tpr[fpr <= MOST_FALSE].max()),
-        at={name: _at(called, share) for name, share in PREVALENCES.items()},
+        recall_at_1_percent_fpr=float(tpr[fpr <= MAX_FALSE].max()),
+        at={name: _at(called, prevalence) for name, prevalence in PREVALENCES.items()},
         roc=_thinned(fpr, tpr),
     )
 
 
-def _counts(scored: Scored, index: Int, number: int) -> list[dict[Label, Counts]]:
-    """Count those of each index below `number`, by label."""
-    kinds = (np.ones(len(index), bool), scored.called, scored.call, scored.failed)
-    table = np.array(
-        [
-            [np.bincount(index[(scored.virus == label) & kind], minlength=number) for kind in kinds]
-            for label in (False, True)
-        ]
-    ).transpose(2, 0, 1)  # [number, label, kind]
-    names = ("total", "called", "called_virus", "failed")
-    return [
-        {
-            label: Counts(**dict(zip(names, row, strict=True)))
-            for label, row in zip(Label, rows, strict=True)
-        }
-        for rows in table.tolist()
-    ]
+def _counts(scored: Scored, index: Int, subsets: int) -> list[dict[Label, Counts]]:
+    """Count by subset and label; `index` [N] is the subset of each window or contig."""
+    counts: list[dict[Label, Counts]] = [{} for _ in range(subsets)]
+    masks = {"called": scored.called, "called_virus": scored.call, "failed": scored.failed}
+    for label in Label:
+        of_label = scored.virus == bool(label.code)
+        table = {"total": np.bincount(index[of_label], minlength=subsets).tolist()}
+        for name, mask in masks.items():
+            table[name] = np.bincount(index[of_label & mask], minlength=subsets).tolist()
+        for subset, row in enumerate(zip(*table.values(), strict=True)):
+            counts[subset][label] = Counts(**dict(zip(table, row, strict=True)))
+    return counts
 
 
 def _at(called: Scored, prevalence: float) -> AtPrevalence:
@@ -174,55 +169,55 @@ def _at(called: Scored, prevalence: float) -> AtPrevalence:
 
 
 def _interval(called: Scored) -> tuple[float, float] | None:
-    """Return the 95 % interval of AUROC when groups, not windows, are drawn again.
+    """Return the 95 % interval of AUROC by a bootstrap over groups.
 
-    Windows of a genome are alike: to draw single ones again would make the interval too narrow.
+    Windows of a genome are similar: a bootstrap over windows would give too narrow an interval.
     """
-    group = np.unique(called.group, return_inverse=True)[1]
-    number = int(group.max()) + 1
+    names, group = np.unique(called.group, return_inverse=True)
     of_label = [np.unique(group[called.virus == label]) for label in (False, True)]
-    if min(len(mine) for mine in of_label) < 2:
+    if min(map(len, of_label)) < 2:
         return None
     draw = np.random.default_rng(0)
-    found = []
+    aurocs = []
     for _ in range(RESAMPLES):
-        drawn = [draw.choice(mine, len(mine)) for mine in of_label]
-        times = [np.bincount(mine, minlength=number)[group] for mine in drawn]
+        drawn = [draw.choice(groups, len(groups)) for groups in of_label]
+        times = [np.bincount(groups, minlength=len(names))[group] for groups in drawn]
         weights = np.where(called.virus, times[1], times[0]).astype(float)
-        found.append(roc_auc_score(called.virus, called.score, sample_weight=weights))
-    low, high = np.quantile(found, [0.025, 0.975])
+        aurocs.append(roc_auc_score(called.virus, called.score, sample_weight=weights))
+    low, high = np.quantile(aurocs, [0.025, 0.975])
     return float(low), float(high)
 
 
-def _subsets(scored: Scored, index: Int, names: list[str], most: int | None = None) -> list[Subset]:
-    """Return the subsets of the same index that are not empty; with `most`, the worst of them."""
+def _subsets(
+    scored: Scored, index: Int, names: list[str], maximum: int | None = None
+) -> list[Subset]:
+    """Return the subsets that are not empty; with `maximum`, those with the most wrong calls."""
     counts = _counts(scored, index, len(names))
-    chosen = [n for n in range(len(names)) if any(each.total for each in counts[n].values())]
-    if most is not None:
-        chosen = sorted(chosen, key=lambda number: -_wrong_calls(counts[number]))[:most]
     order = np.argsort(index, kind="stable")
-    ends = np.searchsorted(index[order], np.arange(len(names) + 1))
+    rows = np.split(order, np.searchsorted(index[order], np.arange(1, len(names))))
+    chosen = [subset for subset in range(len(names)) if len(rows[subset])]
+    if maximum is not None:
+        chosen = sorted(chosen, key=lambda subset: -_wrong_calls(counts[subset]))[:maximum]
     return [
         Subset(
-            name=names[number],
-            counts=counts[number],
-            auroc=_auroc(scored, order[ends[number] : ends[number + 1]], counts[number]),
+            name=names[subset],
+            counts=counts[subset],
+            auroc=_auroc(scored.where(rows[subset]), counts[subset]),
         )
-        for number in chosen
+        for subset in chosen
     ]
 
 
 def _wrong_calls(counts: dict[Label, Counts]) -> int:
-    """Return how many calls differ from the label."""
+    """Return the number of calls that differ from the label."""
     viral, non_viral = counts[Label.VIRUS], counts[Label.NON_VIRAL]
     return viral.called - viral.called_virus + non_viral.called_virus
 
 
-def _auroc(scored: Scored, rows: Int, counts: dict[Label, Counts]) -> float | None:
+def _auroc(scored: Scored, counts: dict[Label, Counts]) -> float | None:
     if not all(each.called for each in counts.values()):
         return None
-    part = scored.where(rows)
-    called = part.where(part.called)
+    called = scored.where(scored.called)
     return float(roc_auc_score(called.virus, called.score))
 
 
@@ -234,12 +229,11 @@ def _thinned(x: NDArray[Any], y: NDArray[Any]) -> list[tuple[float, float]]:
 def reliability(
     scored: Scored, probability: NDArray[np.float64] | None = None
 ) -> Reliability | None:
-    """Compare probabilities [N] of windows at equal labels with what is true of them.
+    """Compare probabilities [N] of windows, by default the raw scores, with the labels.
 
-    Without any, those that raw scores are if they are taken at their word. None where one of the
-    labels has no window with a call.
+    Both labels have the same total weight. None where a label has no window with a call.
     """
-    called: Bool = scored.called
+    called = scored.called
     virus = scored.virus[called]
     if virus.all() or not virus.any():
         return None
@@ -247,15 +241,12 @@ def reliability(
     p, weights = p[called], balanced_weights(virus)
     index = np.minimum((p * _BINS).astype(int), _BINS - 1)
     bins, error = [], 0.0
-    for number in range(_BINS):
-        mine = index == number
-        if mine.any():
-            share = float(weights[mine].sum())
-            predicted, observed = (
-                float(np.average(values[mine], weights=weights[mine])) for values in (p, virus)
-            )
-            error += share * abs(predicted - observed)
-            bins.append(Bin(predicted=predicted, observed=observed, windows=int(mine.sum())))
+    for inside in (index == each for each in np.unique(index)):
+        predicted, observed = (
+            float(np.average(values[inside], weights=weights[inside])) for values in (p, virus)
+        )
+        error += float(weights[inside].sum()) * abs(predicted - observed)
+        bins.append(Bin(predicted=predicted, observed=observed, windows=int(inside.sum())))
     return Reliability(
         calibrated=probability is not None,
         brier=brier_score_loss(virus, p, sample_weight=weights),

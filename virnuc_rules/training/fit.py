@@ -1,4 +1,4 @@
-"""Fitting the classifier: gradient descent on the training part, stopped by the validation part."""
+"""Fit the classifier: gradient descent on the train part, stopped by the validation part."""
 
 import copy
 import logging
@@ -18,12 +18,12 @@ from virnuc_rules.training.dataset import Rows
 
 logger = logging.getLogger(__name__)
 
-_MANY = 4096  # rows at once where no gradient is wanted
+_BATCH = 4096  # rows at once without gradients
 
 
 @dataclass(slots=True)
 class Fitted:
-    """A classifier with the weights of its best epoch, and how it came to them."""
+    """A classifier with the weights of its best epoch, and the losses on the way."""
 
     network: MLPClassifier
     best_epoch: int = 0  # from 1
@@ -31,13 +31,11 @@ class Fitted:
 
 
 def fit(train: Rows, validation: Rows, recipe: Fitting, seed: int, device: torch.device) -> Fitted:
-    """Fit a classifier to the features of open frames, both labels weighing the same.
+    """Fit a classifier to the features of open frames; both labels have the same total weight.
 
-    The same recipe, seed, rows and device type give the same weights.
-
-    The loss is the cross-entropy, each label's share of it weighted to one half; the best epoch
-    is that of the smallest loss on the validation rows. Raises VirnucError where the loss is not
-    finite.
+    The loss is the weighted cross-entropy; the best epoch has the minimum loss on the validation
+    rows. The same recipe, seed, rows and device type give the same weights. Raises VirnucError
+    where the loss is not finite.
     """
     torch.use_deterministic_algorithms(True)
     draw = np.random.default_rng(seed)
@@ -58,7 +56,7 @@ def fit(train: Rows, validation: Rows, recipe: Fitting, seed: int, device: torch
                 raise VirnucError(f"epoch {epoch}: the loss is not finite; lower `learning_rate`")
             fitted.losses.append(losses)
             if losses["validation"] <= min(before["validation"] for before in fitted.losses):
-                # A copy: what `state_dict` returns goes on changing with the network.
+                # A copy: the tensors of `state_dict` change with the network.
                 best = copy.deepcopy(fitted.network.state_dict())
                 fitted.best_epoch = epoch
             elif epoch - fitted.best_epoch >= recipe.patience:
@@ -69,7 +67,7 @@ def fit(train: Rows, validation: Rows, recipe: Fitting, seed: int, device: torch
 
 
 def _new_network(width: int, recipe: Fitting) -> MLPClassifier:
-    """Draw a network as upstream does: Xavier's uniform weights, torch's biases."""
+    """Initialize as upstream does: Xavier's uniform weights, torch's default biases."""
     shape = ClassifierShape(features=width, hidden=recipe.hidden)
     network = MLPClassifier(shape, recipe.dropout)
     nn.init.xavier_uniform_(network.hidden_layer.weight)
@@ -78,15 +76,14 @@ def _new_network(width: int, recipe: Fitting) -> MLPClassifier:
 
 
 def _weights(y: Tensor, rows: Rows) -> Tensor:
-    """Return weights that add up to one half for each label over all rows."""
-    of_label = torch.from_numpy(0.5 / rows.counts).float().to(y.device)
-    return of_label[y]
+    """Return weights that sum to one half for each label over all rows."""
+    return torch.from_numpy(0.5 / rows.counts).float().to(y.device)[y]
 
 
 def _step(
     network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, rows: Rows
 ) -> float:
-    """Take one step; return the batch's share of the loss over all rows."""
+    """Take one step; return what the batch adds to the loss over all rows."""
     network.train()
     optimizer.zero_grad()
     loss = (F.cross_entropy(network(x), y, reduction="none") * _weights(y, rows)).sum()
@@ -97,10 +94,10 @@ def _step(
 
 @torch.inference_mode()
 def mean_loss(network: nn.Module, rows: Rows, device: torch.device) -> float:
-    """Return the loss over all rows, each label weighing one half."""
+    """Return the loss over all rows; each label has a total weight of one half."""
     network.eval()
     total = 0.0
-    for x, y in rows.in_order(_MANY):
+    for x, y in rows.in_order(_BATCH):
         x, y = x.to(device), y.to(device)
         losses = F.cross_entropy(network(x), y, reduction="none")
         total += (losses * _weights(y, rows)).sum().item()

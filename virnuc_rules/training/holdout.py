@@ -1,4 +1,4 @@
-"""Which labelled files a classifier, or a calibration, has seen: what is held out, and what not."""
+"""Which labelled files a classifier, or a calibration, was fitted to, and which are held out."""
 
 import hashlib
 
@@ -11,34 +11,34 @@ from virnuc_rules.training.split import PARTS
 
 def files_of(labelled: Labelled) -> list[Seen]:
     """Describe the files of labelled samples: their content, and how they are split."""
-    found = []
+    files = []
     for sample in labelled.samples:
         manifest = sample.manifest
-        named = zip(manifest.sources, manifest.sources_sha256, strict=True)
-        for number, (file, sha256) in enumerate(named):
-            parts = np.ascontiguousarray(sample.part[sample.source == number])
+        hashed = zip(manifest.sources, manifest.sources_sha256, strict=True)
+        for source, (file, sha256) in enumerate(hashed):
+            parts = np.ascontiguousarray(sample.part[sample.source == source])
             split = hashlib.sha256(parts.tobytes()).hexdigest()
-            found.append(Seen(sample=sample.name, file=file, sha256=sha256, split=split))
-    return found
+            files.append(Seen(sample=sample.name, file=file, sha256=sha256, split=split))
+    return files
 
 
 def parts_of(part: str) -> set[str]:
-    """Return the parts that are meant by the name of one, or by `all`."""
+    """Return the parts that a part's name, or `all`, stands for."""
     return set(PARTS) if part == "all" else {part}
 
 
 def not_held_out(data: list[Seen], used: set[str], labelled: Labelled, part: str) -> list[str]:
-    """Return the files that were seen, in `data`, and are not held out from it now.
+    """Return the files of `labelled` whose `part` is not held out from a fit.
 
-    `used` are the parts that were seen. A part is held out if it is none of them and the file is
-    split as it was then. Files are known by their bytes: the same sequences, packed otherwise or
-    under other names, are not found.
+    data: the files that it was fitted to; used: the parts of them. A part is held out if it was not
+    used and the file is still split in the same way. Files are compared by their bytes: the same
+    sequences, compressed in another way or with other names, are not recognized.
     """
-    wanted = parts_of(part)
-    splits = {(each.sha256, each.split) for each in data}
-    known = {each.sha256 for each in data}
+    overlap = parts_of(part) & used
+    splits = {(file.sha256, file.split) for file in data}
+    hashes = {file.sha256 for file in data}
     return [
         now.file
         for now in files_of(labelled)
-        if now.sha256 in known and (wanted & used or (now.sha256, now.split) not in splits)
+        if now.sha256 in hashes and (overlap or (now.sha256, now.split) not in splits)
     ]

@@ -8,12 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Int
+from virnuc_rules.chunking import format as chunk_format
 from virnuc_rules.chunking.format import (
     Manifest,
-    contig_indices,
-    contig_lengths,
-    read_manifest,
-    read_table,
 )
 from virnuc_rules.config.model import LabelledSettings
 from virnuc_rules.config.run_folder import ChunkFolder, RunFolder
@@ -51,12 +48,11 @@ class Labelled:
 def read_labelled(settings: LabelledSettings) -> Labelled:
     """Read the labelled sheet and the chunk folders of its samples.
 
-    Raises VirnucError for a sheet or table that is wrong, a record without a group, a group that
-    the sheet puts into two parts, and a file that has both labels; ChunkError for a sample that is
-    not chunked.
+    Raises VirnucError for a wrong sheet or table, a record without a group, a group in two parts,
+    and a file with both labels; ChunkError for a sample that is not chunked.
     """
     sheet = settings.inputs.samples
-    names: dict[str, int] = {}  # groups, by their index
+    names: dict[str, int] = {}  # index of each group, by its name
     samples = [
         _read_sample(settings, name, files, names)
         for name, files in read_labelled_sheet(sheet).items()
@@ -70,9 +66,8 @@ def _check_labels(samples: list[LabelledSample], sheet: Path) -> None:
     """Raise VirnucError where the same file has both labels."""
     labels: dict[str, int] = {}
     for sample in samples:
-        for file, sha256 in zip(
-            sample.manifest.sources, sample.manifest.sources_sha256, strict=True
-        ):
+        manifest = sample.manifest
+        for file, sha256 in zip(manifest.sources, manifest.sources_sha256, strict=True):
             if labels.setdefault(sha256, sample.label) != sample.label:
                 raise VirnucError(f"{sheet}: {file} has both labels; give it one")
 
@@ -81,27 +76,28 @@ def _read_sample(
     settings: LabelledSettings, name: str, sheet: dict[str, LabelledFile], names: dict[str, int]
 ) -> LabelledSample:
     folder = RunFolder(settings.run.results).chunks(name)
-    manifest = read_manifest(folder)
+    manifest = chunk_format.read_manifest(folder)
     if differing := sorted(set(manifest.sources) ^ set(sheet)):
         raise VirnucError(
             f"{settings.inputs.samples}: sample {name}: {differing[0]} is not both in the sheet "
             "and in what was chunked; run `chunk` again"
         )
     files = [sheet[source] for source in manifest.sources]
-    length, window_contig = contig_lengths(folder, manifest), contig_indices(folder, manifest)
-    tables = list(read_table(folder.contigs))
+    length = chunk_format.contig_lengths(folder, manifest)
+    window_contig = chunk_format.contig_indices(folder, manifest)
+    tables = list(chunk_format.read_table(folder.contigs))
     ids = [contig for table in tables for contig in table["contig"].to_pylist()]
     source = np.concatenate([table["source"].to_numpy() for table in tables])
     group = np.empty(len(ids), np.int64)
-    for number, (contig, file) in enumerate(zip(ids, source.tolist(), strict=True)):
+    for index, (contig, file) in enumerate(zip(ids, source.tolist(), strict=True)):
         try:
-            known = files[file].group_of(contig)
+            group_name = files[file].group_of(contig)
         except KeyError:
             raise VirnucError(
                 f"{settings.inputs.samples}: sample {name}: {manifest.sources[file]}: record "
                 f'"{contig}" has no group; add it to the table of groups'
             ) from None
-        group[number] = names.setdefault(known, len(names))
+        group[index] = names.setdefault(group_name, len(names))
     part = np.full(len(ids), -1, np.int8)
     return LabelledSample(
         name, files[0].label, folder, manifest, ids, length, source, group, part,
@@ -110,24 +106,22 @@ def _read_sample(
 
 
 def _split(samples: list[LabelledSample], groups: list[str], seed: int, sheet: Path) -> None:
-    """Give each contig the part of its group: the one that the sheet gives it, or by its hash."""
+    """Set the part of each contig: that of the sheet, or else by the hash of its group."""
     given: dict[int, Part] = {}
     for sample in samples:
-        for number, file in enumerate(sample.files):
+        for source, file in enumerate(sample.files):
             if file.part is None:
                 continue
-            for group in np.unique(sample.group[sample.source == number]).tolist():
+            for group in np.unique(sample.group[sample.source == source]).tolist():
                 if given.setdefault(group, file.part) != file.part:
                     raise VirnucError(
                         f"{sheet}: group {groups[group]} is in two parts, {given[group]} and "
                         f"{file.part}; keep a group together"
                     )
-    parts = np.array(
-        [PARTS.index(given.get(i) or part_of(group, seed)) for i, group in enumerate(groups)],
-        np.int8,
-    )
+    parts = (given.get(index) or part_of(group, seed) for index, group in enumerate(groups))
+    codes = np.array([PARTS.index(part) for part in parts], np.int8)
     for sample in samples:
-        sample.part[:] = parts[sample.group]
+        sample.part[:] = codes[sample.group]
 
 
 def annotated(sample: LabelledSample) -> Iterator[tuple[int, CodingSequences]]:
@@ -135,14 +129,14 @@ def annotated(sample: LabelledSample) -> Iterator[tuple[int, CodingSequences]]:
 
     Raises InputError for an annotation that cannot be read, or that lacks a record of the file.
     """
-    read = {file.genbank: read_genbank(file.genbank) for file in sample.files if file.genbank}
-    for number, file in enumerate(sample.files):
+    records = {file.genbank: read_genbank(file.genbank) for file in sample.files if file.genbank}
+    for source, file in enumerate(sample.files):
         if file.genbank:
-            for contig in np.flatnonzero(sample.source == number).tolist():
-                coding = read[file.genbank].get(sample.ids[contig])
+            for contig in np.flatnonzero(sample.source == source).tolist():
+                coding = records[file.genbank].get(sample.ids[contig])
                 if coding is None:
                     raise InputError(
                         f'{file.genbank}: no record "{sample.ids[contig]}", which '
-                        f"{sample.manifest.sources[number]} has; add it, or leave `genbank` empty"
+                        f"{sample.manifest.sources[source]} has; add it, or leave `genbank` empty"
                     )
                 yield contig, coding

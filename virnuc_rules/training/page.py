@@ -1,4 +1,4 @@
-"""`evaluation.json` and `evaluation.html`: an evaluation with where it comes from."""
+"""`evaluation.json` and `evaluation.html`: an evaluation with its provenance."""
 
 import io
 from datetime import datetime
@@ -18,7 +18,7 @@ from virnuc_rules.report.page import page_environment
 from virnuc_rules.training.evaluation import Measures, Reliability
 from virnuc_rules.vocabulary import Call
 
-_MOST_GROUPS = 20  # that are listed
+_MAX_GROUPS = 20  # in the list
 
 
 class Evaluation(BaseModel):
@@ -35,8 +35,8 @@ class Evaluation(BaseModel):
     files: list[Seen]
     part: str
     seed: int
-    trained_on: list[str]  # files that the classifier has seen and that are not held out
-    calibrated_on: list[str]  # the same of the calibration
+    trained_on: list[str]  # files that the classifier was trained on, not held out
+    calibrated_on: list[str]  # files that the calibration was fitted to, not held out
     embeddings: str  # in which precision, on which type of device
     versions: dict[str, str]
     windows: Measures
@@ -51,15 +51,15 @@ def write_evaluation(evaluation: Evaluation, page: Path) -> None:
     if page.suffix != ".html":
         raise VirnucError(f"{page}: an evaluation is an HTML page; give a name that ends in .html")
     template = page_environment().get_template("evaluation.html")
-    figure = Markup(_figure(evaluation))  # noqa: S704 - drawn here, of numbers
+    figure = Markup(_figure(evaluation))  # noqa: S704 - made by `_figure`, from numbers
     with replacing(evaluation_json(page)) as handle:
         handle.write(evaluation.model_dump_json(indent=1) + "\n")
     with replacing(page) as handle:
-        handle.write(template.render(it=evaluation, figure=figure, most_groups=_MOST_GROUPS))
+        handle.write(template.render(it=evaluation, figure=figure, max_groups=_MAX_GROUPS))
 
 
 def _figure(evaluation: Evaluation) -> str:
-    """Draw the curves; the text of an SVG element."""
+    """Draw the curves; return the text of an SVG element."""
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4))
         _roc(left, evaluation)
@@ -82,16 +82,17 @@ def _roc(axes: Any, evaluation: Evaluation) -> None:
         axes.legend(frameon=False, loc="lower right")
 
 
-def _reliability(axes: Any, found: Reliability | None) -> None:
+def _reliability(axes: Any, reliability: Reliability | None) -> None:
     axes.plot([0, 1], [0, 1], color=COLORS[Call.NO_CALL], linewidth=0.8)
-    if found:
-        predicted = [each.predicted for each in found.bins]
-        observed = [each.observed for each in found.bins]
+    if reliability:
+        predicted = [each.predicted for each in reliability.bins]
+        observed = [each.observed for each in reliability.bins]
         axes.plot(predicted, observed, "o-", color=COLORS[Call.VIRUS], markersize=4)
+    calibrated = reliability is not None and reliability.calibrated
     axes.set(
-        xlabel="probability of windows" if found and found.calibrated else "raw score of windows",
-        ylabel="share that is viral",
-        title="Reliability, labels weighing the same",
+        xlabel="probability of windows" if calibrated else "raw score of windows",
+        ylabel="viral fraction",
+        title="Reliability, labels balanced",
         xlim=(0, 1),
         ylim=(0, 1),
     )

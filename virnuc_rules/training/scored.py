@@ -1,8 +1,7 @@
-"""Labelled windows and contigs with their scores and calls: what is calibrated and evaluated."""
+"""Labelled windows and contigs with scores and calls, to calibrate and to evaluate with."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -15,16 +14,12 @@ from virnuc_rules.config.model import Calling, LabelledSettings
 from virnuc_rules.embedding.embedding_file import Computation
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.prediction.contig_calls import (
-    WindowCalls,
-    contig_calls,
-    viral_regions,
-)
+from virnuc_rules.prediction.contig_calls import WindowCalls, contig_calls, viral_regions
 from virnuc_rules.prediction.scored_chunks import scored_chunks
 from virnuc_rules.prediction.window_calls import Consensus
 from virnuc_rules.progress import progress
 from virnuc_rules.training.labelled import Labelled, LabelledSample
-from virnuc_rules.training.split import PARTS, Part
+from virnuc_rules.training.split import PARTS, Parts
 from virnuc_rules.vocabulary import NO_REASON, Call, Reason
 
 
@@ -33,9 +28,9 @@ class Scored:
     """N windows, or N contigs, of labelled samples."""
 
     virus: Bool  # [N] label: True is virus
-    score: Float  # [N] what they are ranked by; NaN: no call
+    score: Float  # [N] for ranking; NaN: no call
     call: Bool  # [N] called virus; False also where there is no call
-    failed: Bool  # [N] no call since something of it could not be embedded
+    failed: Bool  # [N] no call since an open frame could not be embedded
     sample: Int  # [N] index of the sample
     group: Int  # [N] index of the group
     length: Int  # [N] bases of the contig
@@ -46,19 +41,14 @@ class Scored:
         return ~np.isnan(self.score)
 
     def where(self, rows: Bool | Int) -> "Scored":
-        """Return those of a mask [N], or of row numbers."""
-        return Scored(*(column[rows] for column in self._columns()))
+        """Return the rows of a mask [N], or of indices."""
+        return Scored(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @classmethod
-    def joined(cls, parts: Iterable[Self]) -> Self:
-        """Return all of several parts, in their order."""
-        return cls(*map(np.concatenate, zip(*(part._columns() for part in parts), strict=True)))
-
-    def _columns(self) -> tuple[Any, ...]:
-        """Return what the constructor takes."""
-        return (
-            self.virus, self.score, self.call, self.failed, self.sample, self.group, self.length
-        )  # fmt: skip
+    def joined(cls, parts: list[Self]) -> Self:
+        """Concatenate several parts."""
+        names = [field.name for field in fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +61,7 @@ class Scores:
 
 
 def score_labelled(
-    settings: LabelledSettings, bundle: Bundle, labelled: Labelled, part: Part | Literal["all"]
+    settings: LabelledSettings, bundle: Bundle, labelled: Labelled, part: Parts
 ) -> Scores:
     """Score the embedded windows of labelled samples, and their contigs.
 
@@ -80,22 +70,26 @@ def score_labelled(
     """
     torch.set_num_threads(settings.compute.threads)
     computed: set[Computation] = set()
-    found = [
-        _score(settings, bundle, number, sample, part, computed)
-        for number, sample in enumerate(labelled.samples)
-    ]
-    windows, contigs = zip(*found, strict=True)
+    windows, contigs = [], []
+    for index, sample in enumerate(labelled.samples):
+        of_windows, of_contigs = _score(settings, bundle, index, sample, computed)
+        windows.append(_in_part(of_windows, sample.part[sample.window_contig], part))
+        contigs.append(_in_part(of_contigs, sample.part, part))
     return Scores(Scored.joined(windows), Scored.joined(contigs), computed)
+
+
+def _in_part(scored: Scored, parts: NDArray[np.int8], part: Parts) -> Scored:
+    return scored if part == "all" else scored.where(parts == PARTS.index(part))
 
 
 def _score(
     settings: LabelledSettings,
     bundle: Bundle,
-    number: int,
+    index: int,
     sample: LabelledSample,
-    part: Part | Literal["all"],
     computed: set[Computation],
 ) -> tuple[Scored, Scored]:
+    """Score all windows and all contigs of a sample."""
     consensus = Consensus.empty(sample.manifest.windows)
     tasks = list(Tasks.of(settings.run, settings.embedding).of_sample(sample.name))
     classifier = bundle.open_classifier()
@@ -104,42 +98,33 @@ def _score(
             consensus.add_chunk(chunk)
             advance(len(chunk.window_row))
     calls = _contig_calls(settings.calling, sample, consensus)
-    contig = sample.window_contig
-
-    def scored(score: Float, call: Bool, failed: Bool, contig: Int) -> Scored:
-        everything = Scored(
-            virus=np.full(len(contig), bool(sample.label)),
-            score=score,
-            call=call,
-            failed=failed,
-            sample=np.full(len(contig), number),
-            group=sample.group[contig],
-            length=sample.length[contig],
-        )
-        if part == "all":
-            return everything
-        return everything.where(sample.part[contig] == PARTS.index(part))
-
     mean = np.where(calls["call"] == Call.NO_CALL, np.float32(np.nan), calls["score_mean"])
-    return (
-        scored(consensus.margin, consensus.virus, consensus.failed, contig),
-        scored(
-            mean,
-            calls["call"] == Call.VIRUS,
-            calls["reason"] == Reason.EMBEDDING_FAILED,
-            np.arange(len(sample.length)),
-        ),
+    contigs = Scored(
+        virus=np.full(len(mean), bool(sample.label)),
+        score=mean,
+        call=calls["call"] == Call.VIRUS,
+        failed=calls["reason"] == Reason.EMBEDDING_FAILED,
+        sample=np.full(len(mean), index),
+        group=sample.group,
+        length=sample.length,
     )
+    windows = replace(
+        contigs.where(sample.window_contig),
+        score=consensus.margin,
+        call=consensus.virus,
+        failed=consensus.failed,
+    )
+    return windows, contigs
 
 
 def _contig_calls(
     calling: Calling, sample: LabelledSample, consensus: Consensus
 ) -> dict[str, NDArray[np.generic]]:
     """Return the columns of the contig table, as `predict` computes them."""
-    places = [table.select(["start", "end"]) for table in read_table(sample.folder.windows)]
-    start, end = (column.to_numpy() for column in pa.concat_tables(places).columns)
-    failed, closed = Reason.EMBEDDING_FAILED.code, Reason.NO_OPEN_FRAME.code
-    reason = np.where(consensus.called, NO_REASON, np.where(consensus.failed, failed, closed))
+    positions = [table.select(["start", "end"]) for table in read_table(sample.folder.windows)]
+    start, end = (column.to_numpy() for column in pa.concat_tables(positions).columns)
+    failed, not_open = Reason.EMBEDDING_FAILED.code, Reason.NO_OPEN_FRAME.code
+    reason = np.where(consensus.called, NO_REASON, np.where(consensus.failed, failed, not_open))
     windows = WindowCalls(
         contig=sample.window_contig,
         start=start,

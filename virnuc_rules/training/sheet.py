@@ -1,9 +1,8 @@
-"""The sheet of labelled sequences: a sample sheet with what is known of each file beside it."""
+"""The labelled sheet: a sample sheet with label, group, annotation and part of each file."""
 
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from virnuc_rules.config.labels import read_label
 from virnuc_rules.config.sheet import Row, read_pairs, read_sheet
@@ -16,14 +15,14 @@ _COLUMNS = {"sample", "path", "label", "labels", "group", "groups", "genbank", "
 
 @dataclass(frozen=True, slots=True)
 class LabelledFile:
-    """What the sheet says of one file of sequences."""
+    """The cells of the sheet for one file of sequences."""
 
     label: int  # code of a Label
-    group: str  # of all its records; empty: see `groups`
+    group: str  # of all records of the file; empty: see `groups`
     groups_file: Path | None
-    groups: dict[str, str] | None  # of each record by its id; None: each record is a group
-    genbank: Path | None  # annotation of its records
-    part: Part | None  # of all its records; None: by the hash of the group
+    groups: dict[str, str] | None  # group of each record, by id; None: each record is a group
+    genbank: Path | None  # annotation of the records
+    part: Part | None  # of all records; None: by the hash of the group
 
     def group_of(self, contig: str) -> str:
         """Return the group of a record. Raises KeyError where the table of groups lacks it."""
@@ -36,7 +35,7 @@ LabelledSheet = dict[str, dict[str, LabelledFile]]  # by sample, by the file's n
 
 
 def read_labelled_sheet(path: Path) -> LabelledSheet:
-    """Read a sample sheet that also has `label`, perhaps `group`, `groups`, `genbank` and `part`.
+    """Read a sample sheet with `label`, and optionally `group`, `groups`, `genbank` and `part`.
 
     See config/README.md. Raises VirnucError with file, line and fix.
     """
@@ -44,20 +43,20 @@ def read_labelled_sheet(path: Path) -> LabelledSheet:
     if "label" not in sheet.table.columns:
         raise VirnucError(f"{path}: line 1: a column 'label' is needed: {' or '.join(Label)}")
     if unknown := sorted(set(sheet.table.columns) - _COLUMNS):
-        raise VirnucError(  # a misspelt `groups` would tear genomes apart
+        raise VirnucError(  # a misspelt `groups` would split genomes
             f"{path}: line 1: column {unknown[0]!r} is not known; known are "
             f"{', '.join(sorted(_COLUMNS))}"
         )
     labelled: LabelledSheet = defaultdict(dict)
     for row in sheet.rows:
-        known = _labelled(row)
+        labelled_file = _labelled(row)
         files = labelled[row.sample]
-        if any(other.label != known.label for other in files.values()):
+        if any(file.label != labelled_file.label for file in files.values()):
             raise VirnucError(
                 f"{row.where}: sample {row.sample} has files of both labels; give each label a "
                 "sample of its own"
             )
-        files.update(dict.fromkeys(map(str, row.files), known))
+        files.update(dict.fromkeys(map(str, row.files), labelled_file))
     return dict(labelled)
 
 
@@ -74,12 +73,12 @@ def _labelled(row: Row) -> LabelledFile:
         groups_file=groups,
         groups=read_pairs(groups, "id", "group") if groups else None,
         genbank=row.path("genbank"),
-        part=next((known for known in get_args(Part) if known == part), None),
+        part=next((name for name in PARTS if name == part), None),
     )
 
 
 def tables_beside(sheet: LabelledSheet) -> list[Path]:
     """Return the tables of groups and the annotations that a sheet names, each once."""
     files = [file for sample in sheet.values() for file in sample.values()]
-    found = [path for file in files for path in (file.groups_file, file.genbank) if path]
-    return list(dict.fromkeys(found))
+    paths = (path for file in files for path in (file.groups_file, file.genbank) if path)
+    return list(dict.fromkeys(paths))

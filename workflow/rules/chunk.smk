@@ -15,7 +15,7 @@ rule chunk:
     params:
         out=lambda wildcards: FOLDER.chunks(wildcards.sample).path,
         options=options("chunk"),
-        version=__version__,  # a new library chunks anew: Snakemake does not see its code
+        version=__version__,  # chunk again with a new library: Snakemake does not see its code
     shell:
         "virnuc-rules chunk --sample {wildcards.sample:q} --out {params.out:q} {params.options}"
         " --log {log:q} -- {input.files:q}"

@@ -1,4 +1,4 @@
-# The checked config, the samples, and what several rules share.
+# The checked config, the samples, and functions that several rules use.
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -30,9 +30,7 @@ try:
     CONFIG = with_window(check_config(config))
     SHEET = read_sheet(CONFIG.inputs.samples)
     SAMPLES = SHEET.samples
-    if (
-        workflow.is_main_process
-    ):  # jobs read this file too, and need not check it all again
+    if workflow.is_main_process:  # jobs also read this file, and need no second check
         check_inputs(CONFIG, SAMPLES)
         read_controls(SHEET)
 except VirnucError as error:
@@ -41,7 +39,7 @@ except VirnucError as error:
 FOLDER, STAMPS = RunFolder(CONFIG.run.results), stamp_folder(CONFIG)
 BUNDLE = CONFIG.run.bundle / CARD
 MANIFEST, TABLES = FOLDER.chunks("{sample}").manifest, FOLDER.sample("{sample}")
-# `models.smk` is left out where there is a bundle: to make it again, Snakemake would delete it.
+# `models.smk` is left out where a bundle exists: Snakemake would delete it to make it again.
 BUNDLE_IS_THERE = is_bundle(CONFIG.run.bundle)
 
 
@@ -67,8 +65,8 @@ def options(command):
 def from_card(field):
     """A param that changes with the bundle.
 
-    A function of no input: Snakemake compares only such with those of the last run. It asks again
-    just before a job starts, when a bundle that is made in this run is there.
+    A function without `input`: Snakemake compares only such params with those of the last run. It
+    calls the function again just before a job starts, when a bundle made in this run exists.
     """
 
     def value(wildcards):
@@ -80,7 +78,7 @@ def from_card(field):
 
 
 def stamps(samples):
-    """The stamps that say that the chunks of samples are embedded."""
+    """The stamps of the jobs that embed the chunks of samples."""
     if CONFIG.workflow.persistent_models:
         workers = range(CONFIG.workflow.workers)
         return expand(STAMPS / "worker_{worker}.txt", worker=workers)
@@ -104,7 +102,7 @@ def all_embedded(wildcards):
 
 
 def sheet_and_tables(wildcards):
-    """The labelled sheet and what it names: what is wrong with it is said before anything runs."""
+    """The labelled sheet and the tables that it names; errors in it stop the run at the start."""
     sheet = CONFIG.inputs.samples
     try:
         return [sheet, *tables_beside(read_labelled_sheet(sheet))]

@@ -1,9 +1,9 @@
-# Without persistent models: a job for each chunk, which loads the models itself. The reference.
+# Without persistent models: a job for each chunk, which loads the models. The reference.
 
 
-# One checkpoint for all samples, not one each: where Snakemake 9.27 updates its DAG after a
-# checkpoint while other jobs run, it drops jobs and ends with success. Here none can run meanwhile:
-# all samples are chunked, the bundle is there, and nothing is embedded yet.
+# One checkpoint for all samples, not one for each: Snakemake 9.27 loses jobs, and ends with success,
+# if it updates its DAG after a checkpoint while jobs run. No job can run at this checkpoint: all
+# samples are chunked, the bundle exists, and nothing is embedded yet.
 checkpoint chunk_all:
     input:
         manifests=expand(MANIFEST, sample=SAMPLES),

@@ -1,4 +1,4 @@
-# The model bundle, where it is missing and the config says from what to make it.
+# The model bundle, where it is missing and the config has a `bundle_definition`.
 
 
 rule prepare_models:
@@ -6,7 +6,7 @@ rule prepare_models:
         card=BUNDLE,
     log:
         FOLDER.log("prepare_models"),
-    localrule: True  # it needs the network, which compute nodes often have not
+    localrule: True  # needs the network, which compute nodes often lack
     conda:
         "../../environment.yml"
     params:

@@ -4,7 +4,7 @@
 rule predict:
     input:
         manifest=MANIFEST,
-        # Ancient: a worker that ran for a new sample is no reason to predict the others again.
+        # Ancient: a worker that ran for a new sample must not make older samples run again.
         embedded=lambda wildcards: ancient(embedded(wildcards)),
         bundle=ancient(BUNDLE),
     output:

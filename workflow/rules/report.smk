@@ -1,4 +1,4 @@
-# One page about the run, and what other tools read.
+# One page about the run, and files for other tools.
 
 
 rule report:
@@ -39,18 +39,18 @@ rule report:
             category="Figures",
             labels={"what": "calls of contigs"},
         ),
-        others=[
+        more=[
             *(FOLDER.report.figure(name, "png") for name in FIGURES),
             FOLDER.report.multiqc_calls,
             FOLDER.report.multiqc_summary,
         ],
     log:
         FOLDER.log("report"),
-    localrule: True  # seconds, and it names the command that was typed
+    localrule: True  # takes seconds, and must see the command that the user typed
     conda:
         "../../environment.yml"
     params:
-        options=options("report"),  # it writes them down
+        options=options("report"),  # written into the report
         version=__version__,
     shell:
         "virnuc-rules report --out {output.page:q} {params.options} --log {log:q}"

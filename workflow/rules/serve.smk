@@ -17,7 +17,7 @@ rule serve:
     threads: CONFIG.compute.threads
     params:
         options=options("serve"),
-        # A function of resources: another runtime is no reason to run again.
+        # A function of resources: a change of the runtime does not make the job run again.
         deadline=lambda wildcards, resources: (
             f"--deadline {resources.runtime}" if resources.get("runtime") else ""
         ),

@@ -1,10 +1,10 @@
-# A classifier of your own, and what a bundle is worth. Targets: `snakemake train`, `evaluate`.
-# The samples are labelled ones; chunks and embeddings come from the same rules as for any sample.
+# Train your own classifier, and evaluate a bundle. Targets: `snakemake train`, `snakemake evaluate`.
+# The samples are labelled; the same rules as for any sample make their chunks and embeddings.
 
 
 TRAINED = CONFIG.fitting.trained_bundle
 
-# A bundle cannot be trained with itself; without this, using one that was trained would be a cycle.
+# A bundle cannot be trained with itself: with `bundle: TRAINED` the rule would be a cycle.
 if TRAINED.resolve() != CONFIG.run.bundle.resolve():
 
     rule train:
@@ -14,7 +14,7 @@ if TRAINED.resolve() != CONFIG.run.bundle.resolve():
             embedded=all_embedded,
             bundle=ancient(BUNDLE),
         output:
-            # Updated, that is not deleted before: a bundle that is there must outlive what fails.
+            # `update`: Snakemake must not delete an older bundle before the job, which may fail.
             card=update(TRAINED / CARD),
             page=update(TRAINED / EVALUATION),
             json=update(evaluation_json(TRAINED / EVALUATION)),

@@ -5,9 +5,9 @@ const {noCall: NO_CALL, steps: STEPS, viral: VIRAL, noScore: NO_SCORE} = DATA.co
 const byId = (id) => document.getElementById(id);
 const named = (call) => call.replace("non_", "non-").replace("_", " ");
 const number = (n) => n.toLocaleString("en");
-const share = (part, all) => all ? `${(100 * part / all).toFixed(0)} %` : "–";
+const percent = (part, all) => all ? `${(100 * part / all).toFixed(0)} %` : "–";
 
-// Everything that comes from files goes through here as text: it can never become markup.
+// All text from files is set as text content here: it can never become markup.
 function element(parent, name, attributes = {}, text) {
   const svg = name === "svg" || parent.namespaceURI.endsWith("svg");
   const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
@@ -32,7 +32,7 @@ for (let row = 0; row < WITH_TRACK; row++) FIRST[row + 1] = FIRST[row] + C.windo
 const SMALL = ID.map((id) => id.toLowerCase());
 const scoreText = (value) => value === NO_SCORE ? "–" : (value / 10000).toFixed(3);
 
-// Places of windows, as virnuc_rules.chunking.windows.cut has them.
+// Positions of windows, as virnuc_rules.chunking.windows.cut computes them.
 function windowsOf(row) {
   const wide = DATA.samples[C.sample[row]].window, length = C.length[row], total = C.windows[row];
   const surplus = total * wide - length, shorten = Math.floor(surplus / total);
@@ -47,18 +47,18 @@ function scoreOf(row, at) {
   return code >= VIRAL ? {call: "virus", score: (code - VIRAL) / STEPS} : {call: "non_viral", score: code / STEPS};
 }
 
-function ticks(most, wanted = 5, least = 1) {
-  const rough = Math.max(most / wanted, least), power = 10 ** Math.floor(Math.log10(rough));
+function ticks(maximum, count = 5, minimum = 1) {
+  const rough = Math.max(maximum / count, minimum), power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
-  return Array.from({length: Math.floor(most / step + 1e-9) + 1}, (_, at) => at * step);
+  return Array.from({length: Math.floor(maximum / step + 1e-9) + 1}, (_, at) => at * step);
 }
 
-// An empty plot with axes in the box; 1 unit is 1 pixel, so that text has its size everywhere.
-function plot(box, {height, left = 62, right = 8, top = 18, bottom = 42, most, yTicks, yText, xLabel, yLabel, title}) {
+// An empty plot with axes in the box; 1 unit is 1 pixel, so that all text has the same size.
+function plot(box, {height, left = 62, right = 8, top = 18, bottom = 42, maximum, yTicks, yText, xLabel, yLabel, title}) {
   box.replaceChildren();
   const wide = Math.max(220, box.clientWidth), inner = {left, right: wide - right, top, bottom: height - bottom};
   const svg = element(box, "svg", {width: wide, height, viewBox: `0 0 ${wide} ${height}`, role: "img", "aria-label": title});
-  const y = (value) => inner.bottom - (inner.bottom - top) * value / (most || 1);
+  const y = (value) => inner.bottom - (inner.bottom - top) * value / (maximum || 1);
   for (const value of yTicks) {
     element(svg, "line", {x1: left, x2: inner.right, y1: y(value), y2: y(value)});
     element(svg, "text", {x: left - 7, y: y(value) + 4, "text-anchor": "end"}, yText(value));
@@ -72,8 +72,8 @@ const sum = (lists) => lists[0].map((_, at) => lists.reduce((all, list) => all +
 
 function drawScores(samples) {
   const virus = sum(samples.map((s) => s.histogram.virus)), nonViral = sum(samples.map((s) => s.histogram.non_viral));
-  const most = Math.max(1, ...virus.map((v, at) => v + nonViral[at]));
-  const {svg, y, inner} = plot(byId("scores"), {height: 260, most, yTicks: ticks(most), yText: number,
+  const maximum = Math.max(1, ...virus.map((v, at) => v + nonViral[at]));
+  const {svg, y, inner} = plot(byId("scores"), {height: 260, maximum, yTicks: ticks(maximum), yText: number,
     xLabel: "score_virus", yLabel: "windows", title: "histogram of scores"});
   const wide = (inner.right - inner.left) / virus.length;
   virus.forEach((v, at) => {
@@ -90,16 +90,16 @@ function drawScores(samples) {
 
 function drawLengths(samples) {
   const virus = sum(samples.map((s) => s.byLength.virus)), nonViral = sum(samples.map((s) => s.byLength.non_viral));
-  const {svg, y, inner} = plot(byId("lengths"), {height: 276, bottom: 58, most: 1, yTicks: [0, .25, .5, .75, 1], yText: (v) => `${100 * v} %`,
-    xLabel: "length of the contig, kb", yLabel: "viral share", title: "viral share by length"});
+  const {svg, y, inner} = plot(byId("lengths"), {height: 276, bottom: 58, maximum: 1, yTicks: [0, .25, .5, .75, 1], yText: (v) => `${100 * v} %`,
+    xLabel: "length of the contig, kb", yLabel: "viral fraction", title: "viral fraction by length"});
   const wide = (inner.right - inner.left) / virus.length;
   virus.forEach((v, at) => {
     const called = v + nonViral[at], part = called ? v / called : 0, x = inner.left + at * wide, middle = x + wide / 2;
     const low = DATA.lengths[at] / 1000, high = DATA.lengths[at + 1] / 1000, name = high ? `${low} to ${high} kb` : `from ${low} kb`;
     const bar = element(svg, "rect", {x: x + wide * .12, width: wide * .76, y: y(part), height: y(0) - y(part), class: "virus"});
-    element(bar, "title", {}, `${name}: ${number(v)} virus of ${number(called)} called, ${share(v, called)}`);
+    element(bar, "title", {}, `${name}: ${number(v)} virus of ${number(called)} called, ${percent(v, called)}`);
     const few = called < 10000 ? String(called) : `${Math.round(called / 1000)}k`;
-    if (called) element(svg, "text", {x: middle, y: y(part) - 4, "text-anchor": "middle"}, share(v, called).replace(" ", ""));
+    if (called) element(svg, "text", {x: middle, y: y(part) - 4, "text-anchor": "middle"}, percent(v, called).replace(" ", ""));
     element(svg, "text", {x: middle, y: inner.bottom + 32, "text-anchor": "middle"}, `n ${few}`);
     element(svg, "text", {x: middle, y: inner.bottom + 16, "text-anchor": "middle"}, high ? `${low}–${high}` : `≥${low}`);
   });
@@ -121,30 +121,30 @@ function drawReasons(samples) {
 
 function drawTrack(parent, row, height) {
   if (row >= WITH_TRACK) {
-    element(parent, "p", {class: "note"}, "No track here: see windows.tsv and tracks/ of its sample.");
+    element(parent, "p", {class: "note"}, "No track on this page: see windows.tsv and tracks/ of its sample.");
     return;
   }
   const box = element(parent, "div"), readout = element(parent, "div", {class: "note readout"});
   const length = C.length[row], {total, start, end} = windowsOf(row);
-  const {svg, y, inner} = plot(box, {height, most: 1, left: 50, top: 8, yTicks: [0, .5, 1], yText: String,
+  const {svg, y, inner} = plot(box, {height, maximum: 1, left: 50, top: 8, yTicks: [0, .5, 1], yText: String,
     xLabel: "position in the contig, bases", yLabel: height > 150 ? "score_virus" : "score", title: "scores along the contig"});
   const x = (at) => inner.left + (inner.right - inner.left) * at / length;
   const paths = {virus: [], non_viral: [], no_call: []}, last = {};
   for (let at = 0; at < total; at++) {
     const {call, score} = scoreOf(row, at), from = x(start(at)), to = Math.max(x(end(at)), from + 1);
-    const level = call === "no_call" ? inner.bottom + 4 : y(score), place = `${Math.round(2 * from)} ${Math.round(level)}`;
-    if (last[call] !== place) paths[call].push(`M${from.toFixed(1)} ${level.toFixed(1)}H${to.toFixed(1)}`);
-    last[call] = place;
+    const level = call === "no_call" ? inner.bottom + 4 : y(score), pixel = `${Math.round(2 * from)} ${Math.round(level)}`;
+    if (last[call] !== pixel) paths[call].push(`M${from.toFixed(1)} ${level.toFixed(1)}H${to.toFixed(1)}`);
+    last[call] = pixel;
   }
   for (const call of CALLS) element(svg, "path", {class: call, d: paths[call].join("")});
   for (const at of ticks(length, (inner.right - inner.left) / 110))
     element(svg, "text", {x: x(at), y: inner.bottom + 20, "text-anchor": at ? "middle" : "start"}, number(at));
   const cursor = element(svg, "line", {class: "cursor", y1: inner.top, y2: inner.bottom, visibility: "hidden"});
   svg.onmousemove = (event) => {
-    const place = (event.clientX - svg.getBoundingClientRect().left - inner.left) / (inner.right - inner.left) * length;
-    let at = Math.min(total - 1, Math.max(0, Math.floor(place / length * total)));
-    while (at > 0 && start(at) > place) at--;
-    while (at < total - 1 && start(at + 1) <= place) at++;
+    const base = (event.clientX - svg.getBoundingClientRect().left - inner.left) / (inner.right - inner.left) * length;
+    let at = Math.min(total - 1, Math.max(0, Math.floor(base / length * total)));
+    while (at > 0 && start(at) > base) at--;
+    while (at < total - 1 && start(at + 1) <= base) at++;
     const {call, score} = scoreOf(row, at), middle = x((start(at) + end(at)) / 2);
     for (const side of ["x1", "x2"]) cursor.setAttribute(side, middle);
     cursor.setAttribute("visibility", "visible");
@@ -171,8 +171,8 @@ function choose(row) {
   for (const [name, value] of [
     ["call", named(CALLS[CALL[row]])], ["sample", DATA.samples[C.sample[row]].name], ["length, bases", number(C.length[row])],
     ["windows", number(C.windows[row])], ["called windows", number(C.called_windows[row])],
-    ["viral windows", `${number(C.viral_windows[row])} (${share(C.viral_windows[row], C.called_windows[row])} of called)`],
-    ["mean score", scoreText(C.score_mean[row])], ["highest score", scoreText(C.score_max[row])], ["contig_index", number(C.contig_index[row])],
+    ["viral windows", `${number(C.viral_windows[row])} (${percent(C.viral_windows[row], C.called_windows[row])} of called)`],
+    ["mean score", scoreText(C.score_mean[row])], ["maximum score", scoreText(C.score_max[row])], ["contig_index", number(C.contig_index[row])],
   ]) {
     const cell = element(grid, "div", {class: "contig"});
     element(cell, "span", {}, name);
@@ -182,15 +182,15 @@ function choose(row) {
 }
 
 function matching() {
-  const part = byId("search").value.toLowerCase(), call = Number(byId("call").value), of = Number(byId("of").value), found = [];
+  const part = byId("search").value.toLowerCase(), call = Number(byId("call").value), of = Number(byId("of").value), rows = [];
   for (let row = 0; row < COUNT; row++)
-    if ((call < 0 || CALL[row] === call) && (of < 0 || C.sample[row] === of) && (!part || SMALL[row].includes(part))) found.push(row);
+    if ((call < 0 || CALL[row] === call) && (of < 0 || C.sample[row] === of) && (!part || SMALL[row].includes(part))) rows.push(row);
   const key = C[byId("order").value];
   if (key) {
     const value = (row) => key[row] === NO_SCORE && byId("order").value !== "length" ? -1 : key[row];
-    found.sort((a, b) => value(b) - value(a));
+    rows.sort((a, b) => value(b) - value(a));
   }
-  return found;
+  return rows;
 }
 
 function list() {
