@@ -237,7 +237,7 @@ def fasta_texts(draw: st.DrawFn) -> bytes:
 
 @given(fasta_texts(), st.integers(1, 50), st.sampled_from([0, 5, 20, 1 << 25]), st.booleans())
 @example(b">a\nACGT\n>b\nA", 4, 1 << 25, False)
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 def test_the_records_are_those_of_biopython(
     one_folder: Path, text: bytes, block: int, spill: int, packed: bool
 ) -> None:

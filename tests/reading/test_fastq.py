@@ -162,7 +162,7 @@ def one_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(fastq_texts(), st.integers(1, 50), st.sampled_from(list(PACK)))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_the_reads_are_those_of_biopython(
     one_folder: Path, text: bytes, block: int, kind: str
 ) -> None:

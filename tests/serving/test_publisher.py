@@ -102,6 +102,25 @@ def test_what_went_wrong_is_raised_and_nothing_is_left(
     assert names(queue.store.claims) == [] and names(queue.store.embeddings) == []
 
 
+def test_an_error_of_any_kind_is_raised_once_and_ends_claim_and_thread(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a library below: not only the disk can fail."""
+
+    def broken(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(results, "write_result", broken)
+    with Publisher(queue, SETTINGS, lambda *_: None) as publisher:
+        publisher.publish(claimed(queue, KEYS[0]), result(0))
+        with pytest.raises(MemoryError):
+            publisher.settle()
+        publisher.settle()
+    assert names(queue.store.claims) == [] and queue.interrupted.is_set()
+    threads = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in threads if name.startswith("publisher")]
+
+
 def test_an_error_while_embedding_waits_for_the_result_before(queue: Queue) -> None:
     published: list[str] = []
     with (
