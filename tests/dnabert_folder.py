@@ -7,7 +7,8 @@ import torch
 
 from virnuc_rules.errors import ModelError
 from virnuc_rules.models.card import DnabertConfig
-from virnuc_rules.models.dnabert import Dnabert, open_network
+from virnuc_rules.models.dnabert import POOLER, Dnabert
+from virnuc_rules.models.weights import load_network
 
 
 def read_config(folder: Path) -> DnabertConfig:
@@ -28,4 +29,5 @@ def load(folder: Path | str, device: torch.device | str, dtype: torch.dtype) -> 
     except (OSError, ValueError, TypeError) as error:  # pydantic's error is a ValueError
         reason = " ".join(str(error).split())
         raise ModelError(f"{folder / 'config.json'}: cannot be used ({reason})") from None
-    return open_network(config, folder / "model.safetensors", device, dtype)
+    weights = folder / "model.safetensors"
+    return load_network(Dnabert, config, weights, device, dtype, ignore=POOLER)

@@ -26,6 +26,7 @@ from virnuc_rules.models import esm2
 from virnuc_rules.models.card import ClassifierShape, Esm2Config
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.models.dnabert import Dnabert
+from virnuc_rules.models.weights import load_network
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests/data/dnabert_s_tiny"
@@ -195,7 +196,7 @@ def our_esm2(path: Path) -> esm2.Esm2:
     )
     weights = path.parent / "ours.safetensors"
     save_file(tensors, weights)
-    return esm2.open_network(shape, weights, "cpu", torch.float32)
+    return load_network(esm2.Esm2, shape, weights, "cpu", torch.float32)
 
 
 def hf_config(**changes: Any) -> Any:

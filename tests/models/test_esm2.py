@@ -12,7 +12,8 @@ from torch import Tensor
 
 from virnuc_rules.errors import ChunkError, ModelError
 from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.models.esm2 import EOS, MASK, PAD, Esm2, open_network, tokenize
+from virnuc_rules.models.esm2 import EOS, MASK, PAD, Esm2, tokenize
+from virnuc_rules.models.weights import load_network
 
 CARD = Bundle(BUNDLE).card
 HEADS, LAYERS = CARD.esm2.num_attention_heads, CARD.esm2.num_hidden_layers
@@ -35,7 +36,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def network(weights: Path) -> Esm2:
     torch.set_num_threads(1)  # the networks are small
-    return open_network(CARD.esm2, weights, "cpu", torch.float32)
+    return load_network(Esm2, CARD.esm2, weights, "cpu", torch.float32)
 
 
 @torch.inference_mode()
@@ -149,7 +150,7 @@ def test_no_mask_is_a_mask_without_padding(network: Esm2) -> None:
 
 
 def test_only_matrix_products_are_in_the_lower_precision(network: Esm2, weights: Path) -> None:
-    low = open_network(CARD.esm2, weights, "cpu", torch.bfloat16)
+    low = load_network(Esm2, CARD.esm2, weights, "cpu", torch.bfloat16)
     dtypes = {name: tensor.dtype for name, tensor in low.state_dict().items()}
     products = {name for name in dtypes if "attention.self" in name or ".dense." in name}
     assert {dtypes[name] for name in products} == {torch.bfloat16}
@@ -184,7 +185,7 @@ def test_weights_that_do_not_fit(tmp_path: Path, weights: Path, change: str) -> 
     path = tmp_path / "esm2.safetensors"
     save_file(tensors, path)
     with pytest.raises(ModelError) as raised:
-        open_network(CARD.esm2, path, "cpu", torch.float32)
+        load_network(Esm2, CARD.esm2, path, "cpu", torch.float32)
     message = str(raised.value)
     assert message.startswith(f"{path}: does not fit the network")
     assert key in message

@@ -24,6 +24,7 @@ from virnuc_rules.errors import ChunkError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.card import Esm2Config
+from virnuc_rules.models.weights import load_network
 
 CPU = torch.device("cpu")
 HEADS = 20
@@ -100,7 +101,7 @@ def open_ours(path: Path, folder: Path) -> esm2.Esm2:
     shape, tensors = read_esm2(path)
     weights = folder / "esm2.safetensors"
     save_file(tensors, weights)
-    return esm2.open_network(shape, weights, CPU, torch.float32)
+    return load_network(esm2.Esm2, shape, weights, CPU, torch.float32)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from untrained import train_tokenizer
 from virnuc_rules.bundles.checkpoints import read_classifier
 from virnuc_rules.embedding.embed import Networks
 from virnuc_rules.models.card import ClassifierShape
-from virnuc_rules.models.classifier import MLPClassifier, open_network
+from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.models.dnabert import open_tokenizer
+from virnuc_rules.models.weights import load_network
 
 SHAPE = ClassifierShape(features=768 + 2560, hidden=512)
 
@@ -117,7 +118,9 @@ def test_a_pickled_classifier_gives_the_same_scores(tmp_path: Path, upstream: Up
     shape, tensors = read_classifier(tmp_path / "500_model.pth")
     assert shape == SHAPE
     save_file(tensors, tmp_path / "classifier.safetensors")
-    ours = open_network(shape, tmp_path / "classifier.safetensors")
+    ours = load_network(
+        MLPClassifier, shape, tmp_path / "classifier.safetensors", "cpu", torch.float32
+    )
     features = torch.randn(40, 3328, generator=torch.Generator().manual_seed(4))
     logits = upstream(features)
     assert torch.equal(ours(features), logits)

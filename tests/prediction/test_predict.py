@@ -20,7 +20,8 @@ from virnuc_rules.embedding.tasks import Task
 from virnuc_rules.errors import ChunkError, InputError, ModelError, ResultError, VirnucError
 from virnuc_rules.models.bundle import rewrite_card
 from virnuc_rules.models.card import ClassifierShape
-from virnuc_rules.models.classifier import MLPClassifier, open_network
+from virnuc_rules.models.classifier import MLPClassifier
+from virnuc_rules.models.weights import load_network
 from virnuc_rules.prediction.window_calls import Consensus
 from virnuc_rules.queue.store import Failure, Store
 from virnuc_rules.serving.worker import Exit
@@ -77,7 +78,9 @@ def test_the_classifier_computes_its_formulas(tmp_path: Path) -> None:
     tensors["output_layer.weight"] *= 0.003
     save_file(tensors, tmp_path / "classifier.safetensors")
     dnabert_s, esm2 = torch.randn(20, 9, generator=generator).split([4, 5], dim=1)
-    found = open_network(shape, tmp_path / "classifier.safetensors").scores(dnabert_s, esm2)
+    path = tmp_path / "classifier.safetensors"
+    network = load_network(MLPClassifier, shape, path, "cpu", torch.float32)
+    found = network.scores(dnabert_s, esm2)
 
     w = {name: tensor.double().numpy() for name, tensor in tensors.items()}
     x = np.hstack([dnabert_s.numpy(), esm2.numpy()]).astype(np.float64)  # in this order

@@ -1,9 +1,9 @@
-"""Reading published checkpoints: tensors under our parameters' names, and nothing that runs.
+"""Reading published checkpoints into tensors with VirNuc's names, without running code of the file.
 
 DNABERT-S: a Hugging Face folder. ESM-2: a Hugging Face folder or fair-esm's `.pt`. Classifier:
-VirNucPro's `.pth`, a pickled module. Every reader takes all the keys of its network, or raises
-ModelError with one line. Tensors keep the file's dtype and may be mapped from it: leave the file
-in place as long as they are used.
+VirNucPro's `.pth`, a pickled module. Every reader returns all keys of its network, or raises
+ModelError with one line. Tensors keep the file's dtype and may be mapped from it: the file must
+stay as long as they are used.
 """
 
 import json
@@ -21,20 +21,20 @@ from pydantic import BaseModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from virnuc_rules.errors import ModelError
+from virnuc_rules.errors import ModelError, one_line
 from virnuc_rules.models.card import ClassifierShape, DnabertConfig, Esm2Config
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.models.dnabert import Dnabert
 from virnuc_rules.models.esm2 import Esm2, rotary_frequencies
 from virnuc_rules.models.weights import skeleton
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # Hugging Face's names, the safe one first
-_ESM2_SETTINGS = {  # what all ESM-2 share and `Esm2` has built in
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # Hugging Face's names, the safe format first
+_ESM2_SETTINGS = {  # constants of all ESM-2 models that `Esm2` assumes
     "position_embedding_type": "rotary",
     "token_dropout": True,
     "layer_norm_eps": 1e-5,
 }
-_FAIR_ESM_SETTINGS = {  # our field: its names in `cfg`, then in `args`
+_FAIR_ESM_SETTINGS = {  # VirNuc's field: its names in `cfg`, then in `args`
     "num_hidden_layers": ("encoder_layers", "num_layers", "layers"),
     "hidden_size": ("encoder_embed_dim", "embed_dim"),
     "num_attention_heads": ("encoder_attention_heads", "attention_heads"),
@@ -55,10 +55,10 @@ _Shape = TypeVar("_Shape", bound=BaseModel)
 
 
 def read_dnabert_s(path: Path) -> tuple[DnabertConfig, dict[str, Tensor]]:
-    """Read DNABERT-S from a Hugging Face folder; pooler and language-model head are left out."""
+    """Read DNABERT-S from a Hugging Face folder; without pooler and language-model head."""
     config = _shape(DnabertConfig, path / "config.json", _read_json(path / "config.json"))
     tensors = _named(_read_folder(path), path, r"(bert\.)?", r"(pooler|cls)\.|.*\.position_ids$")
-    return config, _fitted(skeleton(lambda: Dnabert(config)), tensors, path)
+    return config, _fitted(skeleton(Dnabert, config), tensors, path)
 
 
 def read_esm2(path: Path) -> tuple[Esm2Config, dict[str, Tensor]]:
@@ -68,7 +68,7 @@ def read_esm2(path: Path) -> tuple[Esm2Config, dict[str, Tensor]]:
     """
     shape, tensors = _read_esm2_folder(path) if path.is_dir() else _read_fair_esm(path)
     tensors |= {"encoder.inv_freq": _rotary_frequencies(shape, tensors, path)}
-    return shape, _fitted(skeleton(lambda: Esm2(shape)), tensors, path)
+    return shape, _fitted(skeleton(Esm2, shape), tensors, path)
 
 
 def read_classifier(path: Path) -> tuple[ClassifierShape, dict[str, Tensor]]:
@@ -80,7 +80,7 @@ def read_classifier(path: Path) -> tuple[ClassifierShape, dict[str, Tensor]]:
     hidden, features = _matrix(tensors, "hidden_layer.weight", path)
     widths = {"features": features, "hidden": hidden, "classes": classes}
     shape = _shape(ClassifierShape, path, widths)
-    return shape, _fitted(skeleton(lambda: MLPClassifier(shape)), tensors, path)
+    return shape, _fitted(skeleton(MLPClassifier, shape), tensors, path)
 
 
 def _read_esm2_folder(path: Path) -> tuple[Esm2Config, dict[str, Any]]:
@@ -104,8 +104,8 @@ def _read_fair_esm(path: Path) -> tuple[Esm2Config, dict[str, Any]]:
         raise ModelError(f"{path}: not an ESM-2 (trained without token dropout)")
     prefix = r"(encoder\.sentence_encoder\.|encoder\.)?"
     dropped = r"(contact_head|lm_head)\."
-    theirs = _named(parts["model"], path, prefix, dropped)
-    tensors = {_renamed(key): tensor for key, tensor in theirs.items()}
+    named = _named(parts["model"], path, prefix, dropped)
+    tensors = {_renamed(key): tensor for key, tensor in named.items()}
     settings = {
         field: given[name]
         for field, names in _FAIR_ESM_SETTINGS.items()
@@ -118,21 +118,21 @@ def _read_fair_esm(path: Path) -> tuple[Esm2Config, dict[str, Any]]:
 
 
 def _rotary_frequencies(shape: Esm2Config, tensors: dict[str, Any], path: Path) -> Tensor:
-    """Take the frequencies out of all layers, which share them; computed where there are none.
+    """Remove the frequencies of the layers, which must be equal, and return them once.
 
-    Those of a file count: in files that hold float16 they are rounded, and were in training.
+    A file without them gets computed ones. Files in float16 hold rounded ones, as in training.
     """
     names = [key for key in tensors if key.endswith(".inv_freq")]
-    found = [tensors.pop(key) for key in names]
-    if not found:
+    if not names:
         return rotary_frequencies(shape.hidden_size // shape.num_attention_heads)
-    if not all(isinstance(one, Tensor) and torch.equal(one, found[0]) for one in found):
+    first, *rest = [tensors.pop(key) for key in names]
+    if not all(isinstance(one, Tensor) and torch.equal(one, first) for one in [first, *rest]):
         raise ModelError(f"{path}: {names[0]} is not that of all layers")
-    return found[0]  # type: ignore[no-any-return]
+    return first  # type: ignore[no-any-return]
 
 
 def _renamed(key: str) -> str:
-    """Turn fair-esm's name of a parameter to ours; unknown ones are kept, to be reported."""
+    """Turn fair-esm's name of a parameter into VirNuc's; unknown names stay, to be reported."""
     key = re.sub(r"^embed_tokens\.", "embeddings.word_embeddings.", key)
     key = re.sub(r"^emb_layer_norm_after\.", r"encoder.\g<0>", key)
     layer = re.fullmatch(r"layers\.(\d+)\.(.+)\.(weight|bias)", key)
@@ -142,36 +142,40 @@ def _renamed(key: str) -> str:
 
 
 def _tensors_of_module(module: "_Inert", path: Path) -> dict[str, Any]:
-    """Take parameters and buffers out of the classifier's layers, without calling anything."""
+    """Return parameters and buffers of the classifier's layers, without calling anything."""
     layers = _fields(_fields(module).get("_modules"))
     if repr(_fields(layers.get("bn1")).get("eps")) != "1e-05":
         raise ModelError(f"{path}: not VirNucPro's classifier (it has a bn1 with eps 1e-5)")
     return {
         f"{layer}.{name}": tensor
         for layer, content in layers.items()
-        for group in ("_parameters", "_buffers", "_modules")  # a layer in a layer is unexpected
+        for group in (
+            "_parameters",
+            "_buffers",
+            "_modules",
+        )  # a layer within a layer is reported as unexpected
         for name, tensor in _fields(_fields(content).get(group)).items()
         if tensor is not None
     }
 
 
 def _fields(value: Any) -> Mapping[Any, Any]:
-    """Return what a stand-in or a dict holds; nothing for anything else."""
+    """Return the content of a stand-in or a dict; an empty one for anything else."""
     if isinstance(value, _Inert):
         return value.fields
     return value if isinstance(value, dict) else {}
 
 
 def _shape(kind: type[_Shape], path: Path, settings: Mapping[str, Any]) -> _Shape:
-    """Pick the fields of `kind` out of settings that may have more."""
+    """Make a `kind` from settings that may have more fields."""
     try:
         return kind(**{key: settings[key] for key in kind.model_fields if key in settings})
     except ValueError as error:  # pydantic's error is one
-        raise ModelError(f"{path}: cannot be used ({_one_line(error)})") from None
+        raise ModelError(f"{path}: cannot be used ({one_line(error)[:200]})") from None
 
 
 def _named(tensors: Any, path: Path, prefix: str = "", dropped: str = "$") -> dict[str, Any]:
-    """Take `prefix` off the keys and leave out those that then begin with `dropped` (patterns)."""
+    """Remove `prefix` from the keys, then keys that begin with `dropped` (both are patterns)."""
     if not isinstance(tensors, dict) or not all(isinstance(key, str) for key in tensors):
         raise ModelError(f"{path}: not a checkpoint (no tensors with names in it)")
     named: dict[str, Any] = {}
@@ -189,15 +193,15 @@ def _named(tensors: Any, path: Path, prefix: str = "", dropped: str = "$") -> di
 
 
 def _matrix(tensors: dict[str, Any], key: str, path: Path) -> tuple[int, int]:
-    """Return the shape of a matrix from which the shape of the network is read."""
-    found = tensors.get(key)
-    if not isinstance(found, Tensor) or found.ndim != 2:
+    """Return the shape of a matrix, from which that of the network follows."""
+    matrix = tensors.get(key)
+    if not isinstance(matrix, Tensor) or matrix.ndim != 2:
         raise ModelError(f"{path}: does not fit the network: no matrix {key}")
-    return found.shape[0], found.shape[1]
+    return matrix.shape[0], matrix.shape[1]
 
 
 def _fitted(network: nn.Module, tensors: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """Return the tensors in the network's order, having compared keys, shapes and kinds."""
+    """Check keys, shapes and kinds, and return the tensors in the order of the network."""
     expected: dict[str, Tensor] = network.state_dict()
     missing = [key for key in expected if key not in tensors]
     unexpected = [key for key in tensors if key not in expected]
@@ -206,28 +210,34 @@ def _fitted(network: nn.Module, tensors: dict[str, Any], path: Path) -> dict[str
             f"{path}: does not fit the network: {len(missing)} keys missing {missing[:5]}, "
             f"{len(unexpected)} unexpected {unexpected[:5]}"
         )
-    for key, ours in expected.items():
-        found = tensors[key]
-        plain = type(found) in (Tensor, nn.Parameter) and found.device.type == "cpu"
-        if not plain or found.layout != torch.strided:
+    for key, model in expected.items():
+        tensor = tensors[key]
+        plain = type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu"
+        if not plain or tensor.layout != torch.strided:
             raise ModelError(f"{path}: {key} is no plain tensor")
-        if found.shape != ours.shape or found.is_floating_point() != ours.is_floating_point():
-            theirs = f"{found.dtype} {list(found.shape)}"
-            raise ModelError(f"{path}: {key} is {theirs}, not {ours.dtype} {list(ours.shape)}")
+        if tensor.shape != model.shape or tensor.is_floating_point() != model.is_floating_point():
+            kinds = [f"{each.dtype} {list(each.shape)}" for each in (tensor, model)]
+            raise ModelError(f"{path}: {key} is {kinds[0]}, not {kinds[1]}")
     return {key: tensors[key].detach().contiguous() for key in expected}
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """Return the files of a Hugging Face folder that are read. Raises ModelError where none is."""
-    others = [folder / "config.json", folder / "tokenizer.json", *folder.glob("*.index.json")]
-    return [path for path in others if path.exists()] + _weight_files(folder)
+    """Return the files read of a Hugging Face folder. Raises ModelError without weights."""
+    settings = [folder / "config.json", folder / "tokenizer.json", *folder.glob("*.index.json")]
+    return [path for path in settings if path.exists()] + _weight_files(folder)
 
 
 def _read_folder(folder: Path) -> dict[str, Any]:
-    """Read all tensors of a Hugging Face folder, whole or in shards."""
+    """Read all tensors of a Hugging Face folder, which may be in shards."""
     tensors: dict[str, Any] = {}
     for path in _weight_files(folder):
-        tensors |= _read_tensors(path)
+        if path.suffix != ".safetensors":
+            tensors |= _named(_load(path), path)
+            continue
+        try:
+            tensors |= load_file(path, device="cpu")
+        except Exception as error:  # SafetensorError or OSError; a bare one in old versions
+            raise ModelError(f"{path}: cannot be read ({one_line(error)[:200]})") from None
     return tensors
 
 
@@ -245,15 +255,6 @@ def _weight_files(folder: Path) -> list[Path]:
     raise ModelError(f"{folder}: no {' or '.join(_WEIGHTS)}, whole or in shards")
 
 
-def _read_tensors(path: Path) -> dict[str, Any]:
-    if path.suffix != ".safetensors":
-        return _named(_load(path), path)
-    try:
-        return dict(load_file(path, device="cpu"))
-    except Exception as error:  # SafetensorError or OSError; a bare one in old versions
-        raise ModelError(f"{path}: cannot be read ({_one_line(error)})") from None
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
@@ -261,12 +262,12 @@ def _read_json(path: Path) -> dict[str, Any]:
             return content
         reason = "no JSON object"
     except (OSError, ValueError, RecursionError) as error:
-        reason = _one_line(error)
+        reason = one_line(error)[:200]
     raise ModelError(f"{path}: cannot be used ({reason})")
 
 
 class _Inert:
-    """Stands in for an allowed class: holds what the pickle says it held, and does nothing."""
+    """Stands in for an allowed class: holds the fields of the pickle, and runs no code."""
 
     fields: Mapping[Any, Any] = MappingProxyType({})
 
@@ -277,9 +278,9 @@ class _Inert:
 def _load(path: Path, classes: tuple[str, ...] = ()) -> Any:
     """Unpickle what `torch.save` wrote: tensors, containers, and an `_Inert` for each of `classes`.
 
-    Raises ModelError for anything else in the file, before any of it could run.
+    Raises ModelError for any other class or function in the file, before it could run.
     """
-    before = torch.serialization.get_safe_globals()  # what other code allowed in this process
+    before = torch.serialization.get_safe_globals()  # allowed by other code in this process
     try:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals([(_Inert, name) for name in classes])
@@ -291,10 +292,10 @@ def _load(path: Path, classes: tuple[str, ...] = ()) -> Any:
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)
-    found = re.search(r"GLOBAL (\S+)", reason)
-    if foreign := found[1] if found else _foreign_class(path):
+    match = re.search(r"GLOBAL (\S+)", reason)
+    if foreign := match[1] if match else _foreign_class(path):
         raise ModelError(f"{path}: refused: it asks for {foreign}, which no checkpoint needs")
-    reason = _one_line(reason.partition("WeightsUnpickler error: ")[2] or reason)
+    reason = one_line(reason.partition("WeightsUnpickler error: ")[2] or reason)[:200]
     raise ModelError(f"{path}: cannot be read as a checkpoint ({reason})")
 
 
@@ -305,13 +306,9 @@ def _foreign_class(path: Path) -> str | None:
         with path.open("rb") as handle:
             for operation, argument, _ in pickletools.genops(handle):
                 if operation.name == "STACK_GLOBAL":
-                    return _one_line(".".join(strings[-2:]))
+                    return one_line(".".join(strings[-2:]))[:200]
                 if isinstance(argument, str):
                     strings.append(argument)
-    except Exception:  # no pickle: it is named for the message only
+    except Exception:  # not a pickle; the name is only for the message
         return None
     return None
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())[:200]

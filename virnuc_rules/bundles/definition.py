@@ -1,4 +1,4 @@
-"""What a bundle is made from: definitions as YAML files, some shipped, others a user's own."""
+"""Definitions of bundles: YAML files with the sources of the networks, shipped or a user's."""
 
 import os
 import re
@@ -19,14 +19,14 @@ from pydantic import (
 )
 
 from virnuc_rules.config.model import Config
-from virnuc_rules.errors import ModelError
+from virnuc_rules.errors import ModelError, one_line
 from virnuc_rules.models.card import BundleCard, is_bundle, read_card
 
 _SHIPPED = Path(__file__).parent / "definitions"
 _KINDS = ("hub", "url", "path")
 NETWORKS = ("dnabert_s", "esm2", "classifier")
 
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # no way out of a folder
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # cannot leave its folder
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -35,20 +35,20 @@ class _Strict(BaseModel):
 
 
 class _Source(_Strict):
-    parameters: PositiveInt | None = None  # that our network uses; compared with what is read
-    bytes: PositiveInt | None = None  # size of the download, for people to read
+    parameters: PositiveInt | None = None  # of VirNuc's network; compared with the checkpoint
+    bytes: PositiveInt | None = None  # size of the download, only for display
 
 
 class HubSource(_Source):
     """Files of one commit of a repository on the Hugging Face hub."""
 
     hub: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
-    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]  # a commit: names can be moved
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]  # a commit: branches can move
     files: Annotated[dict[FileName, Sha256 | None], Field(min_length=1)]
 
     @property
     def origin(self) -> str:
-        """Say where it comes from."""
+        """The origin, for messages and the card."""
         return self.hub
 
 
@@ -71,12 +71,12 @@ class UrlSource(_Source):
 
     @property
     def origin(self) -> str:
-        """Say where it comes from."""
+        """The origin, for messages and the card."""
         return self.url
 
     @property
     def files(self) -> dict[str, str | None]:
-        """Return the file's name with the sha256 that it must have."""
+        """The file's name and expected sha256."""
         return {Path(urlsplit(self.url).path).name: self.sha256}
 
 
@@ -88,12 +88,12 @@ class PathSource(_Source):
 
     @property
     def origin(self) -> str:
-        """Say where it comes from."""
+        """The origin, for messages and the card."""
         return str(self.path)
 
 
 def _kind(source: Any) -> str | None:
-    """Tell which of the sources is meant, so that mistakes are reported of that one only."""
+    """Return the kind of a source, so that errors are reported for that kind only."""
     keys = source if isinstance(source, dict) else getattr(source, "__dict__", {})
     return next((kind for kind in _KINDS if kind in keys), None)
 
@@ -111,23 +111,23 @@ Source = Annotated[
 
 
 class Definition(_Strict):
-    """A bundle to be made: what its networks are converted from."""
+    """A bundle to make: the sources of its networks."""
 
     name: Annotated[str, Field(min_length=1)]
     description: str
     window: Annotated[int, Field(ge=3)]  # bases of the windows that the classifier is trained on
     dnabert_s: Source
     esm2: Source
-    classifier: Source | None = None  # None: for embeddings, or for classifiers to come
+    classifier: Source | None = None  # None: for embeddings, or to train a classifier
 
     @property
     def sources(self) -> dict[str, HubSource | UrlSource | PathSource]:
-        """Return the sources by the network's name."""
+        """The sources by name of the network."""
         sources = {name: getattr(self, name) for name in NETWORKS}
         return {name: source for name, source in sources.items() if source is not None}
 
     def unpinned(self) -> list[tuple[str, str]]:
-        """Return the files that would be downloaded without a sha256: network, name."""
+        """Return network and name of each download without a sha256."""
         return [
             (network, name)
             for network, source in self.sources.items()
@@ -138,7 +138,7 @@ class Definition(_Strict):
 
     @property
     def bytes(self) -> int:
-        """Return the size of the download, as far as it is known."""
+        """The size of the download, as far as it is known."""
         return sum(source.bytes or 0 for source in self.sources.values())
 
 
@@ -158,25 +158,25 @@ def find_definition(text: str) -> Definition:
 
 
 def with_window(config: Config) -> Config:
-    """Fill in `window`: that of the bundle, or of the definition that it is to be made from.
+    """Set `window` to that of the bundle, or of the definition from which it will be made.
 
-    Raises ModelError where there is neither, and where the config says another one.
+    Raises ModelError if both are missing, or if the config has another `window`.
     """
-    run, wanted = config.run, config.chunking.window
-    if config.workflow.bundle_definition and not is_bundle(run.bundle):
-        made: Definition | BundleCard = find_definition(config.workflow.bundle_definition)
+    bundle, window = config.run.bundle, config.chunking.window
+    if config.workflow.bundle_definition and not is_bundle(bundle):
+        model: Definition | BundleCard = find_definition(config.workflow.bundle_definition)
     else:
-        made = read_card(run.bundle)
-    if wanted not in (0, made.window):
+        model = read_card(bundle)
+    if window not in (0, model.window):
         raise ModelError(
-            f"window: {wanted}, but {made.name} is for windows of {made.window} bases; leave "
+            f"window: {window}, but {model.name} is for windows of {model.window} bases; leave "
             "`window` out, or take another bundle"
         )
-    return config.replace(window=made.window)
+    return config.replace(window=model.window)
 
 
 def read_definition(path: Path) -> Definition:
-    """Read a definition. Raises ModelError that names the file, the key and the problem."""
+    """Read a definition. Raises ModelError with the file, the key and the problem."""
     try:
         definition = Definition.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -187,8 +187,7 @@ def read_definition(path: Path) -> Definition:
         key = re.sub(f"^({'|'.join(NETWORKS)})\\.({'|'.join(_KINDS)})", r"\1", key)  # no tags
         raise ModelError(f"{path}: {key}: {problem['msg']}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{path}: not YAML ({reason[:200]})") from None
+        raise ModelError(f"{path}: not YAML ({one_line(error)[:200]})") from None
     local = {
         name: source.model_copy(update={"path": path.parent / source.path})
         for name, source in definition.sources.items()
@@ -200,9 +199,9 @@ def read_definition(path: Path) -> Definition:
 def customized(
     base: Definition | None, *, name: str, window: int | None, paths: dict[str, Path | None]
 ) -> Definition:
-    """Put local files in the place of sources; without `base` they must be all but a classifier.
+    """Replace sources by local files; without `base`, all but the classifier must be given.
 
-    What a replaced source was to be (sha256, parameters) is not asked of the file in its place.
+    The sha256 and parameters of a replaced source are not checked for the local file.
     """
     given = {key: path for key, path in paths.items() if path is not None}
     changes: dict[str, Any] = {key: PathSource(path=path) for key, path in given.items()}

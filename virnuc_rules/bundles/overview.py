@@ -1,4 +1,4 @@
-"""What bundles there are and could be made, for people to read. Needs no torch."""
+"""Tables of the existing bundles and the shipped definitions. Needs no torch."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +21,7 @@ def find_model(text: str) -> BundleCard | Definition:
 
 
 def overview(folders: Iterable[Path]) -> Group:
-    """Lay out the shipped definitions and the bundles among `folders`."""
+    """Return tables of the shipped definitions and of the bundles in `folders`."""
     return Group(_definitions(shipped_definitions()), _bundles(folders))
 
 

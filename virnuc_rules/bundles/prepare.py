@@ -1,4 +1,4 @@
-"""Making a model bundle from its definition: fetch, convert one network at a time, describe."""
+"""Making a model bundle from its definition: fetch, convert each network, write the card."""
 
 import logging
 import shutil
@@ -14,22 +14,21 @@ from torch import Tensor
 from virnuc_rules.bundles.checkpoints import read_classifier, read_dnabert_s, read_esm2
 from virnuc_rules.bundles.definition import Definition, HubSource
 from virnuc_rules.bundles.fetch import Fetched, fetch
-from virnuc_rules.errors import ModelError
+from virnuc_rules.errors import ModelError, one_line
 from virnuc_rules.files.atomic import staged_folder
 from virnuc_rules.models import card
 from virnuc_rules.models.bundle import write_card
 from virnuc_rules.models.dnabert import open_tokenizer
 
 logger = logging.getLogger("virnuc_rules")
-# What is stored beside the parameters.
+# Keys of tensors that are no parameters.
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "inv_freq")
 _Reader = Callable[[Path], tuple[BaseModel, dict[str, Tensor]]]
-_READERS: dict[str, _Reader] = {
-    "dnabert_s": read_dnabert_s,
-    "esm2": read_esm2,
-    "classifier": read_classifier,
+_NETWORKS: dict[str, tuple[_Reader, str]] = {
+    "dnabert_s": (read_dnabert_s, card.DNABERT_S),
+    "esm2": (read_esm2, card.ESM2),
+    "classifier": (read_classifier, card.CLASSIFIER),
 }
-_FILES = {"dnabert_s": card.DNABERT_S, "esm2": card.ESM2, "classifier": card.CLASSIFIER}
 
 
 def prepare_bundle(
@@ -39,8 +38,8 @@ def prepare_bundle(
 
     Downloads are kept in `cache`, by default `.downloads` beside `out`. Weights keep the precision
     of their files. A file without a sha256 is downloaded only with `trust_unpinned`. Raises
-    ModelError for files that are not to be had, damaged, unsafe, incomplete, or do not fit each
-    other; then there is no `out`, and what was downloaded is in the cache.
+    ModelError for files that are missing, damaged, unsafe, incomplete, or do not fit each other;
+    then `out` is not made, and the downloads stay in the cache.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ModelError(f"{out}: is there already; give a new folder")
@@ -52,18 +51,18 @@ def prepare_bundle(
             "own, or take what comes with --trust-unpinned"
         )
     cache = cache or out.parent / ".downloads"
-    # The classifier is small: what is wrong with it shows before hours of downloading.
+    # The small classifier first: an error in it should not come after hours of downloading.
     fetched = {name: fetch(source, cache) for name, source in reversed(definition.sources.items())}
     for name, file in unpinned:
         logger.info("%s: sha256 %s, unknown until now", file, fetched[name].sha256[file])
     try:
         with staged_folder(out) as stage:
-            made = _convert(definition, fetched, stage)
+            bundle = _convert(definition, fetched, stage)
             stage.rename(out)
     except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ModelError(f"{out}: cannot be written ({reason}); nothing of it was kept") from None
-    return made
+    return bundle
 
 
 def _convert(definition: Definition, fetched: dict[str, Fetched], stage: Path) -> card.BundleCard:
@@ -72,8 +71,8 @@ def _convert(definition: Definition, fetched: dict[str, Fetched], stage: Path) -
     origins = {}
     for name, source in definition.sources.items():
         files = fetched[name]
-        target = stage / _FILES[name]
-        shapes[name], parameters = _convert_network(_READERS[name], files.path, target)
+        read, file = _NETWORKS[name]
+        shapes[name], parameters = _convert_network(read, files.path, stage / file)
         if source.parameters not in (None, parameters):
             raise ModelError(
                 f"{files.path}: {parameters:,} parameters, but definition {definition.name} has "
@@ -101,13 +100,13 @@ def _convert(definition: Definition, fetched: dict[str, Fetched], stage: Path) -
 
 
 def _convert_network(read: _Reader, path: Path, target: Path) -> tuple[BaseModel, int]:
-    """Write a network's tensors; return its shape and the number of its parameters.
+    """Convert a network and return its shape and number of parameters.
 
-    The tensors are mapped from the file that was read, and are gone when this returns.
+    The tensors are mapped from the file; returning here releases that memory.
     """
     shape, tensors = read(path)
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, target)
-    target.chmod(0o644)  # safetensors makes it 0600, but a bundle is for the group
+    target.chmod(0o644)  # safetensors sets 0600, but a group shares a bundle
     parameters = (t.numel() for key, t in tensors.items() if not key.endswith(_BUFFERS))
     return shape, sum(parameters)
 

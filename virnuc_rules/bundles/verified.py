@@ -1,21 +1,21 @@
-"""What `models verify` found, kept in the bundle's folder: `verified.json`. Needs no torch."""
+"""The results of `models verify`: `verified.json` in the bundle's folder. Needs no torch."""
 
 from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from virnuc_rules.errors import ModelError
-from virnuc_rules.files.atomic import replacing
+from virnuc_rules.errors import ModelError, one_line
+from virnuc_rules.files.atomic import write_json
 
 FILE = "verified.json"  # in the folder of a bundle
-EXACT = "fp32"  # what the other precisions are compared with
+EXACT = "fp32"  # the reference of all other precisions
 
 
 class _Run(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    fingerprint: str  # of the embeddings: another bundle's verification is none
+    fingerprint: str  # of the bundle's embeddings
     device: str  # type: cpu, cuda
     device_name: str
     versions: dict[str, str]
@@ -49,32 +49,32 @@ class Verification(_Run):
         ]
         if self.score_max is not None and self.score_p999 is not None:
             lines.append(
-                f"  difference of score_virus        {self.score_max:.2e} at most, "
+                f"  difference of score_virus        {self.score_max:.2e} maximum, "
                 f"99.9th percentile {self.score_p999:.2e}"
             )
-        least = ", ".join(f"{name} {value:.6f}" for name, value in self.cosine_min.items())
+        cosines = ", ".join(f"{name} {value:.6f}" for name, value in self.cosine_min.items())
         lines += [
-            f"  cosine of embeddings, least      {least}",
+            f"  cosine of embeddings, minimum    {cosines}",
             f"  not finite, again in fp32        {self.recomputed_in_fp32}",
         ]
         return "\n".join(lines)
 
 
 class Parity(_Run):
-    """Our ESM-2 in fp32 compared with fair-esm's forward of the published checkpoint."""
+    """VirNuc's ESM-2 in fp32 compared with fair-esm's forward of the published checkpoint."""
 
     checkpoint: str
     checkpoint_sha256: str
-    embedding_max: float  # largest difference of a number in an embedding
-    embedding_scale: float  # largest number in one, to compare with
+    embedding_max: float  # largest absolute difference between embeddings
+    embedding_scale: float  # largest absolute value in an embedding, to compare with
     cosine_min: float
 
     def __str__(self) -> str:
         return (
             f"ESM-2 in fp32 against fair-esm and {self.checkpoint}, {super().__str__()}\n"
-            f"  difference in an embedding       {self.embedding_max:.2e} at most "
+            f"  difference in an embedding       {self.embedding_max:.2e} maximum "
             f"(its numbers: up to {self.embedding_scale:.2e})\n"
-            f"  cosine of embeddings, least      {self.cosine_min:.8f}"
+            f"  cosine of embeddings, minimum    {self.cosine_min:.8f}"
         )
 
 
@@ -89,11 +89,10 @@ class Verified(BaseModel):
     parity: Parity | None = None
 
     def with_precision(self, run: Verification) -> "Verified":
-        """Return this with a new run in place of one of the same precision and device type."""
-        others = [
-            r for r in self.precisions if (r.precision, r.device) != (run.precision, run.device)
-        ]
-        return self.model_copy(update={"precisions": [*others, run]})
+        """Return a copy with a new run, which replaces one of the same precision and device."""
+        kind = (run.precision, run.device)
+        kept = [old for old in self.precisions if (old.precision, old.device) != kind]
+        return self.model_copy(update={"precisions": [*kept, run]})
 
     def covers(self, precision: str, device: str) -> bool:
         """Tell whether the precision has been compared with fp32 on this type of device."""
@@ -102,26 +101,26 @@ class Verified(BaseModel):
 
 
 def read_verified(bundle: Path, fingerprint: str) -> Verified:
-    """Return what was found with these networks; nothing where the file is missing."""
+    """Return the results for these networks; empty if the file is missing."""
     path = bundle / FILE
     try:
-        found = Verified.model_validate_json(path.read_bytes())
+        verified = Verified.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return Verified()
     except (OSError, ValidationError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise ModelError(f"{path}: cannot be read ({reason}); remove it") from None
+    parity = verified.parity
     return Verified(
-        precisions=[run for run in found.precisions if run.fingerprint == fingerprint],
-        parity=found.parity if found.parity and found.parity.fingerprint == fingerprint else None,
+        precisions=[run for run in verified.precisions if run.fingerprint == fingerprint],
+        parity=parity if parity and parity.fingerprint == fingerprint else None,
     )
 
 
 def write_verified(bundle: Path, verified: Verified) -> None:
-    """Write `verified.json`. Raises ModelError where the bundle cannot be written to."""
+    """Write `verified.json`. Raises ModelError if the bundle cannot be written to."""
     path = bundle / FILE
     try:
-        with replacing(path) as handle:
-            handle.write(verified.model_dump_json(indent=1) + "\n")
+        write_json(path, verified)
     except OSError as error:
         raise ModelError(f"{path}: cannot be written ({error.strerror})") from None

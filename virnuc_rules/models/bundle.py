@@ -17,7 +17,6 @@ from tokenizers import Tokenizer
 
 from virnuc_rules.errors import ModelError
 from virnuc_rules.files.atomic import file_sha256, write_json
-from virnuc_rules.models import classifier, dnabert, esm2
 from virnuc_rules.models.card import (
     CARD,
     CLASSIFIER,
@@ -30,8 +29,9 @@ from virnuc_rules.models.card import (
     read_card,
 )
 from virnuc_rules.models.classifier import MLPClassifier
-from virnuc_rules.models.dnabert import Dnabert
+from virnuc_rules.models.dnabert import POOLER, Dnabert, open_tokenizer
 from virnuc_rules.models.esm2 import Esm2
+from virnuc_rules.models.weights import load_network
 
 
 class Bundle:
@@ -57,17 +57,17 @@ class Bundle:
     def open_tokenizer(self) -> Tokenizer:
         """Open DNABERT-S's tokenizer."""
         self.check(TOKENIZER)
-        return dnabert.open_tokenizer(self.folder / TOKENIZER)
+        return open_tokenizer(self.folder / TOKENIZER)
 
     def open_dnabert_s(self, device: torch.device, dtype: torch.dtype) -> Dnabert:
         """Load DNABERT-S onto a device, matrix products in `dtype`."""
         with self._checked(DNABERT_S) as path:
-            return dnabert.open_network(self.card.dnabert_s, path, device, dtype)
+            return load_network(Dnabert, self.card.dnabert_s, path, device, dtype, ignore=POOLER)
 
     def open_esm2(self, device: torch.device, dtype: torch.dtype) -> Esm2:
         """Load ESM-2 onto a device, matrix products in `dtype`."""
         with self._checked(ESM2) as path:
-            return esm2.open_network(self.card.esm2, path, device, dtype)
+            return load_network(Esm2, self.card.esm2, path, device, dtype)
 
     @contextmanager
     def _checked(self, name: str) -> Iterator[Path]:
@@ -94,7 +94,8 @@ class Bundle:
                 "computed, but not classified: prepare it again with --classifier"
             )
         self.check(CLASSIFIER)
-        return classifier.open_network(self.card.classifier, self.folder / CLASSIFIER)
+        weights = self.folder / CLASSIFIER
+        return load_network(MLPClassifier, self.card.classifier, weights, "cpu", torch.float32)
 
 
 def write_card(folder: Path, **fields: Any) -> BundleCard:

@@ -1,13 +1,10 @@
 """VirNucPro's classifier: a perceptron with one hidden layer over the two embeddings."""
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from virnuc_rules.models.card import ClassifierShape
-from virnuc_rules.models.weights import load_network
 
 
 class MLPClassifier(nn.Module):
@@ -30,8 +27,3 @@ class MLPClassifier(nn.Module):
         """Return softmax scores [N, 2]: column 0 non-viral (score1), column 1 virus (score2)."""
         features = torch.cat([dnabert_s, esm2], dim=1)  # this order: upstream's merge
         return F.softmax(self(features), dim=1)
-
-
-def open_network(shape: ClassifierShape, weights: Path) -> MLPClassifier:
-    """Build the classifier on the CPU and load its weights (float32)."""
-    return load_network(lambda: MLPClassifier(shape), weights, "cpu", torch.float32)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from virnuc_rules.errors import ModelError
 from virnuc_rules.models.card import DnabertConfig
 from virnuc_rules.models.layers import Linear, product
-from virnuc_rules.models.weights import load_network
+
+POOLER = ("pooler.",)  # keys in a checkpoint that are not used: embeddings are means of all tokens
 
 
 class Dnabert(nn.Module):
@@ -143,16 +144,6 @@ def alibi_slopes(heads: int) -> list[float]:
     if below == heads:
         return series
     return series + alibi_slopes(2 * below)[0::2][: heads - below]
-
-
-def open_network(
-    config: DnabertConfig, weights: Path, device: torch.device | str, dtype: torch.dtype
-) -> Dnabert:
-    """Build the network and load its weights. Raises ModelError where they do not fit.
-
-    A pooler in the file is not used: embeddings are means of hidden states.
-    """
-    return load_network(lambda: Dnabert(config), weights, device, dtype, ignore=("pooler.",))
 
 
 def open_tokenizer(path: Path) -> Tokenizer:

@@ -5,8 +5,6 @@ Lin et al., Science 379 (2023). The representation is the last layer's after the
 are those of Hugging Face's checkpoints.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,7 +13,6 @@ from torch import Tensor, nn
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.models.card import Esm2Config
 from virnuc_rules.models.layers import Linear, LinearGelu
-from virnuc_rules.models.weights import load_network
 
 # fair-esm's alphabet "ESM-1b": the index of a token is its id.
 _RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO"
@@ -163,10 +160,3 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (i, i + head_size/2) of queries or keys [B, heads, T, head_size]."""
     turned = x * cos + x.roll(x.shape[-1] // 2, -1) * sin
     return turned.to(x.dtype)
-
-
-def open_network(
-    shape: Esm2Config, weights: Path, device: torch.device | str, dtype: torch.dtype
-) -> Esm2:
-    """Build the network and load its weights. Raises ModelError where they do not fit."""
-    return load_network(lambda: Esm2(shape), weights, device, dtype)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -16,6 +17,7 @@ from virnuc_rules.models.layers import Linear
 _AT_ONCE = 8  # tensors mapped from one opening of the file
 
 Network = TypeVar("Network", bound=nn.Module)
+Shape = TypeVar("Shape", bound=BaseModel)
 
 
 class _NothingDrawn(TorchFunctionMode):
@@ -30,28 +32,29 @@ class _NothingDrawn(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def skeleton(build: Callable[[], Network]) -> Network:
+def skeleton(kind: Callable[[Shape], Network], shape: Shape) -> Network:
     """Build a network on the meta device: names and shapes without values."""
     with torch.device("meta"), _NothingDrawn():
-        return build()
+        return kind(shape)
 
 
 def load_network(
-    build: Callable[[], Network],
+    kind: Callable[[Shape], Network],
+    shape: Shape,
     path: Path,
     device: torch.device | str,
     dtype: torch.dtype,
     *,
     ignore: tuple[str, ...] = (),
 ) -> Network:
-    """Build a network on `device` with the weights of `path`, for inference.
+    """Build a network of class `kind` on `device` with the weights of `path`, for inference.
 
     The weights of matrix products (`Linear`) get `dtype`, all others float32. On the CPU, weights
     that have their dtype already stay mapped from the file. Keys that begin with one of `ignore`
     are not used. Raises ModelError for a missing or damaged file, and for any other missing or
     unexpected key or shape: a network with a single random weight would seem to work.
     """
-    network = skeleton(build)
+    network = skeleton(kind, shape)
     products = {name for name, module in network.named_modules() if isinstance(module, Linear)}
     tensors: dict[str, Tensor] = {}
     try:
@@ -62,10 +65,10 @@ def load_network(
             with safe_open(path, "pt") as file:
                 for key in batch:
                     tensor = file.get_tensor(key)
-                    kind = dtype if key.rpartition(".")[0] in products else torch.float32
-                    kind = kind if tensor.is_floating_point() else tensor.dtype
+                    target = dtype if key.rpartition(".")[0] in products else torch.float32
+                    target = target if tensor.is_floating_point() else tensor.dtype
                     # Tensors that are not converted are copied too, or they keep the file mapped.
-                    tensors[key] = tensor.to(device, kind, copy=dtype != torch.float32)
+                    tensors[key] = tensor.to(device, target, copy=dtype != torch.float32)
                     del tensor
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; prepare the model bundle again") from None
