@@ -184,6 +184,7 @@ def test_a_window_has_the_probability_of_its_margin(tmp_path: Path) -> None:
     folders = SampleFolder(tmp_path, "s"), ChunkFolder(tmp_path)
     with SampleTables(folders[0], Calling(), lengths, folders[1], expit) as written:
         written.add_windows(table, consensus)
+        written.finish()
     found = pq.read_table(tmp_path / "windows.parquet")["probability"].to_pylist()
     assert found == [pytest.approx(0.8), None, pytest.approx(0.4)]
 
@@ -194,7 +195,7 @@ def test_a_bit_that_flips_on_the_disk_is_found(tmp_path: Path) -> None:
     path = write_frames(tmp_path, chunk) / "orfs.parquet"
     content = bytearray(path.read_bytes())
     column = pq.ParquetFile(path).metadata.row_group(0).column(7)
-    assert column.path_in_schema == "score_others"
+    assert column.path_in_schema == "score_non_viral"
     content[column.data_page_offset + column.total_compressed_size // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(OSError, match="CRC"):

@@ -224,7 +224,7 @@ def test_reads_of_several_files_with_one_name(tmp_path: Path) -> None:
 
 
 def test_a_contig_longer_than_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("virnuc_rules.prediction.viral_fasta._PIECE", 60 * 7)
+    monkeypatch.setattr("virnuc_rules.prediction.viral_fasta._BLOCK", 60 * 7)
     bases = "ACGTTGCATA" * 250
     source = fasta(tmp_path / "a.fa", {"long": bases})
     write_viral(SampleFolder(tmp_path, "lake"), prepare(tmp_path, source, virus="v"))
