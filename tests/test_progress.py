@@ -77,21 +77,21 @@ def test_what_fails_inside_comes_out() -> None:
 
 def on_a_terminal(*command: str) -> tuple[int, str]:
     """Run a command whose standard error is a terminal; its exit status and what it drew."""
-    ours, theirs = pty.openpty()
+    terminal, terminal_of_command = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    process = subprocess.Popen(command, stderr=theirs, env=environment)
-    os.close(theirs)
+    process = subprocess.Popen(command, stderr=terminal_of_command, env=environment)
+    os.close(terminal_of_command)
     drawn = b""
     try:
-        while part := os.read(ours, 1 << 16):
+        while part := os.read(terminal, 1 << 16):
             drawn += part
     except OSError:  # how Linux says that the other end is closed
         pass
-    os.close(ours)
+    os.close(terminal)
     return process.wait(timeout=120), drawn.decode()
 
 
-def test_the_verb_draws_a_bar_on_a_terminal_only(tmp_path: Path) -> None:
+def test_the_command_draws_a_bar_on_a_terminal_only(tmp_path: Path) -> None:
     log = tmp_path / "chunk.log"
     command = [str(BIN / "virnuc-rules"), "chunk", str(DEMO["lake"]), "--log", str(log)]
     code, drawn = on_a_terminal(*command, "--out", str(tmp_path / "a"))

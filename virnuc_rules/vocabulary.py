@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 GENETIC_CODE = 1  # NCBI's number of the standard code, which upstream uses too
-UPSTREAM_NON_VIRAL = "others"  # VirNucPro's word for non_viral, in the two files that it wrote too
+UPSTREAM_NON_VIRAL = "others"  # VirNucPro's word for non_viral, kept in the two files of its format
 
 
 class _Term(StrEnum):

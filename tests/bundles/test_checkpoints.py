@@ -95,12 +95,12 @@ def test_dnabert_s_in_every_layout(tmp_path: Path, layout: str, prefix: str) -> 
     assert config.num_attention_heads == 12
     network = Dnabert(config).eval()
     network.load_state_dict(found, strict=True)
-    ours = load_dnabert(TINY, "cpu", torch.float32)
+    virnuc = load_dnabert(TINY, "cpu", torch.float32)
     for row in ROWS[:4]:
         ids = torch.tensor([row])
         present = torch.ones_like(ids, dtype=torch.bool)
         with torch.inference_mode():
-            assert torch.equal(network(ids, present), ours(ids, present))
+            assert torch.equal(network(ids, present), virnuc(ids, present))
 
 
 def test_what_is_read_can_be_saved(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def our_esm2(path: Path) -> esm2.Esm2:
         num_attention_heads=HEADS,
         intermediate_size=4 * WIDTH,
     )
-    weights = path.parent / "ours.safetensors"
+    weights = path.parent / "virnuc.safetensors"
     save_file(tensors, weights)
     return load_network(esm2.Esm2, shape, weights, "cpu", torch.float32)
 
@@ -236,8 +236,8 @@ def test_esm2_of_hugging_face(tmp_path: Path, layout: str) -> None:
 
     folder = tmp_path / "hf"
     kind = EsmModel if layout == "bare" else EsmForMaskedLM
-    theirs = random_(kind(hf_config()))
-    theirs.save_pretrained(folder, max_shard_size="20KB" if layout == "sharded" else "1GB")
+    published = random_(kind(hf_config()))
+    published.save_pretrained(folder, max_shard_size="20KB" if layout == "sharded" else "1GB")
     assert (folder / "model.safetensors.index.json").exists() == (layout == "sharded")
     if layout.endswith("bin"):  # as facebook's, with the buffers that were once stored
         tensors = load_file(folder / "model.safetensors")
@@ -252,7 +252,7 @@ def test_esm2_of_hugging_face(tmp_path: Path, layout: str) -> None:
         else:
             in_shards(tensors, folder, "bin")
     ids, present = proteins(9)
-    base = theirs if layout == "bare" else theirs.esm
+    base = published if layout == "bare" else published.esm
     expected = base(ids, attention_mask=present).last_hidden_state
     found = our_esm2(folder)(ids, present)
     torch.testing.assert_close(found[present], expected[present], rtol=0, atol=1e-5)
@@ -316,13 +316,13 @@ def test_esm2_of_fair_esm(tmp_path: Path, fair_esm: Any, style: str, prefix: str
     path = tmp_path / "esm2_t2.pt"
     torch.save({**settings(style), "model": tensors}, path)
     ids, present = proteins(200 if style == STYLES[0] and "sentence" in prefix else 5)
-    ours = our_esm2(path)
+    virnuc = our_esm2(path)
     expected = fair_esm(ids, repr_layers=[LAYERS])["representations"][LAYERS]
-    torch.testing.assert_close(ours(ids, present)[present], expected[present], rtol=0, atol=1e-4)
+    torch.testing.assert_close(virnuc(ids, present)[present], expected[present], rtol=0, atol=1e-4)
     for row, there in zip(ids[::20], present[::20], strict=True):  # and alone
         alone = row[there][None]
         expected = fair_esm(alone, repr_layers=[LAYERS])["representations"][LAYERS]
-        found = ours(alone, torch.ones_like(alone, dtype=torch.bool))
+        found = virnuc(alone, torch.ones_like(alone, dtype=torch.bool))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
@@ -348,8 +348,8 @@ def renamed_back() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         intermediate_size=4 * WIDTH,
     )
     network = random_(esm2.Esm2(shape))
-    ours = network.state_dict()
-    theirs = {}
+    virnuc = network.state_dict()
+    published = {}
     for key, tensor in network.named_parameters():
         name = key.removeprefix("encoder.")
         if name.startswith("layer."):
@@ -357,33 +357,33 @@ def renamed_back() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
             part, kind = rest.rsplit(".", 1)
             name = f"layers.{number}.{BACK[part]}.{kind}"
         name = name.replace("embeddings.word_embeddings", "embed_tokens")
-        theirs[f"encoder.sentence_encoder.{name}"] = tensor.detach().half()
-    return ours, theirs
+        published[f"encoder.sentence_encoder.{name}"] = tensor.detach().half()
+    return virnuc, published
 
 
 def test_esm2_renamed_back(tmp_path: Path, renamed_back: Any) -> None:
-    ours, theirs = renamed_back
+    virnuc, published = renamed_back
     path = tmp_path / "esm2.pt"
-    theirs["encoder.lm_head.weight"] = theirs["encoder.sentence_encoder.embed_tokens.weight"]
+    published["encoder.lm_head.weight"] = published["encoder.sentence_encoder.embed_tokens.weight"]
     for layer in range(LAYERS):
         name = f"encoder.sentence_encoder.layers.{layer}.self_attn.rot_emb.inv_freq"
-        theirs[name] = ours["encoder.inv_freq"].half()
-    torch.save({**settings("cfg[model]"), "model": theirs}, path)
+        published[name] = virnuc["encoder.inv_freq"].half()
+    torch.save({**settings("cfg[model]"), "model": published}, path)
     shape, found = read_esm2(path)
     assert (shape.num_hidden_layers, shape.hidden_size) == (LAYERS, WIDTH)
-    assert found.keys() == ours.keys()
+    assert found.keys() == virnuc.keys()
     for key, tensor in found.items():
         assert tensor.dtype == torch.float16  # as in the file
-        assert torch.equal(tensor, ours[key].half())
+        assert torch.equal(tensor, virnuc[key].half())
 
 
 def test_layers_with_rotary_frequencies_of_their_own(tmp_path: Path, renamed_back: Any) -> None:
-    _, theirs = renamed_back
+    _, published = renamed_back
     for layer in range(LAYERS):
         name = f"encoder.sentence_encoder.layers.{layer}.self_attn.rot_emb.inv_freq"
-        theirs[name] = torch.full((WIDTH // HEADS // 2,), 0.5 + layer)
+        published[name] = torch.full((WIDTH // HEADS // 2,), 0.5 + layer)
     path = tmp_path / "esm2.pt"
-    torch.save({**settings("cfg[model]"), "model": theirs}, path)
+    torch.save({**settings("cfg[model]"), "model": published}, path)
     assert "rot_emb.inv_freq is not that of all layers" in refusal(read_esm2, path)
 
 

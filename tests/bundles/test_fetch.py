@@ -172,7 +172,7 @@ def test_without_a_sha256_nothing_is_put_together(server: Server, tmp_path: Path
 
 def test_what_is_not_there(server: Server, tmp_path: Path) -> None:
     server.files.clear()
-    assert "answers 404: there is no such file" in refusal(source(server), tmp_path)
+    assert "answers 404: the file does not exist" in refusal(source(server), tmp_path)
 
 
 def test_a_full_disk_is_no_missing_network(server: Server, tmp_path: Path) -> None:

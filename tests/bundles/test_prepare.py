@@ -51,9 +51,9 @@ def test_a_prepared_bundle_opens(
     bundle, known = Bundle(out), Bundle(BUNDLE)
     assert (bundle.card.name, bundle.card.window, bundle.card.demo) == ("mine", 500, False)
     cpu = torch.device("cpu")
-    ours = bundle.open_dnabert_s(cpu, torch.float32).state_dict()
+    virnuc = bundle.open_dnabert_s(cpu, torch.float32).state_dict()
     expected = known.open_dnabert_s(cpu, torch.float32).state_dict()
-    assert all(torch.equal(ours[key], expected[key]) for key in expected)
+    assert all(torch.equal(virnuc[key], expected[key]) for key in expected)
     features = torch.randn(5, 48), torch.randn(5, 64)
     assert torch.equal(
         bundle.open_classifier().scores(*features), known.open_classifier().scores(*features)
@@ -79,6 +79,6 @@ def test_what_does_not_fit_leaves_nothing(sources: dict[str, Path], tmp_path: Pa
 def test_an_existing_folder_stays(sources: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     save_file({"x": torch.zeros(1)}, tmp_path / "out" / "x.safetensors")
-    with pytest.raises(ModelError, match="is there already"):
+    with pytest.raises(ModelError, match="exists already"):
         prepare_bundle(local(sources), tmp_path / "out")
     assert (tmp_path / "out" / "x.safetensors").exists()

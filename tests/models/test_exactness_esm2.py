@@ -89,14 +89,14 @@ def save(network: ESM2, path: Path) -> None:
     torch.save({"model": regression}, path.with_name(f"{path.stem}-contact-regression.pt"))
 
 
-def open_theirs(path: Path) -> ESM2:
+def open_fair_esm(path: Path) -> ESM2:
     """Open a checkpoint with the loader that VirNucPro calls."""
     with torch.serialization.safe_globals([Namespace]):
         network, _ = load_model_and_alphabet_local(path)
     return network.eval()
 
 
-def open_ours(path: Path, folder: Path) -> esm2.Esm2:
+def open_virnuc(path: Path, folder: Path) -> esm2.Esm2:
     """Open a checkpoint as `models prepare` and a worker do, one after the other."""
     shape, tensors = read_esm2(path)
     weights = folder / "esm2.safetensors"
@@ -110,8 +110,8 @@ class Published:
 
     size: str
     path: Path
-    theirs: ESM2
-    ours: esm2.Esm2
+    upstream: ESM2
+    virnuc: esm2.Esm2
 
 
 @pytest.fixture(scope="module", params=SIZES)
@@ -122,7 +122,7 @@ def published(
     folder = tmp_path_factory.mktemp("fair_esm")
     path = folder / f"esm2_t{layers}_{request.param}_UR50D.pt"
     save(random_esm2(layers, width), path)
-    return Published(request.param, path, open_theirs(path), open_ours(path, folder))
+    return Published(request.param, path, open_fair_esm(path), open_virnuc(path, folder))
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -138,15 +138,15 @@ def test_layers_and_width_are_the_files(published: Published) -> None:
         num_attention_heads=HEADS,
         intermediate_size=4 * width,
     )
-    assert states_of(published.ours, ["MKL"])[0].shape == (5, width)
+    assert states_of(published.virnuc, ["MKL"])[0].shape == (5, width)
 
 
 def test_the_contact_regression_may_be_absent(published: Published, tmp_path: Path) -> None:
     alone = Path(shutil.copy(published.path, tmp_path))
     content = torch.load(published.path, weights_only=False)
     with pytest.warns(UserWarning, match="Regression weights not found"):
-        theirs, _ = load_model_and_alphabet_core(alone.stem, content)
-    assert torch.equal(theirs.embed_tokens.weight, published.theirs.embed_tokens.weight)
+        upstream, _ = load_model_and_alphabet_core(alone.stem, content)
+    assert torch.equal(upstream.embed_tokens.weight, published.upstream.embed_tokens.weight)
     assert same(read_esm2(alone)[1], read_esm2(published.path)[1])
 
 
@@ -155,7 +155,7 @@ def test_settings_in_args_and_everything_in_one_file(published: Published, tmp_p
     layers, width = SIZES[published.size]
     args = Namespace(layers=layers, embed_dim=width, attention_heads=HEADS, arch="esm2")
     path = tmp_path / "esm2.pt"
-    torch.save({"args": args, "model": published.theirs.state_dict()}, path)
+    torch.save({"args": args, "model": published.upstream.state_dict()}, path)
     shape, tensors = read_esm2(path)
     expected_shape, expected = read_esm2(published.path)
     assert shape == expected_shape
@@ -208,23 +208,23 @@ def states_of(network: nn.Module, proteins: list[str]) -> list[Tensor]:
     return [found[: len(row)] for found, row in zip(states, rows, strict=True)]
 
 
-def assert_close(ours: list[Tensor], theirs: list[Tensor]) -> None:
-    for found, expected in zip(ours, theirs, strict=True):
+def assert_close(virnuc: list[Tensor], upstream: list[Tensor]) -> None:
+    for found, expected in zip(virnuc, upstream, strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_a_protein_alone(published: Published) -> None:
     for length in LENGTHS[published.size]:
         proteins = [protein(length)]
-        ours = states_of(published.ours, proteins)
-        assert_close(ours, states_of_fair_esm(published.theirs, proteins))
+        virnuc = states_of(published.virnuc, proteins)
+        assert_close(virnuc, states_of_fair_esm(published.upstream, proteins))
 
 
 @pytest.mark.parametrize("lengths", [[166, 1, 17, 100, 2, 3], [17, 500]], ids=str)
 def test_proteins_in_a_padded_batch(published: Published, lengths: list[int]) -> None:
     proteins = [protein(length) for length in lengths]
-    ours = states_of(published.ours, proteins)
-    assert_close(ours, states_of_fair_esm(published.theirs, proteins))
+    virnuc = states_of(published.virnuc, proteins)
+    assert_close(virnuc, states_of_fair_esm(published.upstream, proteins))
 
 
 def test_embeddings_are_the_means_that_virnucpro_takes(published: Published) -> None:
@@ -232,13 +232,13 @@ def test_embeddings_are_the_means_that_virnucpro_takes(published: Published) -> 
     proteins = [protein(length) for length in (17, 1, 166, 1025)]
     bundle = Bundle(BUNDLE)
     networks = Networks(
-        bundle.open_tokenizer(), bundle.open_dnabert_s(CPU, torch.float32), published.ours, CPU
+        bundle.open_tokenizer(), bundle.open_dnabert_s(CPU, torch.float32), published.virnuc, CPU
     )
     names = [str(len(residues)) for residues in proteins]
     chunk = Chunk(names, ["ACGT"] * len(proteins), proteins, CHUNK_SCHEMA.empty_table())
     found = embed_chunk(chunk, networks, Embedding(precision="fp32", batch_tokens=1100)).esm2
     for residues, embedding in zip(proteins, found, strict=True):
-        (states,) = states_of_fair_esm(published.theirs, [residues])
+        (states,) = states_of_fair_esm(published.upstream, [residues])
         mean = states[1 : min(len(residues), 1024) + 1].mean(dim=0)
         torch.testing.assert_close(embedding, mean, rtol=0, atol=1e-4)
 
@@ -263,10 +263,10 @@ def test_the_rotary_frequencies_of_a_fair_esm_file(tmp_path: Path) -> None:
     """The whole file is float16 here, as of the larger models; fair-esm computes in float32."""
     path = tmp_path / "esm2_t6_8M_UR50D.pt"
     save(random_esm2(*SIZES["8M"]).half(), path)
-    theirs, ours = open_theirs(path), open_ours(path, tmp_path)
-    assert theirs.embed_tokens.weight.dtype == torch.float32
+    upstream, virnuc = open_fair_esm(path), open_virnuc(path, tmp_path)
+    assert upstream.embed_tokens.weight.dtype == torch.float32
     proteins = [protein(500)]
-    assert_close(states_of(ours, proteins), states_of_fair_esm(theirs, proteins))
+    assert_close(states_of(virnuc, proteins), states_of_fair_esm(upstream, proteins))
 
 
 @pytest.mark.parametrize("layout", ["one for all layers", "one a layer"])
@@ -275,9 +275,9 @@ def test_the_rotary_frequencies_of_a_hugging_face_folder(tmp_path: Path, layout:
     """transformers 5 writes them once; facebook's folders are older and hold them in each layer."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        theirs = EsmModel(SMALL, add_pooling_layer=False).eval()
-    theirs.rotary_embeddings.inv_freq.copy_(theirs.rotary_embeddings.inv_freq.half())
-    theirs.save_pretrained(tmp_path)
+        upstream = EsmModel(SMALL, add_pooling_layer=False).eval()
+    upstream.rotary_embeddings.inv_freq.copy_(upstream.rotary_embeddings.inv_freq.half())
+    upstream.save_pretrained(tmp_path)
     if layout == "one a layer":
         tensors = load_file(tmp_path / "model.safetensors")
         (name,) = (key for key in tensors if key.endswith("inv_freq"))
@@ -287,5 +287,5 @@ def test_the_rotary_frequencies_of_a_hugging_face_folder(tmp_path: Path, layout:
             tensors[name] = rounded.clone()
         save_file(tensors, tmp_path / "model.safetensors")
     ids = torch.tensor([esm2.tokenize(protein(500))])
-    expected = theirs(ids).last_hidden_state[0]
-    assert_close(states_of(open_ours(tmp_path, tmp_path), [protein(500)]), [expected])
+    expected = upstream(ids).last_hidden_state[0]
+    assert_close(states_of(open_virnuc(tmp_path, tmp_path), [protein(500)]), [expected])

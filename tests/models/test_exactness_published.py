@@ -118,13 +118,13 @@ def test_a_pickled_classifier_gives_the_same_scores(tmp_path: Path, upstream: Up
     shape, tensors = read_classifier(tmp_path / "500_model.pth")
     assert shape == SHAPE
     save_file(tensors, tmp_path / "classifier.safetensors")
-    ours = load_network(
+    virnuc = load_network(
         MLPClassifier, shape, tmp_path / "classifier.safetensors", "cpu", torch.float32
     )
     features = torch.randn(40, 3328, generator=torch.Generator().manual_seed(4))
     logits = upstream(features)
-    assert torch.equal(ours(features), logits)
-    scores = ours.scores(*features.split([768, 2560], dim=1))
+    assert torch.equal(virnuc(features), logits)
+    scores = virnuc.scores(*features.split([768, 2560], dim=1))
     assert torch.equal(scores, torch.softmax(logits, dim=1))
 
 

@@ -19,7 +19,7 @@ from virnuc_rules.files.atomic import file_sha256
 
 logger = logging.getLogger("virnuc_rules")
 _FIXES = {
-    404: "there is no such file; check the address in the definition",
+    404: "the file does not exist; check the address in the definition",
     401: "it is private; log in with `hf auth login` if it is on the hub",
     403: "you have no access; log in with `hf auth login` if it is on the hub",
 }
@@ -71,7 +71,7 @@ def _local(source: PathSource) -> Fetched:
         if sha256[name] != expected:
             raise ModelError(
                 f"{source.path}: {name}: expected sha256 {expected}, found {sha256[name]}; "
-                "take the right file, or mend the definition"
+                "take the right file, or correct the definition"
             )
     return Fetched(source.path, sha256)
 
@@ -102,7 +102,9 @@ def _download(url: str, path: Path, expected: str | None, headers: dict[str, str
         partial.unlink()
     except OSError as error:
         reason = error.strerror or error
-        raise ModelError(f"{partial}: {reason}; mend that, and run the same again") from None
+        raise ModelError(
+            f"{partial}: {reason}; correct that, and run the same command again"
+        ) from None
     raise ModelError(f"{url}: expected sha256 {expected}, found {sha256}; nothing of it was kept")
 
 
@@ -124,7 +126,7 @@ def _transfer(url: str, file: IO[bytes], headers: dict[str, str]) -> None:
         if status == 416 and start:  # the file is longer than that of the URL
             file.truncate(file.seek(0))
             return _transfer(url, file, headers)
-        fix = _FIXES.get(status, "try again later; what is there already is kept")
+        fix = _FIXES.get(status, "try again later; the downloaded part is kept")
         raise ModelError(f"{url}: the server answers {status}: {fix}") from None
     except Exception as error:  # of many libraries below huggingface_hub
         if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):

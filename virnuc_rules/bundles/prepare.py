@@ -42,13 +42,13 @@ def prepare_bundle(
     then `out` is not made, and the downloads stay in the cache.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ModelError(f"{out}: is there already; give a new folder")
+        raise ModelError(f"{out}: exists already; give a new folder")
     unpinned = definition.unpinned()
     if unpinned and not trust_unpinned:
         files = ", ".join(f"{file} ({definition.sources[name].origin})" for name, file in unpinned)
         raise ModelError(
             f"{definition.name}: no sha256 is known of {files}; write it into a definition of your "
-            "own, or take what comes with --trust-unpinned"
+            "own, or accept any file with --trust-unpinned"
         )
     cache = cache or out.parent / ".downloads"
     # The small classifier first: an error in it should not come after hours of downloading.
@@ -76,7 +76,7 @@ def _convert(definition: Definition, fetched: dict[str, Fetched], stage: Path) -
         if source.parameters not in (None, parameters):
             raise ModelError(
                 f"{files.path}: {parameters:,} parameters, but definition {definition.name} has "
-                f"{source.parameters:,}; take the right checkpoint, or mend the definition"
+                f"{source.parameters:,}; take the right checkpoint, or correct the definition"
             )
         revision = source.revision if isinstance(source, HubSource) else None
         origins[name] = card.Origin(
