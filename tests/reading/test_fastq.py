@@ -14,6 +14,7 @@ from packing import PACK
 
 from virnuc_rules.errors import InputError
 from virnuc_rules.reading import fastx as sequences
+from virnuc_rules.reading import streams
 from virnuc_rules.reading.fastx import Contig, Sequences
 
 READS = b"@r1 1:N:0\nACGT\n+\nII@>\n@r2\nacgtn\n+r2\n@+@+@\n"
@@ -122,10 +123,16 @@ def test_a_header_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, m
     """It is refused as soon as it is too long, not when all memory is used."""
     monkeypatch.setattr(sequences, "_HEADER", 100)
     monkeypatch.setattr(sequences, "_BLOCK", 10)
-    path = write(tmp_path, mark + b"x" * 1000)
-    assert error(path) == f"{path}: record 1: the header has more than 100 bytes; shorten it"
-    path = write(tmp_path, mark + b"x\rACGT" * 100)
-    assert "single carriage returns" in error(path)
+    monkeypatch.setattr(streams, "_BUFFER", 10)
+    for text, problem in (
+        (b"x" * 1000, "record 1: the header has more than 100 bytes; shorten it"),
+        (b"x\rACGT" * 100, "the lines end in single carriage returns, as on old Macs; "),
+    ):
+        path, counted = write(tmp_path, mark + text), []
+        with pytest.raises(InputError) as raised:
+            list(Sequences([path], "lake", advance=counted.append).contigs())
+        assert str(raised.value).startswith(f"sample lake: {path}: {problem}")
+        assert sum(counted) < 150
 
 
 def test_a_read_of_any_length_is_taken_piece_by_piece(
