@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness import BUNDLE, DEMO, Project, copy_bundle, environment, rules, sha256
+from harness import BUNDLE, DEMO, Project, copy_bundle, environment, rules, sha256, without_settings
 from safetensors.torch import load_file, save_file
 
 from virnuc_rules.models import card
@@ -119,7 +119,9 @@ def test_no_card_or_no_such_kind_of_device(
     worker = chunked.serve(**settings)
     _, errors = worker.communicate(timeout=200)
     assert worker.returncode == 1 and cause in errors
-    assert len(errors.splitlines()) == 1 and not (chunked.results / "queue").exists()
+    assert (
+        len(without_settings(errors).splitlines()) == 1 and not (chunked.results / "queue").exists()
+    )
 
 
 def test_a_classifier_is_no_concern_of_workers(tmp_path: Path) -> None:

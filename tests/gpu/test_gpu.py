@@ -18,7 +18,7 @@ from virnuc_rules.embedding.embedding_file import Embeddings
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.device import choose_device, choose_precision, clear_caches
-from virnuc_rules.serving.worker import Exit, Worker
+from virnuc_rules.serving.worker import CHUNKS_BETWEEN_CLEARINGS, Exit, Worker
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU", allow_module_level=True)
@@ -93,7 +93,7 @@ def work(results: Path, chunks: slice) -> tuple[Worker, dict[str, bytes]]:
     """Let a worker embed some of the chunks of a sample; also its results."""
     out = results / "chunks" / "lake"
     write_chunks([DEMO["lake"]], out, sample="lake", chunking=Chunking(window=500, chunk_size=40))
-    config = Config.of(results=results, bundle=BUNDLE, cache_clear_interval=5)
+    config = Config.of(results=results, bundle=BUNDLE)
     tasks = list(Tasks.of(config.run, config.embedding).of_samples(["lake"]).items())[chunks]
     worker = worker_of(config, "0", dict(tasks))
     assert worker.run() == Exit.DRAINED
@@ -104,7 +104,7 @@ def work(results: Path, chunks: slice) -> tuple[Worker, dict[str, bytes]]:
 def test_a_worker_for_all_chunks_and_one_for_a_single_chunk(tmp_path: Path) -> None:
     worker, files = work(tmp_path / "all", slice(None))
     assert worker.report.device.startswith("cuda:0 (") and worker.report.precision == "fp16"
-    assert worker.report.cache_clears == 13 // 5
+    assert worker.report.cache_clears == 13 // CHUNKS_BETWEEN_CLEARINGS
     assert all(point.device for point in worker.report.memory)
     for number in (0, 12):
         _, alone = work(tmp_path / str(number), slice(number, number + 1))
