@@ -206,7 +206,7 @@ def test_results_that_are_read_only(site: Config) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("least", ["_LEAST_SPACE", "_LEAST_INODES"])
+@pytest.mark.parametrize("least", ["_MIN_SPACE", "_MIN_INODES"])
 def test_little_room(site: Config, monkeypatch: pytest.MonkeyPatch, least: str) -> None:
     monkeypatch.setattr(doctor, least, 1e30)
     found = findings(site)["results folder"]
@@ -217,8 +217,8 @@ def test_little_room(site: Config, monkeypatch: pytest.MonkeyPatch, least: str) 
 def test_results_in_memory_on_a_cluster(
     site: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slurm: Path
 ) -> None:
-    monkeypatch.setattr(doctor, "_LEAST_SPACE", 0)
-    monkeypatch.setattr(doctor, "_LEAST_INODES", 0)
+    monkeypatch.setattr(doctor, "_MIN_SPACE", 0)
+    monkeypatch.setattr(doctor, "_MIN_INODES", 0)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
         there = site.replace(results=Path(memory))
         found = findings(there, write_profile(tmp_path / "site", serve=GPU))["results folder"]

@@ -85,7 +85,7 @@ class Chunking(Section):
     """The settings that chunk folders depend on."""
 
     window: Annotated[CountOrNone, AfterValidator(_window)] = 0
-    """bases in a window; 0 = that of the bundle; any other value is an error"""
+    """bases in a window; 0 = that of the bundle; a run refuses any other value"""
     chunk_size: Count = 10_000
     """open frames in a chunk, the unit of work; an interrupted chunk is computed again"""
     min_length: CountOrNone = 0

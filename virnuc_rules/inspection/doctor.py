@@ -1,4 +1,4 @@
-"""What a site gets wrong, found before a run: filesystem, clock, device, bundle, input, Slurm."""
+"""Checks of a site before a run: filesystem, clock, device, bundle, input, Slurm."""
 
 import os
 import shutil
@@ -24,14 +24,14 @@ from virnuc_rules.models.card import read_card
 
 COLOURS: dict[Level, str] = {"ok": "green", "note": "", "warning": "yellow", "FAILED": "red"}
 
-_LEAST_SPACE, _LEAST_INODES = 10e9, 100_000
-_MOST_SKEW = 2.0  # seconds between the filesystem's clock and ours
+_MIN_SPACE, _MIN_INODES = 10e9, 100_000  # bytes; files
+_MAX_SKEW = 2.0  # seconds between the clocks of the filesystem and of this machine
 _ONE_NODE = ("tmpfs", "ramfs", "overlay")  # filesystems that no other node sees
 _NVIDIA = Path("/proc/driver/nvidia/version")  # where a driver is loaded
 
 
 def diagnose(config: Config, profile: Path | None = None) -> Iterator[Finding]:
-    """Run all checks; one that breaks is a finding too, and the others go on.
+    """Run all checks; one that raises an error is a finding too, and the next ones are run.
 
     `profile` is the folder of the Slurm profile; by default the one of the working directory.
     """
@@ -49,7 +49,7 @@ def diagnose(config: Config, profile: Path | None = None) -> Iterator[Finding]:
     for name, check in checks:
         try:
             yield from check(Site(config, profile))
-        except Exception as error:  # whatever it is, the other checks are wanted too
+        except Exception as error:  # of any kind: the next checks must run too
             kind = "" if isinstance(error, VirnucError) else f"{type(error).__name__}: "
             yield Finding(level="FAILED", check=name, found=kind + " ".join(str(error).split()))
 
@@ -67,7 +67,7 @@ def _environment(site: Site) -> Iterator[Finding]:
     elif other != f"virnuc-rules {__version__}":
         level, remedy = "FAILED", f"{program} says {other!r}: activate one environment only"
     elif site.config.compute.threads > cores:
-        remedy = f"`threads: {site.config.compute.threads}`, but {cores} cores are here"
+        remedy = f"`threads: {site.config.compute.threads}`, but this machine has {cores} cores"
     yield Finding.of("environment", found, remedy, level)
 
 
@@ -82,14 +82,14 @@ def _space(site: Site) -> Iterator[Finding]:
         folder = site.config.run.results.resolve()
     free, inodes = shutil.disk_usage(folder).free, os.statvfs(folder)
     parts = [p for p in psutil.disk_partitions(all=True) if folder.is_relative_to(p.mountpoint)]
-    # Of several mounts on one folder the last is seen.
+    # Of several mounts on one folder the last one is visible.
     kind = max(reversed(parts), key=lambda p: len(p.mountpoint)).fstype if parts else "unknown"
-    few = inodes.f_files and inodes.f_favail < _LEAST_INODES
+    few_inodes = inodes.f_files and inodes.f_favail < _MIN_INODES
     files = f" for {inodes.f_favail:,} files" if inodes.f_files else ""
     found = f"{folder} on {kind}, {free / 1e9:.1f} GB free{files}"
     level: Level = "warning"
     remedy = ""
-    if free < _LEAST_SPACE or few:
+    if free < _MIN_SPACE or few_inodes:
         remedy = "embeddings need 13 kB for an open frame (ESM-2 3B), and a file for each chunk"
     elif kind in _ONE_NODE and shutil.which("sbatch"):
         remedy = "other nodes do not see it; on a cluster set `results` to a shared filesystem"
@@ -100,7 +100,7 @@ def _space(site: Site) -> Iterator[Finding]:
 
 
 def _links(site: Site) -> Iterator[Finding]:
-    """Do what the queue relies on, once each."""
+    """Try each operation that the queue relies on."""
     remedy = "put `results` on a filesystem with hard links: NFS, Lustre, GPFS, BeeGFS, ext4, XFS"
     with scratch(site.config) as folder:
         one, two = folder / "one", folder / "two"
@@ -135,7 +135,7 @@ def _clock(site: Site) -> Iterator[Finding]:
     skew = max(before - written, written - time.time(), 0.0)
     remedy = "the queue does not mind, Snakemake compares times of files: ask for NTP"
     found = f"the filesystem's is {skew:.1f} s off"
-    yield Finding.of("clock", found, remedy if skew > _MOST_SKEW else "")
+    yield Finding.of("clock", found, remedy if skew > _MAX_SKEW else "")
 
 
 def _bundle(site: Site) -> Iterator[Finding]:
@@ -183,5 +183,5 @@ def _is_verified(bundle: Path, precision: str, device: str) -> bool:
     try:
         card = read_card(bundle)
     except ModelError:
-        return True  # the check of the bundle has said so
+        return True  # the check of the bundle has reported it
     return read_verified(bundle, card.fingerprint).covers(precision, device)

@@ -1,4 +1,4 @@
-"""What a check of `doctor` finds, is given, and needs."""
+"""What the checks of `doctor` have in common: their input, their result, running programs."""
 
 import subprocess
 import tempfile
@@ -16,7 +16,7 @@ Level = Literal["ok", "note", "warning", "FAILED"]
 
 
 class Finding(BaseModel):
-    """What one check found; `remedy` says what to do where that is not good."""
+    """The result of one check; `remedy` says what to do if it is not good."""
 
     level: Level
     check: str
@@ -29,25 +29,25 @@ class Finding(BaseModel):
 
     @classmethod
     def of(cls, check: str, found: str, remedy: str = "", level: Level = "warning") -> Self:
-        """Return that it is well, or `level` where there is something to do."""
+        """Return a finding of level ok, or of `level` if there is a remedy."""
         return cls(level=level if remedy else "ok", check=check, found=found, remedy=remedy)
 
 
 class Site(NamedTuple):
-    """What is checked."""
+    """The settings that are checked."""
 
     config: Config
     profile: Path | None  # folder of Slurm's; None: that of the working directory
 
 
 def ask(*command: str) -> "subprocess.CompletedProcess[str]":
-    """Run a program that answers within a minute; what it returns is not checked."""
+    """Run a program for at most a minute; its exit code is not checked."""
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 @contextmanager
 def scratch(config: Config) -> Iterator[Path]:
-    """Give a folder inside `results` for the time of a check."""
+    """Make a temporary folder inside `results`."""
     try:
         config.run.results.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=".doctor-", dir=config.run.results)

@@ -70,7 +70,7 @@ def _request(default: dict[str, Any], own: dict[str, Any], rule: str, threads: i
         "partition": f"-p {shlex.quote(str(partition))}" if partition else "",
     }  # fmt: skip
     words = shlex.split(get_submit_command(job, parameters) + set_gres_string(job))
-    return words[words.index("--comment") + 2 :]  # what is before it decides nothing
+    return words[words.index("--comment") + 2 :]  # the options before it do not matter here
 
 
 def _job(rule: str, options: list[str], limits: dict[str, float], device: str) -> Finding:
@@ -81,9 +81,9 @@ def _job(rule: str, options: list[str], limits: dict[str, float], device: str) -
         return Finding.of(check, found, f"the partitions are {', '.join(limits)}", "FAILED")
     given = dict(itertools.pairwise(options))
     runtime, names = float(given.get("-t", 0)), given.get("-p", "").split(",")
-    most = max(limits.get(name, float("inf")) for name in names)
-    if runtime > most:
-        found = f"{runtime:.0f} minutes, of {most:.0f} that partition {given['-p']} gives"
+    limit = max(limits.get(name, float("inf")) for name in names)
+    if runtime > limit:
+        found = f"{runtime:.0f} minutes, of {limit:.0f} that partition {given['-p']} gives"
         return Finding.of(check, found, "lower `runtime`", "FAILED")
     has_gpu = any(option.startswith(("--gpu", "--gres=gpu")) for option in options)
     needs_gpu = rule in _GPU_RULES and device != "cpu"

@@ -15,9 +15,9 @@ from virnuc_rules.files.atomic import replacing
 from virnuc_rules.inspection.finding import Finding, Site, scratch
 from virnuc_rules.queue.claims import Queue
 
-_KEYS = [f"{number:064x}" for number in range(200)]  # tasks that two processes share
-_BEATING = "f" * 64  # the claim whose heartbeat the one sees of the other
-_PATIENCE = 120.0  # seconds until the other process must have shown itself
+_KEYS = [f"{index:064x}" for index in range(200)]  # tasks that two processes drain together
+_HELD = "f" * 64  # key of the claim whose heartbeat this process waits for
+_START_TIMEOUT = 120.0  # seconds until the second process must have made its claim
 
 
 def two_processes(site: Site) -> Iterator[Finding]:
@@ -27,28 +27,29 @@ def two_processes(site: Site) -> Iterator[Finding]:
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as other:
             try:
-                seconds = _see_a_beat(other, folder, site.config.serving.lease_seconds)
+                seconds = _wait_for_heartbeat(other, folder, site.config.serving.lease_seconds)
                 with replacing(folder / "start") as handle:
                     handle.write("now")
-                ours = _drain(folder)
+                claimed_here = _drain(folder)
                 output, errors = other.communicate(timeout=300)
             finally:
                 other.kill()
-    theirs = output.split()
-    claimed = ours + theirs
+    claimed_there = output.split()
+    claimed = claimed_here + claimed_there
     lost, twice = len(set(_KEYS) - set(claimed)), len(claimed) - len(set(claimed))
     if other.returncode:
         raise VirnucError(f"the other process ended with {other.returncode}: {errors[-300:]}")
-    found = f"{len(_KEYS)} tasks, {len(ours)} and {len(theirs)}, {lost} lost, {twice} claimed twice"
-    promises = "the filesystem does not keep its promises; put `results` on another one"
+    counts = f"{len(_KEYS)} tasks, {len(claimed_here)} and {len(claimed_there)}"
+    found = f"{counts}, {lost} lost, {twice} claimed twice"
+    remedy = "the filesystem does not make claims exclusive; put `results` on another one"
     heartbeat = f"; a heartbeat is seen after {seconds:.2f} s"
-    yield Finding.of(
-        "two processes", found + heartbeat, promises if lost or twice else "", "FAILED"
-    )
+    yield Finding.of("two processes", found + heartbeat, remedy if lost or twice else "", "FAILED")
 
 
-def _see_a_beat(other: "subprocess.Popen[str]", folder: Path, lease_seconds: float) -> float:
-    """Wait for the other process's claim, then for its next heartbeat; how long that took."""
+def _wait_for_heartbeat(
+    other: "subprocess.Popen[str]", folder: Path, lease_seconds: float
+) -> float:
+    """Wait for the second process's claim; return the seconds until its next heartbeat."""
 
     def wait_for_more_than(content: bytes, seconds: float, what: str) -> bytes:
         end = time.monotonic() + seconds
@@ -60,18 +61,18 @@ def _see_a_beat(other: "subprocess.Popen[str]", folder: Path, lease_seconds: flo
             raise VirnucError(f"{what} of another process was not seen in {seconds:.0f} s")
         raise VirnucError(f"the other process ended: {other.communicate()[1][-300:]}")
 
-    claim = RunFolder(folder).claims / _BEATING
-    first = wait_for_more_than(b"", _PATIENCE, "the claim")
+    claim = RunFolder(folder).claims / _HELD
+    first = wait_for_more_than(b"", _START_TIMEOUT, "the claim")
     begun = time.monotonic()
     wait_for_more_than(first, lease_seconds, "a heartbeat")
     return time.monotonic() - begun
 
 
-def _be_the_other(folder: Path) -> list[str]:
-    """Hold a claim and let its heart beat until the first process says `start`; then join in."""
-    end = time.monotonic() + 2 * _PATIENCE
+def _second_process(folder: Path) -> list[str]:
+    """Hold a claim with heartbeats until the first process writes `start`; then drain the queue."""
+    end = time.monotonic() + 2 * _START_TIMEOUT
     with Queue(folder, "doctor", 60) as queue:
-        claim = queue.claim(_BEATING)
+        claim = queue.claim(_HELD)
         while claim and not (folder / "start").exists():
             if time.monotonic() > end:
                 sys.exit("the first process said nothing")
@@ -81,7 +82,7 @@ def _be_the_other(folder: Path) -> list[str]:
 
 
 def _drain(folder: Path) -> list[str]:
-    """Claim and publish what can be had; the keys."""
+    """Claim and publish tasks until none is left; return their keys."""
     done = []
     with Queue(folder, "doctor", 60) as queue:
         for claim in queue.drain(_KEYS):
@@ -91,4 +92,4 @@ def _drain(folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(_be_the_other(Path(sys.argv[1]))))
+    print("\n".join(_second_process(Path(sys.argv[1]))))

@@ -104,8 +104,8 @@ class _Comparison:
             "dnabert_s": (exact.dnabert_s, other.dnabert_s),
             "esm2": (exact.esm2, other.esm2),
         }
-        for name, (ours, theirs) in pairs.items():
-            cosine = float(F.cosine_similarity(ours, theirs).min())
+        for name, (reference, tested) in pairs.items():
+            cosine = float(F.cosine_similarity(reference, tested).min())
             self.cosine[name] = min(self.cosine[name], cosine)
         self.recomputed += other.notes.get("recomputed_in_fp32", 0)
         if self.classifier is None:
@@ -141,25 +141,25 @@ class _Comparison:
 def verify_parity(
     bundle: Bundle, data: Data, device: torch.device, checkpoint: Path, settings: Embedding
 ) -> Parity:
-    """Run the data's proteins through fair-esm's forward of a published `.pt`, and through ours.
+    """Run the data's proteins through fair-esm's forward of a published `.pt`, and VirNuc's.
 
     Raises ModelError where fair-esm is not installed or the checkpoint is none of its own.
     """
-    theirs = _open_fair_esm(checkpoint).to(device)
+    fair_esm = _open_fair_esm(checkpoint).to(device)
     networks = Networks.open(bundle, device, EXACT)
     largest = scale = 0.0
     cosine = 1.0
     for chunk in data.chunks():
-        ours = embed_chunk(chunk, networks, settings).esm2
+        embeddings = embed_chunk(chunk, networks, settings).esm2
         with matmul_precision(EXACT):
-            expected = torch.stack([_fair_esm_mean(theirs, p, device) for p in chunk.protein])
-        if ours.shape != expected.shape:
+            expected = torch.stack([_fair_esm_mean(fair_esm, p, device) for p in chunk.protein])
+        if embeddings.shape != expected.shape:
             raise ModelError(
                 f"{checkpoint}: its width is {expected.shape[1]}, not that of the bundle"
             )
-        largest = max(largest, float((ours - expected).abs().max()))
+        largest = max(largest, float((embeddings - expected).abs().max()))
         scale = max(scale, float(expected.abs().max()))
-        cosine = min(cosine, float(F.cosine_similarity(ours, expected).min()))
+        cosine = min(cosine, float(F.cosine_similarity(embeddings, expected).min()))
     return Parity(
         checkpoint=str(checkpoint),
         checkpoint_sha256=file_sha256(checkpoint),
@@ -211,7 +211,7 @@ def verify(
     It is kept after it was yielded: a bundle that cannot be written to costs no results.
     """
     if fasta and not checkpoint and precision == EXACT:
-        raise ModelError("fp32 is what others are compared with: add --precision or --reference")
+        raise ModelError("fp32 is the reference: add --precision or --reference")
     check_bundle(bundle, device, precision, settings)
     if fasta is None:
         return

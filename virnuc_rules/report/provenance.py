@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
 from pydantic import BaseModel
 
 from virnuc_rules import __version__
@@ -16,6 +15,7 @@ from virnuc_rules.chunking.format import Manifest
 from virnuc_rules.config.model import Config
 from virnuc_rules.models.card import read_card
 from virnuc_rules.queue.store import Store
+from virnuc_rules.serving.lifetime import snakemakes
 from virnuc_rules.serving.worker_report import read_reports
 
 _PACKAGES = ("torch", "tokenizers", "safetensors", "pyarrow", "numpy", "biopython", "snakemake")
@@ -93,12 +93,4 @@ def provenance(config: Config, samples: dict[str, Manifest]) -> Provenance:
 
 def _snakemake() -> list[str]:
     """Return the command of the outermost Snakemake above this process."""
-    commands = []
-    for process in psutil.Process().parents():
-        try:
-            words = process.cmdline()
-        except psutil.Error:
-            continue
-        if any(Path(word).name == "snakemake" for word in words[:3]):
-            commands.append(shlex.join(words))
-    return commands[-1:]
+    return [shlex.join(process.cmdline()) for process in snakemakes()[-1:]]

@@ -1,4 +1,4 @@
-"""What ends a worker from outside: the end of its job's time, or the death of its Snakemake."""
+"""Stopping a worker when the time of its job is over, or when its Snakemake has ended."""
 
 import threading
 import time
@@ -9,23 +9,23 @@ from typing import Self
 import psutil
 
 _POLL = 0.5  # seconds
-_LEAST_RESERVE, _MOST_RESERVE = 30.0, 120.0  # seconds: the job began before us, and we must end
-_MARGIN = 1.25  # a chunk may take so much longer than the longest before it
+_MIN_RESERVE, _MAX_RESERVE = 30.0, 120.0  # seconds, for starting and ending the process
+_MARGIN = 1.25  # the next chunk may take this many times as long as the longest before it
 
 
 class Lifetime:
     """Calls `stop(reason)`, once, when the worker must end; use it as a context manager.
 
-    `minutes` is how long the job may last; a tenth of it, but not less than 30 s or more than 2
-    minutes, is kept for starting and ending. 0: as long as it likes. A worker that was started by
-    Snakemake ends when that is gone: nobody would wait for it, or see its errors.
+    `minutes` is the maximum duration of the job, 0 = no limit; a tenth of it, at least 30 s and at
+    most 2 minutes, is kept for starting and ending. A worker that Snakemake started ends with
+    Snakemake, since nobody would wait for it or see its errors.
     """
 
     def __init__(self, minutes: float, stop: Callable[[str], None]) -> None:
         seconds = 60 * minutes
-        reserve = min(max(_LEAST_RESERVE, seconds / 10), _MOST_RESERVE, seconds / 2)
+        reserve = min(max(_MIN_RESERVE, seconds / 10), _MAX_RESERVE, seconds / 2)
         self._end = time.monotonic() + seconds - reserve if minutes else float("inf")
-        self._snakemake = _snakemake()
+        self._snakemake = next(iter(snakemakes()), None)  # the nearest
         self._longest = 0.0
         self._stop = stop
         self._closed = threading.Event()
@@ -40,7 +40,7 @@ class Lifetime:
         self._thread.join()
 
     def chunk_took(self, seconds: float) -> None:
-        """Stop where another chunk that takes as long would not fit any more."""
+        """Stop if another chunk of the longest duration would not fit into the job's time."""
         self._longest = max(self._longest, seconds)
         if time.monotonic() + _MARGIN * self._longest > self._end:
             self._stop_once("no other chunk fits into the job's time")
@@ -49,7 +49,7 @@ class Lifetime:
         while not self._closed.wait(_POLL):
             if time.monotonic() > self._end:
                 self._stop_once("the job's time is over")
-            elif self._snakemake and not _lives(self._snakemake):
+            elif self._snakemake and not _is_alive(self._snakemake):
                 self._stop_once("Snakemake is gone")
 
     def _stop_once(self, reason: str) -> None:
@@ -58,19 +58,20 @@ class Lifetime:
             self._stop(reason)
 
 
-def _snakemake() -> psutil.Process | None:
-    """Return the nearest Snakemake above this process, None where a person started it."""
-    for process in psutil.Process().parents():
-        try:
-            words = process.cmdline()[:3]  # python snakemake, python -m snakemake
-        except psutil.Error:
-            continue
-        if any(Path(word).name == "snakemake" for word in words):
-            return process
-    return None
+def snakemakes() -> list[psutil.Process]:
+    """Return the Snakemake processes above this process, the nearest first."""
+    return [process for process in psutil.Process().parents() if _is_snakemake(process)]
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_snakemake(process: psutil.Process) -> bool:
+    try:
+        words = process.cmdline()[:3]  # python snakemake, python -m snakemake
+    except psutil.Error:
+        return False
+    return any(Path(word).name == "snakemake" for word in words)
+
+
+def _is_alive(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

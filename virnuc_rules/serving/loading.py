@@ -1,4 +1,4 @@
-"""Loading a worker's models: once, within a deadline, and written down in its report."""
+"""Loading a worker's models: once, within a deadline, recorded in its report."""
 
 import faulthandler
 import logging
@@ -14,7 +14,7 @@ from virnuc_rules.bundles.verified import read_verified
 from virnuc_rules.config.model import Embedding, WorkerSettings
 from virnuc_rules.serving.worker_report import WorkerReport
 
-if TYPE_CHECKING:  # torch takes seconds to import: a worker without work never does
+if TYPE_CHECKING:  # torch takes seconds to import: a worker without tasks does not import it
     from torch import Tensor
 
     from virnuc_rules.embedding.embed import Networks
@@ -27,10 +27,10 @@ _GRACE = 5.0  # seconds that `give_up` has to end the process in good order
 
 @contextmanager
 def deadline(seconds: float, give_up: Callable[[], None]) -> Iterator[None]:
-    """Call `give_up`, which must end the process, where the block takes longer.
+    """Call `give_up`, which must end the process, if the block takes longer than `seconds`.
 
-    What hangs while holding the GIL (a driver can) lets no thread of ours run; `faulthandler`
-    needs no lock: it prints where that was, and exits with 1.
+    Code that hangs while holding the GIL (a driver can) stops all threads of Python; then
+    `faulthandler`, which needs no GIL, prints the traceback and exits with 1.
     """
     watchdog = threading.Timer(seconds, give_up)
     watchdog.daemon = True
@@ -45,27 +45,27 @@ def deadline(seconds: float, give_up: Callable[[], None]) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The resident networks, and what their device made of the self-check batch at first."""
+    """The resident networks, and the embeddings of the self-check batch right after loading."""
 
     networks: "Networks"
     settings: Embedding
     expected: "Tensor"
 
     def device_is_sound(self) -> bool:
-        """Tell whether the device still gives the same numbers."""
+        """Tell whether the self-check batch still gives the same embeddings (tolerance 1e-3)."""
         import torch
 
         from virnuc_rules.embedding.embed import self_check
 
         try:
-            found = self_check(self.networks, self.settings)
-            return torch.allclose(found, self.expected, rtol=1e-3, atol=1e-3)
+            embeddings = self_check(self.networks, self.settings)
+            return torch.allclose(embeddings, self.expected, rtol=1e-3, atol=1e-3)
         except Exception:
             return False
 
 
 class Loader:
-    """Loads the models of worker `name`, and notes in its report what, on what, how long."""
+    """Loads the models of worker `name`; records device, precision and duration in its report."""
 
     def __init__(self, settings: WorkerSettings, name: str, report: WorkerReport) -> None:
         self.settings, self.name, self.report = settings, name, report
@@ -73,7 +73,7 @@ class Loader:
     def load(self, index: int) -> Models:
         """Load both models on the device of the `index`-th worker.
 
-        Raises ModelError, and whatever torch, tokenizers and a driver may raise.
+        Raises ModelError, and any exception of torch, tokenizers or a driver.
         """
         import torch
 
@@ -95,7 +95,7 @@ class Loader:
         return Models(networks, embedding, self_check(networks, embedding))
 
     def _note_precision(self, bundle: "Bundle", precision: str, device: str) -> None:
-        """Say in log and report which precision it is, and whether what it does was measured."""
+        """Record the precision, and warn if it was not verified on this type of device."""
         self.report.precision = precision
         verified = read_verified(bundle.folder, bundle.card.fingerprint)
         self.report.verified = verified.covers(precision, device)

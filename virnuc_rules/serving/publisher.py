@@ -39,12 +39,12 @@ class Publisher:
             self._thread.shutdown()
 
     def publish(self, claim: Claim, result: "Embeddings") -> None:
-        """Hand over a result, once the one before it is in place."""
+        """Pass a result to the writing thread, after the result before it is published."""
         self.settle()
         self._pending = claim, result, self._thread.submit(self._write, claim, result)
 
     def settle(self) -> None:
-        """Wait until what was handed over is in place. Raises OSError where it cannot be."""
+        """Wait until the last result is published. Raises OSError where that is not possible."""
         if self._pending:
             claim, result, written = self._pending
             self._pending = None

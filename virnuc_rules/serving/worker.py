@@ -1,6 +1,6 @@
-"""One worker's life: look, load, claim, embed, publish, drain, exit.
+"""A worker: it loads the models, claims chunks, embeds and publishes them until none is left.
 
-Both modes are this: `serve` gives a worker all tasks, `embed` gives it one.
+Both modes use it: `serve` gives a worker all tasks, `embed` gives it one.
 """
 
 import logging
@@ -30,14 +30,12 @@ from virnuc_rules.serving.loading import Loader, Models, deadline
 from virnuc_rules.serving.publisher import Publisher
 from virnuc_rules.serving.worker_report import Memory, WorkerReport
 
-if TYPE_CHECKING:  # torch takes seconds to import: a worker without work never does
+if TYPE_CHECKING:  # torch takes seconds to import: a worker without tasks does not import it
     from virnuc_rules.embedding.embedding_file import Embeddings
 
 logger = logging.getLogger(__name__)
 
 CHUNKS_BETWEEN_CLEARINGS = 10  # of memory caches
-CHUNKS_BETWEEN_CLEARINGS = 10  # of memory caches
-_GRACE = 5.0  # seconds that the watchdog of a load has to end it in good order
 
 
 class Exit(IntEnum):
@@ -51,15 +49,15 @@ class Exit(IntEnum):
 
 
 class Interrupted(Exception):
-    """SIGTERM or SIGINT came: stop after the micro-batch, release the claim."""
+    """SIGTERM or SIGINT was received: stop after the micro-batch, release the claim."""
 
 
 class BadDevice(Exception):
-    """After a failure the device also gave wrong numbers for the self-check batch."""
+    """After a chunk failed, the self-check batch gave wrong numbers too."""
 
 
 class Worker:
-    """One process on one device, which works on `tasks` until none is open."""
+    """One process on one device: embeds the chunks of `tasks` until all are done or failed."""
 
     def __init__(
         self,
@@ -67,7 +65,7 @@ class Worker:
         name: str,
         index: int,  # among the workers: `device: auto` spreads them over the devices
         tasks: dict[str, Task],
-        minutes: float = 0,  # that its job may last; 0 = no limit
+        minutes: float = 0,  # maximum duration of its job; 0 = no limit
     ) -> None:
         self.settings, self.name, self.index, self.tasks = settings, name, index, tasks
         self.lifetime = Lifetime(minutes, self._interrupt)
@@ -77,7 +75,7 @@ class Worker:
         self.report_path: Path | None = None
 
     def run(self, log: str = "", report: bool = True) -> Exit:
-        """Work until every task is done or has failed; returns the exit code."""
+        """Embed until every task is done or has failed; return the exit code."""
         with Queue(
             self.settings.run.results, self.name, self.settings.serving.lease_seconds, log
         ) as queue:
@@ -137,12 +135,12 @@ class Worker:
         return self._conclude()
 
     def _conclude(self) -> tuple[str, Exit]:
-        """Name what has failed: by our hands or another's, now or before."""
+        """Log the tasks that have failed, in this worker or another one; return reason and code."""
         store = self.queue.store
         failures = [f for f in store.failed(self.tasks).values() if not store.is_done(f.key)]
         embedded = f"embedded {self.report.chunks} chunks, {self.report.open_frames} open frames"
-        share = self.report.padding / max(1, self.report.padding + self.report.tokens)
-        logger.info("worker %s: padding was %.2f %% of the tokens", self.name, 100 * share)
+        padding = self.report.padding / max(1, self.report.padding + self.report.tokens)
+        logger.info("worker %s: padding was %.2f %% of the tokens", self.name, 100 * padding)
         if not failures:
             return embedded, Exit.DRAINED
         for failure in failures:
@@ -175,7 +173,7 @@ class Worker:
         self.queue.interrupted.set()
 
     def _load_within_deadline(self) -> Models:
-        """Load both models. A load that hangs is ended from outside: it holds no claim yet."""
+        """Load both models; end the process if that hangs. No claim is held yet."""
         seconds = self.settings.serving.load_timeout
 
         def give_up() -> None:
@@ -191,7 +189,7 @@ class Worker:
                 return self._load()
             except (Interrupted, ModelError):
                 raise
-            except BaseException as error:  # a panic in Rust, of a tokenizer, is no Exception
+            except BaseException as error:  # a panic in Rust (tokenizers) is not an Exception
                 logger.debug("%s", traceback.format_exc())
                 raise ModelError(_one_line(error)) from error
             finally:
@@ -203,7 +201,7 @@ class Worker:
         return models
 
     def _work_on(self, claim: Claim, publisher: Publisher) -> None:
-        """Embed one chunk and hand it over; a failure of the chunk is recorded, and we go on."""
+        """Embed one chunk and pass it to the publisher; record a failure of the chunk."""
         from virnuc_rules.embedding.embed import embed_chunk
 
         task, start = self.tasks[claim.key], time.monotonic()
@@ -215,7 +213,7 @@ class Worker:
             raise
         except Exception as error:
             publisher.settle()
-            # A bad chunk, or a bad device? One that is broken must not fail the queue.
+            # If the device is broken, the chunk must not be recorded as failed.
             if not self.models.device_is_sound():
                 self.queue.release(claim)
                 raise BadDevice from error
@@ -252,7 +250,7 @@ class Worker:
             raise Interrupted
 
     def _clear_caches(self) -> None:
-        """Give back memory every few chunks, so that it stays flat for days."""
+        """Free cached memory every few chunks, so that its size does not grow for days."""
         from virnuc_rules.models.device import clear_caches
 
         if self.report.tried % CHUNKS_BETWEEN_CLEARINGS == 0:
@@ -276,7 +274,7 @@ class Worker:
                 handle.write(self.report.model_dump_json(indent=1) + "\n")
 
     def _finish(self, reason: str) -> str:
-        """Save why it ended; return what to add to that where it cannot be saved."""
+        """Save the reason of the end in the report; return a note where that is not possible."""
         self.report.exit_reason = reason
         try:
             self._save_report()
