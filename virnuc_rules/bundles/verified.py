@@ -49,7 +49,7 @@ class Verification(_Run):
         ]
         if self.score_max is not None and self.score_p999 is not None:
             lines.append(
-                f"  difference of score_virus        {self.score_max:.2e} maximum, "
+                f"  difference of score_virus        {self.score_max:.2e} at most, "
                 f"99.9th percentile {self.score_p999:.2e}"
             )
         cosines = ", ".join(f"{name} {value:.6f}" for name, value in self.cosine_min.items())
@@ -72,8 +72,8 @@ class Parity(_Run):
     def __str__(self) -> str:
         return (
             f"ESM-2 in fp32 against fair-esm and {self.checkpoint}, {super().__str__()}\n"
-            f"  difference in an embedding       {self.embedding_max:.2e} maximum "
-            f"(its numbers: up to {self.embedding_scale:.2e})\n"
+            f"  difference in an embedding       {self.embedding_max:.2e} at most "
+            f"(largest value: {self.embedding_scale:.2e})\n"
             f"  cosine of embeddings, minimum    {self.cosine_min:.8f}"
         )
 
