@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import snakemake_executor_plugin_slurm.submit_string  # noqa: F401 - the first import needs bash in PATH
 import torch
 import yaml
 from harness import BIN, BUNDLE, DEMO, REPO, copy_bundle, environment, spoil
