@@ -363,3 +363,14 @@ def test_a_check_that_breaks_is_a_finding(site: Config, tmp_path: Path, slurm: P
     (profile / "config.v9+.yaml").write_text("- a list\n")
     found = findings(site, profile)["Slurm"]
     assert found.level == "FAILED" and found.found.startswith("AttributeError: 'list'")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_missing_bundle_stops_no_other_check(
+    site: Config, tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """The command does not need the window of the bundle, which others take from it."""
+    options = ("--samples", site.inputs.samples, "--results", site.run.results)
+    done = command("doctor", *options, "--bundle", tmp_path / "nowhere", "--device", "cpu")
+    assert done.returncode == 1
+    assert "FAILED  bundle: " in done.stdout and "ok      device: cpu" in done.stdout

@@ -26,10 +26,11 @@ def report(
 
     All keys of the config are options; most are only listed as the settings of the run.
     """
+    from virnuc_rules.bundles.definition import with_window
     from virnuc_rules.report.page import write_report
 
     out = out or RunFolder(config.run.results).report.page
-    run = write_report(config, out)
+    run = write_report(with_window(config), out)
     logger.info("%s: %d samples, %d contigs", out, len(run.samples), run.contigs.total)
 
 

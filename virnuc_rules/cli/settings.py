@@ -43,6 +43,10 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             values["log"] = log
         given = {key: values.pop(key) for key in keys}
         config = _load(configfile, {k: v for k, v in given.items() if v is not None}, sections)
+        if Chunking in kinds.values() and not config.chunking.window:
+            from virnuc_rules.bundles.definition import with_window
+
+            config = with_window(config)
         for name, kind in kinds.items():
             values[name] = config.part(kind)
         command(**values)
@@ -81,8 +85,4 @@ def _load(
     config, source = load_config(configfile, options)
     if any(key not in options for kind in sections for key in kind.model_fields):
         logger.info("settings: %s", source)
-    if Chunking in sections and not config.chunking.window:
-        from virnuc_rules.bundles.definition import with_window
-
-        config = with_window(config)
     return config
