@@ -56,7 +56,7 @@ def test_the_table_of_keys() -> None:
     assert rows["| `window`"] == ["`0`", "integer, from 0"]
     assert rows["| `bundle`"] == ["`demo/bundle`", "path"]
     assert rows["| `min_score`"] == ["`0.5`", "number, 0 to 1"]
-    assert rows["| `lease_seconds`"] == ["`60.0`", "number, above 0"]
+    assert rows["| `lease_seconds`"] == ["`60.0`", "number, above 0, at most 1000000.0"]
     assert rows["| `persistent_models`"] == ["`true`", "`true`, `false`"]
     assert rows["| `duplicate_ids`"] == ["`error`", "`error`, `keep`"]
 
@@ -117,10 +117,15 @@ def test_a_key_belongs_to_one_section() -> None:
         ("lease_seconds", 0),
         ("lease_seconds", float("nan")),
         ("load_timeout", -1),
+        ("load_timeout", float("inf")),
+        ("lease_seconds", float("inf")),
         ("on_failed_chunks", "ignore"),
         ("samples", 5),
         ("samples", "~no-such-user/samples.tsv"),
         ("results", "out{1}"),
+        ("bundle", "b{x}"),
+        ("samples", "s{x}.tsv"),
+        ("trained_bundle", "t{x}"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(key: str, value: object) -> None:
@@ -270,6 +275,25 @@ def test_the_settings_of_a_run_are_the_same_from_another_folder(
     assert config.embedding.precision == "bf16"
 
 
+def test_a_folder_that_is_named_needs_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A settings file that cannot be read is an error only where it would be used."""
+    monkeypatch.chdir(tmp_path)
+    write_run_config(Config.of(results="out", min_score=0.7))
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text("a: [")
+    assert load_config(None, {"results": Path("out")})[1] == "out/config.yaml"
+    with pytest.raises(VirnucError, match="not YAML"):
+        load_config(None, {})
+    for results in ("~nobody-of-this-name/x", "a{b}"):
+        with pytest.raises(VirnucError, match="config: results: "):
+            load_config(None, {"results": results})
+    (tmp_path / "config/config.yaml").write_text("results: [a]")
+    with pytest.raises(VirnucError, match=r"config/config\.yaml: results: "):
+        load_config(None, {})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -355,7 +379,21 @@ MISTAKES = {
     "no name": (f"{ROW}\tb.fa\n", "line 3: sample name ''"),
     **{
         f"the name {name}": (f"{ROW}{name}\tb.fa\n", f"line 3: sample name {name!r}: use letters")
-        for name in ("../x", "..", ".a", "a b", "a/b", "-a", "_a", "a;b", "{a}", "é", '"a"', "a*")
+        for name in (
+            "a" * 101,
+            "../x",
+            "..",
+            ".a",
+            "a b",
+            "a/b",
+            "-a",
+            "_a",
+            "a;b",
+            "{a}",
+            "é",
+            '"a"',
+            "a*",
+        )
     },
 }
 

@@ -119,3 +119,11 @@ def test_a_wrong_label_of_a_control_is_one_line(tmp_path: Path) -> None:
     path = sheet(tmp_path, f"sample\tpath\tlabels\nlake\tl.fa\t{known}\n")
     with pytest.raises(VirnucError, match="a: label 'phage': write non_viral or virus"):
         read_controls(read_sheet(path))
+
+
+def test_two_tables_of_labels_that_disagree(tmp_path: Path) -> None:
+    (tmp_path / "one.tsv").write_text("id\tlabel\na\tvirus\n")
+    (tmp_path / "two.tsv").write_text("id\tlabel\na\tothers\n")
+    rows = "".join(f"lake\t{n}.fa\t{tmp_path}/{n}.tsv\n" for n in ("one", "two"))
+    with pytest.raises(VirnucError, match=r"two\.tsv: a has another label in an earlier table"):
+        read_controls(read_sheet(sheet(tmp_path, "sample\tpath\tlabels\n" + rows)))

@@ -92,5 +92,10 @@ def test_a_command_says_where_its_settings_are_from(tmp_path: Path) -> None:
         )
         assert done.returncode == 0
         assert done.stderr.splitlines()[0] == f"settings: {source}"
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text("of_another_workflow: 1\n")
+    options = ["--chunk-size=7", "--min-length=0", "--max-ambiguous=1", "--duplicate-ids=error"]
+    done = subprocess.run([*command, *options], cwd=tmp_path, text=True, capture_output=True)
+    assert done.returncode == 0 and "settings" not in done.stderr  # as in jobs: no file matters
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert (manifest["chunking"]["chunk_size"], manifest["chunking"]["window"]) == (7, 300)

@@ -72,7 +72,7 @@ def list_models(run: Run) -> None:
     from virnuc_rules.bundles.overview import overview
 
     folders = sorted(path for path in _BUNDLES.glob("*") if is_bundle(path))
-    if run.bundle.exists() and run.bundle not in folders:
+    if run.bundle.exists() and run.bundle.resolve() not in {path.resolve() for path in folders}:
         folders.append(run.bundle)
     Console().print(overview(folders))
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from virnuc_rules.config.load import load_config
-from virnuc_rules.config.model import SECTIONS, Chunking, Config, Group, Section
+from virnuc_rules.config.model import SECTIONS, Chunking, Config, Group, Section, check_config
 from virnuc_rules.logs import logger, start_log
 
 Log = Annotated[Path | None, typer.Option(help="also log to this file, with tracebacks")]
@@ -82,7 +82,8 @@ def _load(
     configfile: Path | None, options: dict[str, Any], sections: list[type[Section]]
 ) -> Config:
     """Load the settings; log their source unless all keys are options."""
+    if configfile is None and all(key in options for kind in sections for key in kind.model_fields):
+        return check_config(options)  # as in jobs: no file matters
     config, source = load_config(configfile, options)
-    if any(key not in options for kind in sections for key in kind.model_fields):
-        logger.info("settings: %s", source)
+    logger.info("settings: %s", source)
     return config

@@ -85,7 +85,8 @@ def _values(schema: dict[str, Any]) -> str:
     kind = {"string": "text", "boolean": "`true`, `false`"}.get(schema["type"], schema["type"])
     if schema.get("format") == "path":
         return "path"
-    if "maximum" in schema:
+    if "maximum" in schema and "minimum" in schema:
         return f"{kind}, {schema['minimum']} to {schema['maximum']}"
     bounds = {"minimum": "from", "exclusiveMinimum": "above", "exclusiveMaximum": "below"}
+    bounds["maximum"] = "at most"
     return ", ".join([kind, *(f"{bounds[k]} {schema[k]}" for k in bounds if k in schema)])

@@ -20,8 +20,10 @@ def read_controls(sheet: Sheet) -> dict[str, Labels]:
     for row in sheet.rows:
         if path := row.path("labels"):
             labels = controls.setdefault(row.sample, {})
-            for contig, label in read_pairs(path, "id", "label").items():
-                labels[contig] = read_label(label, f"{path}: {contig}")
+            for contig, text in read_pairs(path, "id", "label").items():
+                label = read_label(text, f"{path}: {contig}")
+                if labels.setdefault(contig, label) != label:
+                    raise VirnucError(f"{path}: {contig} has another label in an earlier table")
     return controls
 
 

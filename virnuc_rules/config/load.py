@@ -31,14 +31,18 @@ def load_config(configfile: Path | None, options: Mapping[str, Any]) -> tuple[Co
 def _settings(configfile: Path | None, options: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     if configfile is not None:
         return _read(configfile), str(configfile)
+    if "results" in options and (of_last_run := _of_last_run(check_config(options))):
+        return of_last_run
     settings, source = {}, "defaults"
     if _DEFAULT_FILE.is_file():
         settings, source = _read(_DEFAULT_FILE), str(_DEFAULT_FILE)
-    results = options.get("results") or settings.get("results") or Config().run.results
-    of_last_run = RunFolder(Path(results).expanduser()).config
-    if of_last_run.is_file():
-        return _read(of_last_run), str(of_last_run)
-    return settings, source
+    own = check_config(settings, source)
+    return ("results" not in options and _of_last_run(own)) or (settings, source)
+
+
+def _of_last_run(config: Config) -> tuple[dict[str, Any], str] | None:
+    path = RunFolder(config.run.results).config
+    return (_read(path), str(path)) if path.is_file() else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -35,10 +35,10 @@ def _bundle(path: Path) -> Path:
     return path
 
 
-def _results(path: Path) -> Path:
+def _user_path(path: Path) -> Path:
     if set("{}") & set(str(path)):
-        raise ValueError("Snakemake takes braces for wildcards; give another folder")
-    return path
+        raise ValueError("Snakemake takes braces for wildcards; give another path")
+    return expanded(path)
 
 
 def _window(bases: int) -> int:
@@ -47,11 +47,11 @@ def _window(bases: int) -> int:
     return bases
 
 
-UserPath = Annotated[Path, AfterValidator(expanded)]
+UserPath = Annotated[Path, AfterValidator(_user_path)]
 Count = Annotated[int, Field(ge=1)]
 CountOrNone = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class Section(BaseModel):
@@ -72,7 +72,7 @@ class Inputs(Section):
 class Run(Section):
     """Folder and models of a run, and how it treats failed chunks."""
 
-    results: Annotated[UserPath, AfterValidator(_results)] = Path("results")
+    results: UserPath = Path("results")
     """folder for all output"""
     bundle: Annotated[UserPath, AfterValidator(_bundle)] = SHIPPED_BUNDLE
     """folder of the model bundle"""

@@ -12,7 +12,8 @@ from virnuc_rules.config.model import Config, expanded
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import VirnucError
 
-SAMPLE = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # the names that a sample may have
+# The names that a sample may have; names of files are made from them, of at most 255 bytes.
+SAMPLE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 
 class Table(NamedTuple):
@@ -71,7 +72,7 @@ class Row(NamedTuple):
     def path(self, column: str) -> Path | None:
         """Return the path in a cell; None where it is empty or there is no such column."""
         text = self.cells.get(column)
-        return _path(text, self.where) if text else None
+        return _usable(_path(text, self.where), self.where) if text else None
 
 
 class Sheet(NamedTuple):
@@ -114,7 +115,7 @@ def _rows(table: Table) -> Iterator[Row]:
         if not re.fullmatch(SAMPLE, name):
             raise VirnucError(
                 f"{where}: sample name {name!r}: use letters, digits, '.', '_' and '-', "
-                "and begin with a letter or digit"
+                "begin with a letter or digit, and take at most 100"
             )
         if name in reserved:
             raise VirnucError(f"{where}: sample name {name!r}: VirNuc has a file of this name")

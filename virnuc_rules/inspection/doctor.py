@@ -20,7 +20,7 @@ from virnuc_rules.files.atomic import replacing, sync_directory
 from virnuc_rules.inspection.finding import Finding, Level, Site, ask, scratch
 from virnuc_rules.inspection.slurm import slurm
 from virnuc_rules.inspection.two_processes import two_processes
-from virnuc_rules.models.card import read_card
+from virnuc_rules.models.card import is_bundle, read_card
 
 COLOURS: dict[Level, str] = {"ok": "green", "note": "", "warning": "yellow", "FAILED": "red"}
 
@@ -141,10 +141,15 @@ def _clock(site: Site) -> Iterator[Finding]:
 def _bundle(site: Site) -> Iterator[Finding]:
     from virnuc_rules.models.bundle import Bundle
 
+    with_window(site.config)
+    definition = site.config.workflow.bundle_definition
+    if definition and not is_bundle(site.config.run.bundle):
+        made = f"{site.config.run.bundle}: does not exist yet, a run makes it of {definition}"
+        yield Finding(level="note", check="bundle", found=made)
+        return
     bundle = Bundle(site.config.run.bundle)
     card = bundle.card
     bundle.check(*card.sha256)
-    with_window(site.config)
     found = f"{card.name}, {len(card.sha256)} files with the right sha256"
     note = "; a demo model, no substitute for the published ones" if card.demo else ""
     no_classifier = "embeddings can be computed, not classified: prepare it with --classifier"
