@@ -13,7 +13,7 @@ from harness import Project, copy_bundle, environment, spoil, wait_until
 
 def start_changed(project: Project, number: int, change: str) -> "subprocess.Popen[str]":
     """Start a worker by hand whose Python runs `change` before it begins."""
-    script = f"from virnuc_rules.cli import main\n{change}\nmain()\n"
+    script = f"from virnuc_rules.cli.main import main\n{change}\nmain()\n"
     return subprocess.Popen(
         [sys.executable, "-c", script, *project.serve_command(number)[1:]],
         cwd=project.folder,
