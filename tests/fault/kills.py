@@ -23,15 +23,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedded import worker_of
-
-from virnuc_rules.config.model import Config, read_samples
+from virnuc_rules.config.model import Config, WorkerSettings
 from virnuc_rules.config.run_folder import RunFolder
+from virnuc_rules.config.sheet import read_samples
 from virnuc_rules.embedding import embedding_file as results  # noqa: F401 - before the fork: they import torch
 from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.models import bundle, device  # noqa: F401
 from virnuc_rules.queue.store import Store
-from virnuc_rules.serving.worker import Exit
+from virnuc_rules.serving.worker import Exit, Worker
 
 SEED = 20240229
 WORKERS, KILLS_A_RUN = 2, 10
@@ -76,7 +75,9 @@ class Run:
             with contextlib.suppress(BaseException):
                 if steps:
                     die_at_step(self.results, steps)
-                code = worker_of(self.config, str(worker), self.tasks).run()
+                code = Worker(
+                    self.config.part(WorkerSettings), str(worker), worker, self.tasks
+                ).run()
             os._exit(code)
         self.children[worker] = Child(pid, time.monotonic() + seconds)
 

@@ -15,7 +15,7 @@ from harness import BUNDLE, Project
 from rich.console import Console
 
 from virnuc_rules.chunking.writer import write_chunks
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Chunking, Config
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.inspection.status import Observer, Status, render, watch
@@ -77,7 +77,7 @@ def chunked_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = Project(tmp_path_factory.mktemp("status"))
     for name, path in project.samples.items():
         out = project.results / "chunks" / name
-        write_chunks([path], out, sample=name, window=500, chunk_size=40)
+        write_chunks([path], out, Chunking(window=500, chunk_size=40), sample=name)
     return project.folder
 
 

@@ -16,7 +16,7 @@ def test_snakemake_makes_its_report(undisturbed: Project, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stdout
     page = (tmp_path / "run.html").read_text()
     for said in (
-        "The shares of contigs called virus and non-viral",  # a caption
+        "The fractions of contigs called virus, called non-viral",  # a caption
         "Provenance", "Figures",  # categories
         "scores of windows", "the whole report",  # labels
     ):  # fmt: skip

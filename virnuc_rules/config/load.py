@@ -42,7 +42,9 @@ def _settings(configfile: Path | None, options: Mapping[str, Any]) -> tuple[dict
 
 def _of_last_run(config: Config) -> tuple[dict[str, Any], str] | None:
     path = RunFolder(config.run.results).config
-    return (_read(path), str(path)) if path.is_file() else None
+    # The folder may have been moved or copied since.
+    settings = {**_read(path), "results": config.run.results} if path.is_file() else None
+    return (settings, str(path)) if settings else None
 
 
 def _read(path: Path) -> dict[str, Any]:
