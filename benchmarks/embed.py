@@ -28,7 +28,8 @@ from safetensors.torch import save_file
 from shapes import DNABERT_S, ESM2
 
 from virnuc_rules.bundles.checkpoints import read_esm2
-from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
+from virnuc_rules.chunking.format import Chunk, read_chunk
+from virnuc_rules.chunking.manifest import read_manifest
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Chunking, Embedding
 from virnuc_rules.config.run_folder import ChunkFolder

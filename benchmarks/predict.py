@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from virnuc_rules.chunking.format import read_manifest, read_table
+from virnuc_rules.chunking.format import read_table
+from virnuc_rules.chunking.manifest import read_manifest
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Config
 from virnuc_rules.config.run_folder import RunFolder

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from Bio import SeqIO
 
-from virnuc_rules.chunking.format import CHUNK_SCHEMA, Chunk, Manifest, read_chunk, read_manifest
+from virnuc_rules.chunking.format import CHUNK_SCHEMA, Chunk, read_chunk
+from virnuc_rules.chunking.manifest import Manifest, read_manifest
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Chunking
 from virnuc_rules.config.run_folder import ChunkFolder

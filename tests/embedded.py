@@ -6,7 +6,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from harness import BUNDLE
 
-from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
+from virnuc_rules.chunking.format import Chunk, read_chunk
+from virnuc_rules.chunking.manifest import read_manifest
 from virnuc_rules.config.model import Config, WorkerSettings
 from virnuc_rules.config.run_folder import ChunkFolder, RunFolder
 from virnuc_rules.embedding.tasks import Task, Tasks

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from harness import BUNDLE
 
 from virnuc_rules import __version__
-from virnuc_rules.chunking.format import Manifest
+from virnuc_rules.chunking.manifest import Manifest
 from virnuc_rules.chunking.windows import cut
 from virnuc_rules.config.model import Chunking, Config
 from virnuc_rules.config.run_folder import RunFolder

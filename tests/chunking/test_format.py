@@ -10,12 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from chunk_folders import SOURCE, chunk_it, manifest_of
 
-from virnuc_rules.chunking.format import (
-    ChunkEntry,
-    read_chunk,
-    read_manifest,
-    read_table,
-)
+from virnuc_rules.chunking.format import read_chunk, read_table
+from virnuc_rules.chunking.manifest import ChunkEntry, read_manifest
 from virnuc_rules.config.run_folder import ChunkFolder
 from virnuc_rules.errors import ChunkError
 

@@ -15,7 +15,7 @@ from chunk_folders import manifest_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnuc_rules.chunking.format import Manifest
+from virnuc_rules.chunking.manifest import Manifest
 from virnuc_rules.chunking.windows import count, cut
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Chunking

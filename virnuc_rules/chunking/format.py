@@ -17,9 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from virnuc_rules.config.model import Chunking
+from virnuc_rules.chunking.manifest import ChunkEntry, Manifest
 from virnuc_rules.config.run_folder import ChunkFolder
 from virnuc_rules.errors import ChunkError, one_line
 
@@ -59,35 +58,6 @@ WINDOW_SCHEMA = pa.schema(
 )
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ChunkEntry(_Record):
-    """One chunk file: its name, the sha256 of its content, and its size."""
-
-    file: str
-    sha256: str
-    open_frames: int
-    nucleotides: int
-    residues: int
-
-
-class Manifest(_Record):
-    """The content of a chunk folder. Written last, so a folder with a manifest is complete."""
-
-    version: str
-    sources: list[str]  # as named in the sample sheet, globs resolved; "-" is standard input
-    sources_sha256: list[str]  # of the files as they are on disk
-    chunking: Chunking
-    contigs: int
-    bases: int
-    windows: int
-    open_frames: int
-    reasons: dict[str, int]  # windows without an open frame, by reason
-    chunks: list[ChunkEntry]
-
-
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """R open frames with their sequences; `ids` are upstream's names."""
@@ -96,19 +66,6 @@ class Chunk:
     nucleotide: list[str]
     protein: list[str]
     table: pa.Table  # the columns of CHUNK_SCHEMA
-
-
-def read_manifest(folder: ChunkFolder) -> Manifest:
-    """Read the manifest. Raises ChunkError where it is missing or not a manifest."""
-    path = folder.manifest
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except OSError as error:
-        reason = error.strerror or error
-        raise ChunkError(f"{path}: cannot be read ({reason}); chunk the sample first") from None
-    except ValidationError as error:
-        problem = error.errors()[0]["msg"]
-        raise ChunkError(f"{path}: not a manifest ({problem}); delete it and run again") from None
 
 
 def read_chunk(path: Path, entry: ChunkEntry) -> Chunk:

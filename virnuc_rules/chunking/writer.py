@@ -12,14 +12,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from virnuc_rules import __version__
-from virnuc_rules.chunking.format import (
-    CHUNK_SCHEMA,
-    CONTIG_SCHEMA,
-    WINDOW_SCHEMA,
-    ChunkEntry,
-    Manifest,
-    content_hash,
-)
+from virnuc_rules.chunking.format import CHUNK_SCHEMA, CONTIG_SCHEMA, WINDOW_SCHEMA, content_hash
+from virnuc_rules.chunking.manifest import ChunkEntry, Manifest
 from virnuc_rules.chunking.open_frames import OpenFrames, open_frames
 from virnuc_rules.chunking.virnucpro_fasta import UpstreamFasta
 from virnuc_rules.chunking.windows import Windows, count, cut, span

@@ -5,14 +5,17 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from virnuc_rules.chunking.format import Chunk, ChunkEntry, read_chunk, read_manifest
+from virnuc_rules.chunking.manifest import ChunkEntry, read_manifest
 from virnuc_rules.config.model import Config, Embedding, Run
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import ModelError
 from virnuc_rules.models.card import BundleCard, read_card
 from virnuc_rules.vocabulary import GENETIC_CODE
+
+if TYPE_CHECKING:  # pyarrow takes most of a second to import: a job without work does not import it
+    from virnuc_rules.chunking.format import Chunk
 
 SCHEMA = 3  # of the result files and the computation; a higher one makes old results unknown
 _COMPILE = False  # torch.compile is not used
@@ -32,8 +35,10 @@ class Task:
         """Sample and file of the chunk, for messages."""
         return f"{self.sample}/{self.entry.file}"
 
-    def read(self) -> Chunk:
+    def read(self) -> "Chunk":
         """Read the chunk; see `read_chunk`."""
+        from virnuc_rules.chunking.format import read_chunk
+
         return read_chunk(self.path, self.entry)
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from virnuc_rules import __version__
 from virnuc_rules.bundles.verified import EXACT, Parity, Verification, read_verified, write_verified
-from virnuc_rules.chunking.format import Chunk, read_chunk, read_manifest
+from virnuc_rules.chunking.format import Chunk, read_chunk
+from virnuc_rules.chunking.manifest import read_manifest
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Chunking, Embedding
 from virnuc_rules.config.run_folder import ChunkFolder

@@ -8,7 +8,8 @@ import torch
 
 from virnuc_rules.arrays import Double
 from virnuc_rules.bundles.verified import Verified, read_verified
-from virnuc_rules.chunking.format import contig_indices, contig_lengths, read_manifest, read_table
+from virnuc_rules.chunking.format import contig_indices, contig_lengths, read_table
+from virnuc_rules.chunking.manifest import read_manifest
 from virnuc_rules.config.model import Calling, Embedding, Probability, Run
 from virnuc_rules.config.run_folder import ChunkFolder, RunFolder, SampleFolder
 from virnuc_rules.embedding.embedding_file import Computation

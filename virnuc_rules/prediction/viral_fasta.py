@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from virnuc_rules.chunking.format import Manifest
+from virnuc_rules.chunking.manifest import Manifest
 from virnuc_rules.config.run_folder import SampleFolder
 from virnuc_rules.errors import InputError
 from virnuc_rules.files.gzip import Gzip

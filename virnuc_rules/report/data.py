@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Int
-from virnuc_rules.chunking.format import Manifest, read_manifest
+from virnuc_rules.chunking.manifest import Manifest, read_manifest
 from virnuc_rules.config.labels import Labels
 from virnuc_rules.config.run_folder import RunFolder, SampleFolder
 from virnuc_rules.errors import ChunkError, ResultError

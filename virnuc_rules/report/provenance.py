@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from virnuc_rules import __version__
-from virnuc_rules.chunking.format import Manifest
+from virnuc_rules.chunking.manifest import Manifest
 from virnuc_rules.config.model import Config
 from virnuc_rules.models.card import read_card
 from virnuc_rules.queue.store import Store

@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Int
 from virnuc_rules.chunking import format as chunk_format
-from virnuc_rules.chunking.format import (
-    Manifest,
-)
+from virnuc_rules.chunking.manifest import Manifest, read_manifest
 from virnuc_rules.config.model import LabelledSettings
 from virnuc_rules.config.run_folder import ChunkFolder, RunFolder
 from virnuc_rules.errors import InputError, VirnucError
@@ -76,7 +74,7 @@ def _read_sample(
     settings: LabelledSettings, name: str, sheet: dict[str, LabelledFile], names: dict[str, int]
 ) -> LabelledSample:
     folder = RunFolder(settings.run.results).chunks(name)
-    manifest = chunk_format.read_manifest(folder)
+    manifest = read_manifest(folder)
     if differing := sorted(set(manifest.sources) ^ set(sheet)):
         raise VirnucError(
             f"{settings.inputs.samples}: sample {name}: {differing[0]} is not both in the sheet "

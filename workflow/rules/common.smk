@@ -5,7 +5,7 @@ from snakemake.exceptions import WorkflowError
 
 from virnuc_rules import __version__
 from virnuc_rules.bundles.definition import with_window
-from virnuc_rules.chunking.format import read_manifest
+from virnuc_rules.chunking.manifest import read_manifest
 from virnuc_rules.cli.main import command_options
 from virnuc_rules.config.labels import read_controls
 from virnuc_rules.config.load import write_run_config
