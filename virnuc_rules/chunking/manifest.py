@@ -1,0 +1,49 @@
+"""The manifest of a chunk folder. Imports no pyarrow: a job without work reads only this."""
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from virnuc_rules.config.model import Chunking
+from virnuc_rules.config.run_folder import ChunkFolder
+from virnuc_rules.errors import ChunkError
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ChunkEntry(_Record):
+    """One chunk file: its name, the sha256 of its content, and its size."""
+
+    file: str
+    sha256: str
+    open_frames: int
+    nucleotides: int
+    residues: int
+
+
+class Manifest(_Record):
+    """The content of a chunk folder. Written last, so a folder with a manifest is complete."""
+
+    version: str
+    sources: list[str]  # as named in the sample sheet, globs resolved; "-" is standard input
+    sources_sha256: list[str]  # of the files as they are on disk
+    chunking: Chunking
+    contigs: int
+    bases: int
+    windows: int
+    open_frames: int
+    reasons: dict[str, int]  # windows without an open frame, by reason
+    chunks: list[ChunkEntry]
+
+
+def read_manifest(folder: ChunkFolder) -> Manifest:
+    """Read the manifest. Raises ChunkError where it is missing or not a manifest."""
+    path = folder.manifest
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        reason = error.strerror or error
+        raise ChunkError(f"{path}: cannot be read ({reason}); chunk the sample first") from None
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise ChunkError(f"{path}: not a manifest ({problem}); delete it and run again") from None
