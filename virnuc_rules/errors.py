@@ -8,9 +8,15 @@ class VirnucError(Exception):
 class InputError(VirnucError):
     """A sequence file that cannot be used."""
 
+    lasting = True  # False: it could not be read now, so its content is not to blame
+
 
 class ChunkError(VirnucError):
     """A chunk file or manifest that is missing, damaged or inconsistent."""
+
+
+class UnusableSample(ChunkError):
+    """A sample whose files could not be chunked; the message is what `chunk` found."""
 
 
 class ResultError(VirnucError):

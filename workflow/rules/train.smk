@@ -2,22 +2,54 @@
 # The samples are labelled; the same rules as for any sample make their chunks and embeddings.
 
 
+from virnuc_rules.config.model import LabelledSettings
+from virnuc_rules.training.products import evaluation_product, trained_product
+from virnuc_rules.training.sheet import read_labelled_sheet, tables_beside
+
 TRAINED = CONFIG.fitting.trained_bundle
+NEW_BUNDLE, EVALUATED = EvaluationFiles(TRAINED / EVALUATION), FOLDER.evaluation
+LABELLED = CONFIG.part(LabelledSettings)
+
+
+def is_settled(done, make, *arguments):
+    """Whether a product of labelled samples is up to date."""
+    if not workflow.is_main_process or not PLAN.is_labelled:
+        return False
+    try:
+        return settle(make(LABELLED, *arguments), done) is not None
+    except VirnucError:  # `sheet_and_tables` says so where the product is asked for
+        return settle(None, done) is not None
+
+
+def sheet_and_tables(wildcards):
+    """The labelled sheet and the tables that it names; errors in it stop the run at the start."""
+    sheet = CONFIG.inputs.samples
+    try:
+        return [sheet, *tables_beside(read_labelled_sheet(sheet))]
+    except VirnucError as error:
+        raise WorkflowError(str(error)) from None
+
+
+IS_TRAINED = is_settled(
+    NEW_BUNDLE.done, trained_product, CONFIG.calibrating, CONFIG.fitting
+)
+IS_EVALUATED = is_settled(EVALUATED.done, evaluation_product, "all", EVALUATED)
 
 # A bundle cannot be trained with itself: with `bundle: TRAINED` the rule would be a cycle.
 if TRAINED.resolve() != CONFIG.run.bundle.resolve():
 
     rule train:
         input:
-            samples=sheet_and_tables,
-            manifests=expand(MANIFEST, sample=SAMPLES),
-            embedded=all_embedded,
-            bundle=ancient(BUNDLE),
+            samples=[] if IS_TRAINED else sheet_and_tables,
+            chunks=expand(CHUNKED, sample=SAMPLES),
+            embedded=[] if IS_TRAINED else all_embedded,
+            bundle=BUNDLE_IF_MADE,
         output:
             # `update`: Snakemake must not delete an older bundle before the job, which may fail.
             card=update(TRAINED / CARD),
-            page=update(TRAINED / EVALUATION),
-            json=update(evaluation_json(TRAINED / EVALUATION)),
+            page=update(NEW_BUNDLE.page),
+            json=update(NEW_BUNDLE.json),
+            done=NEW_BUNDLE.done,
         log:
             FOLDER.log("train"),
         benchmark:
@@ -27,21 +59,20 @@ if TRAINED.resolve() != CONFIG.run.bundle.resolve():
         threads: CONFIG.compute.threads
         params:
             options=options("train"),
-            fingerprint=from_card("fingerprint"),
-            version=__version__,
         shell:
-            "virnuc-rules train {params.options} --log {log:q}"
+            "virnuc-rules train {params.options} --stamp {output.done:q} --log {log:q}"
 
 
 rule evaluate:
     input:
-        samples=sheet_and_tables,
-        manifests=expand(MANIFEST, sample=SAMPLES),
-        embedded=all_embedded,
-        bundle=ancient(BUNDLE),
+        samples=[] if IS_EVALUATED else sheet_and_tables,
+        chunks=expand(CHUNKED, sample=SAMPLES),
+        embedded=[] if IS_EVALUATED else all_embedded,
+        bundle=BUNDLE_IF_MADE,
     output:
-        page=FOLDER.evaluation,
-        json=evaluation_json(FOLDER.evaluation),
+        page=update(EVALUATED.page),
+        json=update(EVALUATED.json),
+        done=EVALUATED.done,
     log:
         FOLDER.log("evaluate"),
     conda:
@@ -49,7 +80,6 @@ rule evaluate:
     threads: CONFIG.compute.threads
     params:
         options=options("evaluate"),
-        models=from_card("prediction_fingerprint"),
-        version=__version__,
     shell:
-        "virnuc-rules evaluate --out {output.page:q} {params.options} --log {log:q}"
+        "virnuc-rules evaluate --out {output.page:q} {params.options} --stamp {output.done:q}"
+        " --log {log:q}"
