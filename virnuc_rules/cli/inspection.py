@@ -7,12 +7,14 @@ import typer
 
 from virnuc_rules.bundles.definition import with_window
 from virnuc_rules.cli.settings import Log, Stamp, with_settings
-from virnuc_rules.config.model import Config, Embedding, Inputs, Run, Serving
+from virnuc_rules.config.model import Config
 from virnuc_rules.config.run_folder import ReportFolder, RunFolder
 from virnuc_rules.config.sheet import read_sheet
 from virnuc_rules.logs import logger
 from virnuc_rules.models.card import read_card
 from virnuc_rules.planning import products
+from virnuc_rules.planning.forecast import forecast
+from virnuc_rules.planning.plan import Plan
 
 app = typer.Typer()
 
@@ -50,12 +52,12 @@ def report(
 @app.command()
 @with_settings
 def status(
-    inputs: Inputs,
-    run: Run,
-    embedding: Embedding,
-    serving: Serving,
+    config: Config,
     watch: Annotated[bool, typer.Option("--watch", help="refresh until all is done")] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="what the next run will embed, and why")
+    ] = False,
 ) -> None:
     """Show the progress of a run: chunks by state, workers, time left."""
     from rich.console import Console
@@ -63,8 +65,12 @@ def status(
     from virnuc_rules.inspection.status import Observer, render
     from virnuc_rules.inspection.status import watch as watch_status
 
-    observer = Observer(inputs, run, embedding, serving)
-    if json:
+    observer = Observer(config.inputs, config.run, config.embedding, config.serving)
+    if plan:
+        looked_at = Plan(with_window(config), read_sheet(config.inputs.samples))
+        looked_at.look()
+        print(*forecast(looked_at).lines(), sep="\n")
+    elif json:
         print(observer.read().model_dump_json(indent=1))
     elif watch:
         watch_status(observer, Console())

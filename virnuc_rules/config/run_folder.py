@@ -116,6 +116,7 @@ class RunFolder:
         self.claims = self._queue / "claims"  # a file for each claimed chunk
         self.failures = self._queue / "failed"  # a file for each failed chunk
         self.worker_reports = self._queue / "workers"  # a file for each worker
+        self.runs = self._queue / "runs"  # a file for each Snakemake at work
         self.stamps = self._queue / "stamps"  # empty: there while nothing is left to embed
         self.chunked = self.stamps / "chunked"  # there while all samples are chunked
         self.checked = self.stamps / "checked"  # there while no sample has a problem

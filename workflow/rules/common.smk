@@ -1,4 +1,6 @@
 # The checked config, the plan, and functions that several rules use.
+import atexit
+import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -19,6 +21,8 @@ from virnuc_rules.config.run_folder import (
 from virnuc_rules.config.sheet import SAMPLE, read_sheet
 from virnuc_rules.errors import UnusableSample, VirnucError
 from virnuc_rules.models.card import CARD, is_bundle
+from virnuc_rules.planning.forecast import forecast
+from virnuc_rules.planning.lease import Lease
 from virnuc_rules.planning.plan import Plan, settle
 
 if workflow.modifier.path_modifier.prefix:
@@ -29,9 +33,13 @@ try:
     CONFIG = with_window(check_config(config))
     SHEET = read_sheet(CONFIG.inputs.samples)
     SAMPLES = SHEET.samples
-    PLAN = Plan(CONFIG, SHEET)
+    PLAN, LEASE = Plan(CONFIG, SHEET), Lease(CONFIG)
     if workflow.is_main_process:  # jobs also read this file, and find what was settled
         read_controls(SHEET)
+        if (
+            CONFIG.run.results.is_dir()
+        ):  # a dry run and `--lint`, which are not known yet, make none
+            LEASE.take()
         PLAN.settle()
         PLAN.check_inputs()
 except VirnucError as error:
@@ -46,11 +54,27 @@ BUNDLE_IS_THERE = is_bundle(CONFIG.run.bundle)
 BUNDLE_IF_MADE = [] if BUNDLE_IS_THERE else BUNDLE
 
 
+def print_plan():
+    """Say what the run will embed, before a day of GPU time is spent on it."""
+    for line in forecast(PLAN).lines():
+        print(f"plan: {line}", file=sys.stderr, flush=True)
+
+
+@atexit.register
+def last_lines():
+    """The last lines of a dry run, which calls no `onstart`."""
+    if workflow.is_main_process and workflow.dryrun:
+        print_plan()
+
+
 onstart:
+    print_plan()
+    LEASE.take()
     write_run_config(CONFIG)
 
 
 if workflow.is_main_process and not workflow.modifier.is_main_snakefile():
+    LEASE.take()
     write_run_config(CONFIG)  # Snakemake does not call `onstart` of a module
 
 
