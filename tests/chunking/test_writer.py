@@ -225,7 +225,7 @@ def test_no_open_frames_give_no_chunk_files(tmp_path: Path) -> None:
     source = write_fasta(tmp_path / "in.fa", {"a": "N" * 1000, "b": "AC"})
     manifest = chunk_it(source, tmp_path / "out")
     assert (manifest.chunks, manifest.open_frames, manifest.windows) == ([], 0, 5)
-    tables = {"contigs.parquet", "windows.parquet"}
+    tables = {"contigs.parquet", "windows.parquet", "bases.parquet"}
     assert set(contents(tmp_path / "out")) == {"manifest.json", *tables}
     assert manifest_of(tmp_path / "out") == manifest
     assert windows_of(tmp_path / "out")["reason"].to_pylist() == ["ambiguous"] * 4 + ["too_short"]

@@ -54,6 +54,7 @@ def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.Monkey
         staged = path.parent
         names = [f"chunk_{n:06d}.parquet" for n in range(len(manifest_of(tmp_path / "out").chunks))]
         assert sorted(p.name for p in staged.iterdir()) == [
+            "bases.parquet",
             *names,
             "contigs.parquet",
             "windows.parquet",

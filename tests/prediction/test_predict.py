@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Chunking, Config
 from virnuc_rules.embedding.tasks import Task
-from virnuc_rules.errors import ChunkError, InputError, ModelError, ResultError, VirnucError
+from virnuc_rules.errors import ChunkError, ModelError, ResultError, VirnucError
 from virnuc_rules.models.bundle import rewrite_card
 from virnuc_rules.models.card import ClassifierShape
 from virnuc_rules.models.classifier import MLPClassifier
@@ -290,29 +290,42 @@ def test_a_contig_table_that_is_not_whole(config: Config, tmp_path: Path) -> Non
 # --- nothing half-written ----------------------------------------------------------------------
 
 
-def test_input_that_has_changed_leaves_what_was_there(config: Config, tmp_path: Path) -> None:
-    out, folder = tmp_path / "out", config.run.results / "chunks/gut"
-    predict(config, "gut", out)
-    before = contents(out)
-    manifest = manifest_of(folder)
-    changed = tmp_path / "changed.fa"
-    changed.write_text(">other\nACGT\n")
-    manifest = manifest.model_copy(update={"sources": [str(changed)]})
-    (folder / "manifest.json").unlink()
-    (folder / "manifest.json").write_text(manifest.model_dump_json())
-    assert 'record "other" has changed' in failure_of(config, out, InputError)
-    assert contents(out) == before
-
-
-def test_without_its_sequences_an_older_file_of_them_goes(config: Config, tmp_path: Path) -> None:
-    out, path = tmp_path / "out", config.run.results / "chunks/gut/manifest.json"
-    predict(config, "gut", out)
-    before = contents(out)
-    manifest = manifest_of(path.parent).model_copy(update={"sources": ["-"]})
+@pytest.mark.parametrize("source", ["-", "gone.fa", "/dev/fd/63"])
+def test_the_input_is_not_needed_again(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """It was standard input, a pipe, or is archived; and the working folder is another."""
+    predict(config, "gut", tmp_path / "before")
+    path = config.run.results / "chunks/gut/manifest.json"
+    manifest = manifest_of(path.parent).model_copy(update={"sources": [source]})
     path.unlink()
     path.write_text(manifest.model_dump_json())
+    monkeypatch.chdir("/")
+    predict(config, "gut", tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "before")
+    assert contents(tmp_path / "out")["viral.fa.gz"]
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged", "of another sample"])
+def test_bases_that_are_not_those_of_the_sample_leave_what_was_there(
+    config: Config, tmp_path: Path, how: str
+) -> None:
+    out, path = tmp_path / "out", config.run.results / "chunks/gut/bases.parquet"
     predict(config, "gut", out)
-    assert before.pop("viral.fa.gz") and contents(out) == before
+    before, whole = contents(out), path.read_bytes()
+    path.unlink()
+    if how == "damaged":
+        path.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
+    elif how == "of another sample":
+        (tmp_path / "other.fa").write_text(">a\nACGT\n")
+        write_chunks(
+            [tmp_path / "other.fa"], tmp_path / "other", Chunking(window=500), sample="other"
+        )
+        path.write_bytes((tmp_path / "other/bases.parquet").read_bytes())
+    message = failure_of(config, out, ChunkError)
+    assert message.startswith(f"{path}: ")
+    assert message.endswith("delete the sample's chunk folder and run again")
+    assert contents(out) == before
 
 
 @pytest.mark.parametrize("size", [100, 1200, 4500, 7000])

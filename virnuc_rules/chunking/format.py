@@ -3,6 +3,7 @@
 manifest.json       written last: all files with counts and hashes
 contigs.parquet     a row for every contig, in input order
 windows.parquet     a row for every window, with its reason where it has no open frame
+bases.parquet       the bases of all contigs; see `chunking.bases`
 chunk_000000.parquet, ...   the open frames, in input order, `chunk_size` a file
 """
 
@@ -22,7 +23,8 @@ from virnuc_rules.chunking.manifest import ChunkEntry, Manifest
 from virnuc_rules.config.run_folder import ChunkFolder
 from virnuc_rules.errors import ChunkError, one_line
 
-_REMEDY = "delete the sample's chunk folder and run again"
+REMEDY = "delete the sample's chunk folder and run again"
+PARQUET = {"compression": "zstd", "write_page_checksum": True}
 _LABEL = pa.dictionary(pa.int32(), pa.string())
 
 CONTIG_SCHEMA = pa.schema(
@@ -73,19 +75,19 @@ def read_chunk(path: Path, entry: ChunkEntry) -> Chunk:
 
     Raises ChunkError for a file that is missing, damaged, or has other content.
     """
-    with _damage_named(path):
+    with damage_named(path):
         table = pq.read_table(path, page_checksum_verification=True)
         if table.schema != CHUNK_SCHEMA:
-            raise ChunkError(f"{path}: not a chunk file of this version; {_REMEDY}")
+            raise ChunkError(f"{path}: not a chunk file of this version; {REMEDY}")
         if (table.num_rows, content_hash(table)) != (entry.open_frames, entry.sha256):
-            raise ChunkError(f"{path}: the content has changed since it was written; {_REMEDY}")
+            raise ChunkError(f"{path}: the content has changed since it was written; {REMEDY}")
     nucleotide, protein = table["nucleotide"].to_pylist(), table["protein"].to_pylist()
     return Chunk(frame_ids(table).to_pylist(), nucleotide, protein, table)
 
 
 def read_table(path: Path) -> Iterator[pa.Table]:
     """Yield a table of a chunk folder in parts. Raises ChunkError if it is missing or damaged."""
-    with _damage_named(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with damage_named(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         for batch in file.iter_batches():
             yield pa.Table.from_batches([batch])
 
@@ -117,14 +119,14 @@ def contig_lengths(folder: ChunkFolder, manifest: Manifest) -> NDArray[np.int64]
 
 
 @contextlib.contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def damage_named(path: Path) -> Iterator[None]:
     """Turn the errors of Arrow for a damaged file into a ChunkError."""
     try:
         yield
     except FileNotFoundError:
-        raise ChunkError(f"{path}: no such file; {_REMEDY}") from None
+        raise ChunkError(f"{path}: no such file; {REMEDY}") from None
     except (OSError, IndexError, pa.ArrowException) as error:
-        raise ChunkError(f"{path}: the file is damaged ({one_line(error)}); {_REMEDY}") from None
+        raise ChunkError(f"{path}: the file is damaged ({one_line(error)}); {REMEDY}") from None
 
 
 def window_ids(table: pa.Table) -> pa.ChunkedArray:

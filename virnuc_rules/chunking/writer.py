@@ -12,7 +12,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from virnuc_rules import __version__
-from virnuc_rules.chunking.format import CHUNK_SCHEMA, CONTIG_SCHEMA, WINDOW_SCHEMA, content_hash
+from virnuc_rules.chunking.bases import BasesWriter
+from virnuc_rules.chunking.format import (
+    CHUNK_SCHEMA,
+    CONTIG_SCHEMA,
+    PARQUET,
+    WINDOW_SCHEMA,
+    content_hash,
+)
 from virnuc_rules.chunking.manifest import ChunkEntry, Manifest
 from virnuc_rules.chunking.open_frames import OpenFrames, open_frames
 from virnuc_rules.chunking.virnucpro_fasta import UpstreamFasta
@@ -25,7 +32,6 @@ from virnuc_rules.vocabulary import NO_REASON, Frame, Reason
 
 _BLOCK = 1 << 20  # bases translated at a time
 _WINDOW_BLOCKS = 100  # blocks whose windows are written at once
-_PARQUET = {"compression": "zstd", "write_page_checksum": True}
 
 _IS_UNKNOWN = bytes(letter not in b"ACGT" for letter in range(256))
 _FRAMES = pa.array(list(Frame))
@@ -55,7 +61,7 @@ def write_chunks(
         stage = ChunkFolder(staged)
         upstream = UpstreamFasta(upstream_fasta, window)
         with _ChunkWriter(stage, chunking.chunk_size) as writer, upstream as up:
-            for block in _blocks(sequences.contigs(), window):
+            for block in _blocks(writer.kept(sequences.contigs()), window):
                 # U as T: VirNucPro drops codons with U, so it would find no stop in RNA.
                 bases = block.bases.upper().replace(b"U", b"T")
                 excluded = _excluded(block, bases, chunking)
@@ -87,7 +93,7 @@ def _move_into_place(stage: ChunkFolder, out: ChunkFolder) -> None:
     for path in out.chunk_files():
         if not (stage.path / path.name).exists():
             path.unlink(missing_ok=True)
-    for path in (stage.contigs, stage.windows, *stage.chunk_files()):
+    for path in (stage.contigs, stage.windows, stage.bases, *stage.chunk_files()):
         path.replace(out.path / path.name)
     new.replace(manifest)
     sync_directory(out.path)
@@ -191,8 +197,9 @@ class _ChunkWriter:
         self.waiting = 0  # rows in `pending`
         self.window_rows: list[pa.Table] = []
         self.contig_rows: list[pa.Table] = []
-        self.window_table = pq.ParquetWriter(folder.windows, WINDOW_SCHEMA, **_PARQUET)
-        self.contig_table = pq.ParquetWriter(folder.contigs, CONTIG_SCHEMA, **_PARQUET)
+        self.window_table = pq.ParquetWriter(folder.windows, WINDOW_SCHEMA, **PARQUET)
+        self.contig_table = pq.ParquetWriter(folder.contigs, CONTIG_SCHEMA, **PARQUET)
+        self.base_table = BasesWriter(folder)
 
     def __enter__(self) -> Self:
         return self
@@ -204,6 +211,14 @@ class _ChunkWriter:
                 self.write(self.waiting)
         self.window_table.close()
         self.contig_table.close()
+        self.base_table.close()
+
+    def kept(self, contigs: Iterator[Contig]) -> Iterator[Contig]:
+        """Yield the contigs after writing their bases."""
+        for contig in contigs:
+            for start in range(0, contig.length, _BLOCK):
+                self.base_table.add(contig.bases(start, min(start + _BLOCK, contig.length)))
+            yield contig
 
     def add(self, block: _Block, frames: OpenFrames) -> None:
         windows = block.windows
@@ -266,7 +281,7 @@ class _ChunkWriter:
             path,
             use_dictionary=["contig", "frame"],
             write_statistics=False,
-            **_PARQUET,
+            **PARQUET,
         )
         self.entries.append(
             ChunkEntry(

@@ -19,6 +19,7 @@ class ChunkFolder:
         self.manifest = path / "manifest.json"  # all chunks, with counts and hashes
         self.contigs = path / "contigs.parquet"  # a row for every contig
         self.windows = path / "windows.parquet"  # a row for every window
+        self.bases = path / "bases.parquet"  # of all contigs, packed
 
     def chunk(self, index: int) -> Path:
         """Return the file of a chunk, 0-based."""
@@ -42,7 +43,7 @@ class SampleFolder:
         self.made, self.done = path / MADE, path / DONE
         self.upstream = path / "prediction_results.txt"  # VirNucPro's open frames
         self.upstream_windows = path / "prediction_results_highestscore.csv"  # tab-separated
-        self.viral_fasta = path / "viral.fa.gz"  # missing where the input cannot be read again
+        self.viral_fasta = path / "viral.fa.gz"
         self.score_track = path / "tracks" / f"{sample}.scores.bedgraph.gz"
         self.bed = path / "tracks" / f"{sample}.viral.bed"
         self.gff3 = path / "tracks" / f"{sample}.viral.gff3"

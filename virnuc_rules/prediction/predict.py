@@ -39,9 +39,9 @@ def predict(
 
     Returns the names of chunks without embeddings, which `on_failed_chunks: report` allows.
     Raises ResultError for missing or damaged embeddings (a damaged file is removed, so that the
-    next run embeds it again), ChunkError for an incomplete chunk folder, InputError where the
-    sequences have changed, ModelError for a damaged bundle or a classifier with scores that are
-    not finite, and VirnucError for a full disk. After an error older tables are unchanged.
+    next run embeds it again), ChunkError for an incomplete chunk folder, ModelError for a damaged
+    bundle or a classifier with scores that are not finite, and VirnucError for a full disk. After
+    an error older tables are unchanged.
     """
     bundle = Bundle(run.bundle)
     verified = read_verified(bundle.folder, bundle.card.fingerprint)
@@ -66,7 +66,7 @@ def predict(
                 advance(chunk.table.num_rows)
             _add_windows(tables, folder, consensus, advance)
             tables.finish()
-        write_viral(stage, manifest)
+        write_viral(stage, folder, manifest.bases)
         move_into_place(stage, SampleFolder(out, sample))
     logger.info(
         "sample %s: %d windows, %d called, %d of them virus; %d contigs, %d of them virus",

@@ -260,14 +260,9 @@ def write_highest_score(path: Path, parts: list[pa.Table]) -> None:
 
 
 def move_into_place(stage: SampleFolder, out: SampleFolder) -> None:
-    """Flush all staged files to the disk, then move them to `out`.
-
-    An older viral FASTA in `out` is removed where no new one was written.
-    """
-    files = [path for path in stage.files() if path.exists()]
+    """Flush all staged files to the disk, then move them to `out`."""
+    files = stage.files()
     sync_files(files)
-    if not stage.viral_fasta.exists():
-        out.viral_fasta.unlink(missing_ok=True)
     targets = [out.path / path.relative_to(stage.path) for path in files]
     for path, target in zip(files, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
