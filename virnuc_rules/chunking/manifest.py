@@ -26,8 +26,7 @@ class Manifest(_Record):
     """The content of a chunk folder. Written last of its files."""
 
     version: str
-    sources: list[str]  # as named in the sample sheet, globs resolved; "-" is standard input
-    sources_sha256: list[str]  # of the files as they are on disk
+    sources_sha256: list[str]  # of the input files as they are on disk; their names may change
     chunking: Chunking
     contigs: int
     bases: int

@@ -27,7 +27,7 @@ class ChunkFolder:
 
     def files(self, chunks: list[str]) -> list[Path]:
         """Return the paths of all files; `chunks` are names of chunk files."""
-        tables = [self.manifest, self.contigs, self.windows]
+        tables = [self.manifest, self.contigs, self.windows, self.bases]
         return [*tables, *(self.path / name for name in chunks)]
 
     def chunk_files(self) -> list[Path]:
