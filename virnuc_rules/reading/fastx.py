@@ -5,12 +5,15 @@ are read as two independent files.
 """
 
 import itertools
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from virnuc_rules.errors import InputError
 from virnuc_rules.reading.streams import STDIN, Source
+
+logger = logging.getLogger(__name__)
 
 IUPAC = b"ACGTURYSWKMBDHVNacgturyswkmbdhvn"
 _BLANKS = b"\r \t"
@@ -68,9 +71,9 @@ class Sequences:
         """Yield the contigs.
 
         Each contig is checked before it is yielded. Raises InputError with one line (sample, file,
-        record, fix) for a file that is missing, empty, truncated or neither FASTA nor FASTQ, a
-        record without id or sequence, an id used twice (unless `keep_duplicates`), or a letter that
-        is no nucleotide.
+        record, fix) for a file that is missing, truncated or neither FASTA nor FASTQ, a record
+        without id, an id used twice (unless `keep_duplicates`), or a letter that is no nucleotide.
+        An empty file has no contigs, which is logged; a record without bases is an empty contig.
         """
         for index, path in enumerate(self.paths):
             file = _File(self, index, path)
@@ -107,7 +110,8 @@ class _File:
         blocks = self.blocks()
         first = next((text for block in blocks if (text := block.lstrip())), b"")
         if not first:
-            raise self.error("the file is empty; expected FASTA or FASTQ records")
+            logger.warning("%s", self.error("the file is empty: it has no contigs"))
+            return iter(())
         blocks = itertools.chain([first], blocks)
         if first[:1] == b">":
             return self.fasta(blocks)
@@ -263,8 +267,6 @@ class _File:
                 f"{qualities} qualities for {contig.length} bases; copy or download the file again "
                 "(a record must have four lines)", contig
             )  # fmt: skip
-        if contig.length == 0:
-            raise self.error("empty sequence; remove the record", contig)
         return contig
 
 
