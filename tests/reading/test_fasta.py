@@ -58,7 +58,21 @@ MIXED = "this looks like a FASTQ record in a FASTA file; put them into two files
 ALPHABET = "allowed are A C G T U and the IUPAC codes RYSWKMBDHVN"
 PROTEIN = "this looks like protein; nucleotides are needed"
 
+UTF_16 = "this is UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW"
+TEXT = ">a\nACGT\n"
+
 BAD_CONTENT = {
+    "UTF-16": (TEXT.encode("utf-16"), UTF_16),
+    "UTF-16 LE without a mark": (TEXT.encode("utf-16-le"), UTF_16),
+    "UTF-16 BE without a mark": (TEXT.encode("utf-16-be"), UTF_16),
+    "an id that is too long": (
+        b">a\nACGT\n>" + b"x" * 2000 + b"\nACGT\n",
+        "record 2: the id has 2000 bytes, more than 1024; shorten it",
+    ),
+    "a masked base as X": (
+        b">a\nACGXT\n",
+        f"record 1 (\"a\"): illegal letter 'X' at base 4; {PROTEIN}",
+    ),
     "no id": (b">\nACGT\n", f"record 1: {NO_ID}"),
     "no id at the very end": (b">a\nACGT\n>", f"record 2: {NO_ID}"),
     "a blank before the id": (b">a\nACGT\n> b\nACGT\n", f"record 2: {NO_ID}"),
@@ -197,6 +211,9 @@ GOOD_CONTENT: dict[str, tuple[bytes, Records]] = {
     "empty record at the end": (b">a\nACGT\n>b", [("a", "ACGT"), ("b", "")]),
     "a record of blank lines": (b">a\n\n \t\r\n\n>b\nA\n", [("a", ""), ("b", "A")]),
     "several lines": (b">a\nACGT\nAC\nG\n>b\nT\n", [("a", "ACGTACG"), ("b", "T")]),
+    "a byte order mark": (b"\xef\xbb\xbf>a\nACGT\n", [("a", "ACGT")]),
+    "a byte order mark before a short file": (b"\xef\xbb\xbf>a", [("a", "")]),
+    "the longest id": (b">" + b"x" * 1024 + b" y\nA\n", [("x" * 1024, "A")]),
     "CRLF": (b">a b\r\nACGT\r\nAC\r\n\r\n>c\r\nT\r\n", [("a", "ACGTAC"), ("c", "T")]),
     "lower case is kept": (b">a\nacGTnN\n", [("a", "acGTnN")]),
     "every letter": (b">a\n" + IUPAC.encode() + b"\n", [("a", IUPAC)]),

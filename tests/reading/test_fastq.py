@@ -44,6 +44,7 @@ def write(folder: Path, content: bytes, name: str = "reads.fq") -> Path:
 
 GOOD = {
     "two reads": READS,
+    "a byte order mark": b"\xef\xbb\xbf" + READS,
     "no newline at the end": READS[:-1],
     "CRLF": READS.replace(b"\n", b"\r\n"),
     "CRLF without the last": READS.replace(b"\n", b"\r\n")[:-2],
