@@ -2,12 +2,11 @@
 
 import json
 import lzma
-import subprocess
 from pathlib import Path
 
 import pytest
 from chunk_folders import manifest_of
-from harness import BIN, DEMO, REPO, Project, environment, jobs, sha256
+from harness import DEMO, REPO, Project, jobs, run, sha256
 
 from virnuc_rules.serving.worker import CHUNKS_BETWEEN_CLEARINGS
 
@@ -87,13 +86,9 @@ def test_a_new_sample_leaves_the_others_alone(tmp_path: Path, persistent: bool) 
 
 
 def test_status_reads_a_finished_run(undisturbed: Project) -> None:
-    command = ["status", "--json", "--samples", "samples.tsv", "--bundle"]
-    printed = subprocess.run(
-        [str(environment()["PATH"].split(":")[0] + "/virnuc-rules"), *command,
-         undisturbed.settings["bundle"]],
-        cwd=undisturbed.folder, env=environment(), capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    status = json.loads(printed)
+    options = ["--json", "--samples", "samples.tsv", "--bundle", undisturbed.settings["bundle"]]
+    done = run("virnuc-rules", "status", *options, folder=undisturbed.folder)
+    status = json.loads(done.stdout)
     assert status["done"] == undisturbed.chunks()
     assert (status["pending"], status["running"], status["failed"]) == (0, 0, 0)
     assert [worker["working"] for worker in status["workers"]] == [False]
@@ -123,13 +118,10 @@ def test_a_bad_sample_does_not_stop_the_others_from_being_chunked(tmp_path: Path
 
 def test_the_demo_config_is_valid(tmp_path: Path) -> None:
     """Its keys, its sample sheet and the files that it names, as `make demo` reads them."""
-    command = [
-        BIN / "snakemake", "--profile", "profiles/local", "--configfile", "demo/config.yaml",
-        "--dry-run", "--config", f"results={tmp_path / 'results'}",
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=REPO, env=environment(), text=True, capture_output=True, timeout=200
-    )
+    done = run(
+        "snakemake", "--profile", "profiles/local", "--configfile", "demo/config.yaml",
+        "--dry-run", "--config", f"results={tmp_path / 'results'}", folder=REPO,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert jobs(done.stdout) == {"chunk": 2, "serve": 1, "predict": 2, "report": 1}
 
