@@ -56,8 +56,7 @@ class Plan:
         self.is_labelled = "label" in sheet.table.columns
         self.samples = {name: SamplePlan(files) for name, files in sheet.samples.items()}
         self.has_report = False
-        # Before anything is looked at: see `Product.settle`.
-        self._stamps = {path for path in self.folder.stamps.rglob("*") if path.is_file()}
+        self._before: set[Path] = set()  # empty outputs that existed when `settle` began
 
     def chunks(self, sample: str) -> Product:
         """Return the chunk folder of a sample as a product."""
@@ -82,6 +81,7 @@ class Plan:
 
     def settle(self) -> None:
         """Look at all products; make an empty output exist iff what it stands for is up to date."""
+        self._before = {path for path in self.folder.stamps.rglob("*") if path.is_file()}
         for sample, plan in self.samples.items():
             plan.chunks = self.chunks(sample).settle()
             if self._has_no_input(plan):
@@ -143,7 +143,7 @@ class Plan:
         """Make a stamp exist or not; one that exists is newer than all chunk folders."""
         if present:
             touch(stamp)
-        elif stamp in self._stamps:
+        elif stamp in self._before:
             stamp.unlink(missing_ok=True)
 
     def are_chunked(self) -> bool:
