@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -155,6 +156,13 @@ class Project:
     def workers(self) -> list[int]:
         """Ids of the processes that are this project's workers."""
         return [pid for pid in self.processes() if is_worker(pid)]
+
+    def kill(self) -> None:
+        """Kill all that runs here, forked or not, as a lost node."""
+        while found := self.processes():
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def left_over(self) -> list[Path]:
         """Files that must not be there once all is done."""

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from chunk_folders import some_contigs
 from harness import DEMO, Project, fork_server, forked_environment, run, wait_until
 
+Running = tuple[Project, "subprocess.Popen[str]"]
 pytestmark = pytest.mark.skipif(os.environ.get("VIRNUC_FORK") == "0", reason="not used")
 
 
@@ -69,12 +71,29 @@ def test_a_signal_is_passed_on(waiting: "subprocess.Popen[str]") -> None:
     assert waiting.wait(timeout=60) == -signal.SIGTERM
 
 
-def test_a_worker_finds_its_snakemake(tmp_path: Path) -> None:
-    """It stops when the client is killed, as it does when Snakemake is."""
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    """A forked run, in the middle."""
     project = Project(tmp_path, {"lake": DEMO["lake"]}, chunk_size=5)
-    first = project.start(forked=True)
-    wait_until(lambda: len(project.embeddings()) > 1)
+    with project.start(forked=True) as first:
+        wait_until(lambda: len(project.embeddings()) > 1)
+        yield project, first
+
+
+def test_a_worker_finds_its_snakemake(running: Running) -> None:
+    """It stops when the client is killed, as it does when Snakemake is."""
+    project, first = running
     first.kill()
     wait_until(lambda: not project.workers())
     first.communicate(timeout=200)
     assert project.report()["exit_reason"] == "Snakemake is gone"
+
+
+def test_all_of_a_run_is_killed_and_the_server_goes_on(running: Running) -> None:
+    project, first = running
+    project.kill()
+    first.communicate(timeout=200)
+    assert first.returncode == -signal.SIGKILL and project.report()["exit_reason"] is None
+    project.set_samples({"lake": some_contigs(project.folder / "x.fa", DEMO["lake"], slice(2))})
+    again = project.run()
+    assert again.returncode == 0, again.stdout
