@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from Bio import SeqIO
+from harness import files_of_at_most
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from virnuc_rules.errors import InputError
+from virnuc_rules.errors import InputError, VirnucError
 from virnuc_rules.reading import fastx as sequences
 from virnuc_rules.reading.fastx import Contig, Sequences
 
@@ -324,3 +325,29 @@ def test_a_spilled_contig_is_not_in_memory(tmp_path: Path, monkeypatch: pytest.M
         kept[contig.id] = 0 if contig._file._rolled else contig.length
         assert contig.bases(0, contig.length) in (b"ACGT", bases)
     assert kept == {"short": 4, "long": 0}
+
+
+def test_no_room_for_a_long_contig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of temporary files is named, and it is no fault of the input."""
+    monkeypatch.setattr(sequences, "_BLOCK", 5000)
+    monkeypatch.setattr(sequences, "_SPILL", 100)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    path = write(tmp_path, b">long\n" + some_bases(50_000) + b"\n")
+    with pytest.raises(VirnucError) as raised, files_of_at_most(20_000):
+        list(Sequences([path], "lake").contigs())
+    assert not isinstance(raised.value, InputError)
+    assert str(raised.value) == (
+        f"{tmp_path}: cannot hold a long contig (File too large); make room there, or set TMPDIR "
+        "to another folder"
+    )
+
+
+def test_no_room_for_the_last_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written when the contig is read."""
+    monkeypatch.setattr(sequences, "_SPILL", 100)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    contig = Contig("long")
+    for size in (200, 700):
+        contig.append(some_bases(size))
+    with pytest.raises(VirnucError, match="cannot hold a long contig"), files_of_at_most(500):
+        contig.bases(0, 900)

@@ -50,7 +50,7 @@ def test_each_file_has_its_own_group_annotation_and_part(tmp_path: Path) -> None
 def test_a_pattern_gives_all_its_files_the_label(tmp_path: Path) -> None:
     for name in ("b.fa", "a.fa"):
         (tmp_path / name).write_text(">x\nACGT\n")
-    path = sheet(tmp_path, f"sample\tpath\tlabel\nv\t{tmp_path}/*.fa\tvirus\n")
+    path = sheet(tmp_path, f"sample\tpath\tlabel\t\nv\t{tmp_path}/*.fa\tvirus\n")
     assert list(read_labelled_sheet(path)["v"]) == [str(tmp_path / "a.fa"), str(tmp_path / "b.fa")]
 
 
@@ -77,7 +77,11 @@ def test_a_pattern_gives_all_its_files_the_label(tmp_path: Path) -> None:
         ),
         (
             "sample\tpath\tlabel\tgrups\nv\ta.fa\tvirus\tg.tsv\n",
-            "line 1: column 'grups' is not known; known are genbank, group, groups, label, labels",
+            "column 'grups' is not known; did you mean 'groups'?",
+        ),
+        (
+            "sample\tpath\tlabel\tnote\nv\ta.fa\tvirus\tx\n",
+            "line 1: column 'note' is not known; known are genbank, group, groups, label, labels",
         ),
         (
             "sample\tpath\tlabel\tgroups\nv\ta.fa\tvirus\tno_such.tsv\n",
