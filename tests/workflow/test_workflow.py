@@ -66,7 +66,7 @@ def test_two_workers_split_the_chunks(undisturbed: Project, tmp_path: Path) -> N
     assert min(shares) > 0
     done = project.run()
     assert done.returncode == 0, done.stdout
-    assert "no model was loaded" in done.stdout  # late workers
+    assert "\nrule serve:" not in done.stdout  # nothing is left for late workers
     assert project.tables() == undisturbed.tables()
 
 
@@ -77,9 +77,9 @@ def test_a_new_sample_leaves_the_others_alone(tmp_path: Path, persistent: bool) 
     assert project.run().returncode == 0
     before, tables = project.embeddings(), project.tables()
     project.set_samples({**lake, "gut": DEMO["gut"], "copy": DEMO["lake"]})
-    # Without persistent models Snakemake cannot know before the checkpoint what needs no work.
-    expected = {"serve": 1, "predict": 2} if persistent else {"chunk_all": 1, "predict": 3}
-    assert jobs(project) == {"all": 1, "chunk": 2, "report": 1, **expected}
+    embed = {"serve": 1} if persistent else {"chunk_all": 1}
+    expected = {"all": 1, "chunk": 2, "predict": 2, "report": 1, "check": 1}
+    assert jobs(project) == {**expected, **embed}
     done = project.run()
     assert done.returncode == 0, done.stdout
     after = project.embeddings()
@@ -117,15 +117,29 @@ def test_mistakes_in_the_config_are_one_line(tmp_path: Path) -> None:
     assert done.returncode != 0 and "sample a:" in done.stdout and "no such file" in done.stdout
 
 
-def test_a_bad_sample_does_not_stop_the_others_from_being_chunked(tmp_path: Path) -> None:
+def test_a_bad_sample_does_not_stop_the_others(tmp_path: Path) -> None:
+    """They are finished; the run fails at its end, each time, until the file is mended."""
     bad = tmp_path / "bad.fa"
     bad.write_text(">x\nACGT\n>y\nMKLV\n")
-    project = Project(tmp_path, samples={"bad": bad, "lake": DEMO["lake"]})
+    project = Project(tmp_path, samples={"bad": bad, "lake": DEMO["lake"]}, chunk_size=250)
+    problem = f'sample bad: {bad}: record 2 ("y"): illegal letter'
     done = project.run()
-    assert done.returncode != 0
-    assert f'sample bad: {bad}: record 2 ("y"): illegal letter' in done.stdout
-    assert (project.results / "chunks" / "lake" / "manifest.json").exists()
-    assert not (project.results / "chunks" / "bad" / "manifest.json").exists()
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    assert problem in done.stdout
+    assert "1 samples could not be used; the others are finished" in done.stdout
+    assert not project.paths.chunks("bad").manifest.exists()
+    assert not project.paths.sample("bad").tsv("windows").exists()
+    lake, report = project.paths.sample("lake").tsv("windows"), project.paths.report.page
+    assert lake.exists() and report.exists()
+    assert jobs(project) == {"all": 1, "check": 1}
+    again = project.run()
+    assert again.returncode != 0 and problem in again.stdout
+    bad.write_text(">x\nACGT\n")
+    expected = {"chunk": 1, "serve": 1, "predict": 1, "report": 1, "check": 1}
+    assert jobs(project) == {"all": 1, **expected}
+    done = project.run()
+    assert done.returncode == 0, done.stdout
+    assert project.paths.sample("bad").tsv("windows").exists()
 
 
 def test_the_demo_config_is_valid() -> None:
