@@ -279,6 +279,35 @@ def test_an_input_file_that_is_missing(site: Config) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_the_beginning_of_an_input_file_is_read(site: Config, tmp_path: Path) -> None:
+    """What can be known in a second is said before the first job; the rest `chunk` finds."""
+    table, late = tmp_path / "table.fa", tmp_path / "late.fa"
+    table.write_text("sample\tpath\n")
+    late.write_text(">a\nACGT\n>b\nMKLV\n")
+    site.inputs.samples.write_text(f"sample\tpath\na\t{late}\nb\t{table}\nb\t{DEMO['gut']}\n")
+    (found,) = failed(site)
+    assert found.check == "samples" and found.found.startswith(f"sample b: {table}: ")
+
+
+@pytest.mark.usefixtures("quick")
+def test_samples_that_are_chunked_need_no_files(
+    site: Config, tmp_path: Path, command: Callable[..., "subprocess.CompletedProcess[str]"]
+) -> None:
+    good, bad = tmp_path / "good.fa", tmp_path / "bad.fa"
+    good.write_text(">a\nACGT\n")
+    bad.write_text(">a\nACGT\n>b\nMKLV\n")
+    site.inputs.samples.write_text(f"sample\tpath\ngood\t{good}\nbad\t{bad}\n")
+    for path in (good, bad):
+        out = site.run.results / "chunks" / path.stem
+        done = command("chunk", path, "--out", out, "--window", 500,
+                       "--sample", path.stem, "--stamp", out / "done")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    good.unlink()
+    (found,) = failed(site)
+    assert found.check == "samples" and found.found.startswith(f"sample bad: {bad}: record 2")
+
+
+@pytest.mark.usefixtures("quick")
 def test_an_unverified_precision_is_a_warning(site: Config) -> None:
     found = findings(site.replace(precision="bf16"))["device"]
     assert found.level == "warning" and "models verify" in found.remedy

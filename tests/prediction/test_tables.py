@@ -165,10 +165,11 @@ def test_files_are_on_disk_before_the_first_is_moved_and_folders_after_the_last(
         Path, "replace", lambda path, to: (steps.append(("move", to)), replace(path, to))
     )
     tables.move_into_place(SampleFolder(stage, "s"), SampleFolder(out, "s"))
-    number = len(files)
-    assert [step for step, _ in steps] == ["sync"] * number + ["move"] * number + ["sync"] * 2
-    assert {path for _, path in steps[:number]} == set(files)
-    assert {path for _, path in steps[-2:]} == {out, out / "tracks"}
+    count = len(files)
+    assert [step for step, _ in steps] == ["sync"] * count + ["move"] * count + ["sync"] * 2
+    assert [path for _, path in steps[:count]] == files
+    assert {path for _, path in steps[count : 2 * count]} == set(SampleFolder(out, "s").files())
+    assert {path for _, path in steps[2 * count :]} == {out, out / "tracks"}
 
 
 def test_a_window_has_the_probability_of_its_margin(tmp_path: Path) -> None:

@@ -816,15 +816,11 @@ class TestStore:
         assert a.store.done([KEY]) == set()
         claimed(a)
 
-    def test_forget_removes_the_result_and_the_stamps(self, a: Queue) -> None:
+    def test_forget_removes_the_result(self, a: Queue) -> None:
         publish(a, claimed(a))
         publish(a, claimed(a, OTHER))
-        stamp = a.store.stamps / "serve" / "0.txt"
-        stamp.parent.mkdir(parents=True)
-        stamp.touch()
         a.store.forget(KEY)
         assert a.store.done([KEY, OTHER]) == {OTHER}
-        assert not stamp.exists()
         a.store.forget(KEY)  # twice is no error
 
     def test_shards_keep_all_keys_in_order(self) -> None:

@@ -39,8 +39,8 @@ class SlurmProject(Project):
         ]  # fmt: skip
 
     def copy_chunks(self, other: Project) -> None:
-        """Begin where the samples are chunked; a copy with the times of the files is up to date."""
-        shutil.copytree(other.results / "chunks", self.results / "chunks")
+        """Begin where the samples are chunked; the files keep their times."""
+        shutil.copytree(other.paths.chunk_folders, self.paths.chunk_folders)
 
     def logs(self, worker: int) -> list[str]:
         """Return what each attempt of a worker logged, the first attempt first."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from chunk_folders import some_contigs
-from harness import BUNDLE, DEMO, REPO, Project, rules, run
+from harness import BUNDLE, DEMO, REPO, Project, rules, run, wait_until
 
 MODULE = """
 module virnuc:
@@ -49,6 +49,23 @@ def test_a_module_takes_no_prefix(tmp_path: Path, small: Path) -> None:
     done = run("snakemake", "--cores", 1, "--dry-run", folder=tmp_path)
     assert done.returncode == 1
     assert "VirNuc as a module takes no `prefix:`; set `results:`" in done.stdout + done.stderr
+
+
+def test_another_run_with_other_settings_is_refused(tmp_path: Path, small: Path) -> None:
+    project = Project(tmp_path / "p", {"a": small}, precision="fp32")
+    first = project.start()
+    wait_until(lambda: list(project.paths.runs.glob("*.json")) or first.poll() is not None)
+    project.settings["precision"] = "auto"
+    other = project.run("--dry-run")
+    output, _ = first.communicate(timeout=200)
+    assert first.returncode == 0, output
+    assert other.returncode == 1 and "Traceback" not in other.stdout
+    assert "is at work here with `precision: fp32`, not auto; wait for its end" in other.stdout
+    assert not list(project.paths.runs.iterdir())
+    later = project.run("--dry-run")
+    assert later.returncode == 0, later.stdout
+    assert "plan: 0 of 1 samples are up to date\n" in later.stdout
+    assert "other precision)\n" in later.stdout
 
 
 def test_paths_are_data_and_a_run_knows_its_settings(tmp_path: Path, small: Path) -> None:

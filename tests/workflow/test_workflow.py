@@ -58,7 +58,7 @@ def test_two_workers_split_the_chunks(undisturbed: Project, tmp_path: Path) -> N
     assert min(shares) > 0
     done = project.run()
     assert done.returncode == 0, done.stdout
-    assert "no model was loaded" in done.stdout  # late workers
+    assert "\nrule serve:" not in done.stdout  # nothing is left for late workers
     assert project.tables() == undisturbed.tables()
 
 
@@ -69,9 +69,9 @@ def test_a_new_sample_leaves_the_others_alone(tmp_path: Path, persistent: bool) 
     assert project.run().returncode == 0
     before, tables = project.embeddings(), project.tables()
     project.set_samples({**lake, "gut": DEMO["gut"], "copy": DEMO["lake"]})
-    # Without persistent models Snakemake cannot know before the checkpoint what needs no work.
-    expected = {"serve": 1, "predict": 2} if persistent else {"chunk_all": 1, "predict": 3}
-    assert planned(project) == {"chunk": 2, "report": 1, **expected}
+    embed = {"serve": 1} if persistent else {"chunk_all": 1}
+    expected = {"chunk": 2, "predict": 2, "report": 1, "check": 1}
+    assert planned(project) == {**expected, **embed}
     done = project.run()
     assert done.returncode == 0, done.stdout
     after = project.embeddings()
@@ -105,15 +105,29 @@ def test_mistakes_in_the_config_are_one_line(tmp_path: Path) -> None:
     assert done.returncode != 0 and "sample a:" in done.stdout and "no such file" in done.stdout
 
 
-def test_a_bad_sample_does_not_stop_the_others_from_being_chunked(tmp_path: Path) -> None:
+def test_a_bad_sample_does_not_stop_the_others(tmp_path: Path) -> None:
+    """They are finished; the run fails at its end, each time, until the file is mended."""
     bad = tmp_path / "bad.fa"
     bad.write_text(">x\nACGT\n>y\nMKLV\n")
-    project = Project(tmp_path, samples={"bad": bad, "lake": DEMO["lake"]})
+    project = Project(tmp_path, samples={"bad": bad, "lake": DEMO["lake"]}, chunk_size=250)
+    problem = f'sample bad: {bad}: record 2 ("y"): illegal letter'
     done = project.run()
-    assert done.returncode != 0
-    assert f'sample bad: {bad}: record 2 ("y"): illegal letter' in done.stdout
-    assert (project.results / "chunks" / "lake" / "manifest.json").exists()
-    assert not (project.results / "chunks" / "bad" / "manifest.json").exists()
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    assert problem in done.stdout
+    assert "1 samples could not be used; the others are finished" in done.stdout
+    assert not project.paths.chunks("bad").manifest.exists()
+    assert not project.paths.sample("bad").tsv("windows").exists()
+    lake, report = project.paths.sample("lake").tsv("windows"), project.paths.report.page
+    assert lake.exists() and report.exists()
+    assert planned(project) == {"check": 1}
+    again = project.run()
+    assert again.returncode != 0 and problem in again.stdout
+    bad.write_text(">x\nACGT\n")
+    expected = {"chunk": 1, "serve": 1, "predict": 1, "report": 1, "check": 1}
+    assert planned(project) == expected
+    done = project.run()
+    assert done.returncode == 0, done.stdout
+    assert project.paths.sample("bad").tsv("windows").exists()
 
 
 def test_the_demo_config_is_valid(tmp_path: Path) -> None:
@@ -123,7 +137,7 @@ def test_the_demo_config_is_valid(tmp_path: Path) -> None:
         "--dry-run", "--config", f"results={tmp_path / 'results'}", folder=REPO,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert jobs(done.stdout) == {"chunk": 2, "serve": 1, "predict": 2, "report": 1}
+    assert jobs(done.stdout) == {"chunk": 2, "serve": 1, "predict": 2, "report": 1, "check": 1}
 
 
 def test_a_sample_of_several_files_of_any_kind(tmp_path: Path) -> None:
@@ -140,8 +154,8 @@ def test_a_sample_of_several_files_of_any_kind(tmp_path: Path) -> None:
     done = project.run("--until", "chunk")
     assert done.returncode == 0, done.stdout
     manifest = manifest_of(project.results / "chunks" / "lake")
-    names = [f"{data}/lake_R1.fq.xz", f"{data}/lake_R2.fq.xz", f"{data}/more.fa"]
-    assert (manifest.sources, manifest.contigs) == (names, 3)
+    names = [data / "lake_R1.fq.xz", data / "lake_R2.fq.xz", data / "more.fa"]
+    assert (manifest.sources_sha256, manifest.contigs) == (list(map(sha256, names)), 3)
     assert manifest.reasons["short_contig"] == 4  # reads of 540 bases: two windows each
     assert "chunk" not in planned(project, "--until", "chunk")
     (data / "lake_R3.fq.xz").write_bytes(lzma.compress(read))

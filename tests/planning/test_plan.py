@@ -1,0 +1,313 @@
+"""What a run would do: stamps that exist if and only if nothing is left to do for them."""
+
+import os
+from pathlib import Path
+
+import pytest
+from planning_run import Run
+
+from virnuc_rules.config.run_folder import worker_names
+from virnuc_rules.errors import VirnucError
+from virnuc_rules.files.made import touch
+from virnuc_rules.planning.lacking import lacking, short_results
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path, workers=2)
+
+
+def stamps(run: Run) -> set[str]:
+    found = run.folder.stamps.rglob("*")
+    return {str(path.relative_to(run.folder.stamps)) for path in found if path.is_file()}
+
+
+def done(run: Run) -> set[str]:
+    found = run.config.run.results.rglob("done")
+    return {str(path.parent.relative_to(run.config.run.results)) for path in found}
+
+
+WORKERS = {f"worker_{name}" for name in worker_names(2, every=False)}
+EVERY = {f"worker_{name}" for name in worker_names(2, every=True)}
+CHUNKS = {"chunks/a", "chunks/b"}
+
+
+# --- step by step ------------------------------------------------------------------------------
+
+
+def test_before_anything_is_done(run: Run) -> None:
+    plan = run.settled()
+    assert not run.config.run.results.exists()
+    assert [(one.chunks, one.tables, one.lacking) for one in plan.samples.values()] == [
+        (None, None, [])
+    ] * 2
+    assert plan.needed(every=False) == plan.needed(every=True) == ["a", "b"]
+    assert plan.report() is plan.tables("a") is None
+
+
+def test_a_sample_is_chunked(run: Run) -> None:
+    run.chunk("a")
+    plan = run.settled()
+    assert done(run) == {"chunks/a"} and stamps(run) == set()
+    assert plan.samples["a"].lacking == run.tasks("a") != []
+    assert not plan.samples["a"].is_embedded() and not plan.samples["b"].is_embedded()
+    run.chunk("b")
+    run.settled()
+    assert done(run) == CHUNKS and stamps(run) == {"chunked"}
+
+
+def test_all_is_embedded(run: Run) -> None:
+    run.chunk()
+    run.embed()
+    plan = run.settled()
+    assert stamps(run) == {"chunked"} | WORKERS | EVERY
+    assert all(one.is_embedded() and not one.is_final for one in plan.samples.values())
+
+
+def test_all_is_predicted(run: Run) -> None:
+    run.finish()
+    plan = run.settled()
+    assert done(run) == CHUNKS | {"a", "b"}
+    assert stamps(run) == {"chunked", "checked"} | WORKERS | EVERY
+    assert plan.needed(every=False) == [] and plan.needed(every=True) == ["a", "b"]
+    report = plan.report()
+    assert report and report.current() is None
+    files = plan.folder.report.files()
+    for path in files:
+        touch(path)
+    report.finish(report.look(), files, None)
+    run.settled()
+    assert plan.folder.report.done.exists()
+
+
+def test_to_look_changes_nothing(run: Run) -> None:
+    run.finish()
+    plan = run.looked_at()
+    assert all(one.is_final for one in plan.samples.values())
+    assert done(run) == stamps(run) == set()
+    run.settled()
+    run.folder.sample("a").tsv("windows").unlink()
+    assert not run.looked_at().samples["a"].is_final
+    assert done(run) == CHUNKS | {"a", "b"}
+
+
+# --- what is not up to date any more -----------------------------------------------------------
+
+
+def test_results_that_are_gone(run: Run) -> None:
+    run.chunk()
+    run.embed()
+    run.settled()
+    gone = run.tasks("b")[1]
+    run.store.result(gone.key).unlink()
+    assert run.settled().samples["b"].lacking == [gone]
+    assert stamps(run) == {"chunked"}
+    run.embed()
+    run.settled()
+    assert stamps(run) == {"chunked"} | WORKERS | EVERY
+
+
+def test_embeddings_of_final_samples_are_not_missed(run: Run) -> None:
+    """They may be deleted; `train` and `evaluate` are another matter."""
+    run.finish()
+    for task in run.tasks("a"):
+        run.store.result(task.key).unlink()
+    plan = run.settled()
+    assert plan.samples["a"].is_final and plan.samples["a"].lacking == []
+    assert WORKERS | {"checked"} <= stamps(run)
+
+
+def test_labelled_samples_need_their_embeddings(run: Run) -> None:
+    run.finish()
+    run.write_sheet("label")
+    for task in run.tasks("a"):
+        run.store.result(task.key).unlink()
+    plan = run.settled()
+    assert plan.samples["a"].is_final and plan.samples["a"].lacking == run.tasks("a")
+    assert stamps(run) == {"chunked", "checked"} | WORKERS
+    assert plan.needed(every=False) == []
+
+
+def test_one_sample_is_final_and_the_other_is_not(run: Run) -> None:
+    run.finish()
+    run.folder.sample("b").tsv("orfs").unlink()
+    plan = run.settled()
+    assert plan.needed(every=False) == ["b"]
+    assert done(run) == CHUNKS | {"a"} and "checked" not in stamps(run)
+    assert stamps(run) >= WORKERS  # b is embedded
+    run.store.result(run.tasks("b")[0].key).unlink()
+    run.settled()
+    assert stamps(run) == {"chunked"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "left"),
+    [
+        ({"min_called_windows": 3}, CHUNKS),
+        ({"precision": "fp16"}, CHUNKS),
+        ({"chunk_size": 7}, set()),
+        ({"workers": 3, "threads": 2, "lease_seconds": 20}, CHUNKS | {"a", "b"}),
+    ],
+)
+def test_other_settings(run: Run, settings: dict[str, object], left: set[str]) -> None:
+    run.finish()
+    run.settled()
+    run.config = run.config.replace(**settings)
+    run.settled()
+    assert done(run) == left
+
+
+def test_another_sample_changes_nothing_of_the_first(run: Run) -> None:
+    run.finish()
+    run.files["c"] = run.files["a"]
+    run.write_sheet()
+    plan = run.settled()
+    assert plan.needed(every=False) == ["c"]
+    assert done(run) == CHUNKS | {"a", "b"}
+    assert not stamps(run) & {"chunked", "checked"}
+
+
+def test_an_input_is_new(run: Run) -> None:
+    run.finish()
+    run.settled()
+    run.files["b"].write_text(run.files["b"].read_text() + ">more\nACGT\n")
+    plan = run.settled()
+    assert done(run) == {"chunks/a", "a"}
+    assert plan.samples["b"].chunks is plan.tables("b") is None
+
+
+def test_a_stamp_that_another_run_makes_meanwhile_stays(run: Run) -> None:
+    """It is of jobs that ended after this plan looked."""
+    run.chunk()
+    plan = run.plan()
+    touch(run.folder.worker_stamp("0"))
+    plan.settle()
+    assert stamps(run) == {"chunked", "worker_0"}
+    run.settled()
+    assert stamps(run) == {"chunked"}
+
+
+# --- without persistent models -----------------------------------------------------------------
+
+
+def test_chunks_have_stamps(run: Run) -> None:
+    run.config = run.config.replace(persistent_models=False)
+    run.chunk()
+    run.embed()
+    run.settled()
+    every = {f"chunks/{s}/{task.path.stem}" for s in ("a", "b") for task in run.tasks(s)}
+    found = {name for name in stamps(run) if "/" in name}
+    assert found == every and len(every) > 2
+    gone = run.tasks("a")[0]
+    run.store.result(gone.key).unlink()
+    run.settled()
+    assert {name for name in stamps(run) if "/" in name} == every - {f"chunks/a/{gone.path.stem}"}
+
+
+# --- samples whose files cannot be used --------------------------------------------------------
+
+
+def test_a_problem_is_no_work_until_its_file_changes(run: Run) -> None:
+    run.files["b"].write_text(">x\nACGT\n>y\nMKLV\n")
+    run.chunk()
+    run.embed("a")
+    plan = run.settled()
+    assert "illegal letter" in plan.samples["b"].problem and plan.samples["a"].problem == ""
+    assert plan.samples["b"].lacking == []
+    assert done(run) == CHUNKS and stamps(run) == {"chunked"} | WORKERS | EVERY
+    run.predict("a")
+    product = run.looked_at().tables("b")
+    assert product
+    product.finish([], [], None, problem=plan.samples["b"].problem)
+    assert run.settled().needed(every=False) == []
+    assert done(run) == CHUNKS | {"a", "b"}
+    assert "checked" not in stamps(run)  # the run shall fail each time
+    run.files["b"].write_text(run.files["a"].read_text())
+    plan = run.settled()
+    assert plan.samples["b"].chunks is None and done(run) == {"chunks/a", "a"}
+
+
+def test_a_problem_whose_file_is_gone(run: Run) -> None:
+    """There are neither chunks nor a file to make them of: the sheet is wrong."""
+    run.files["b"].write_text(">x\nMKLV\n")
+    run.chunk()
+    run.settled()
+    run.files["b"].unlink()
+    for plan in (run.looked_at(), run.settled()):
+        with pytest.raises(VirnucError, match=r"sample b: .*: no such file"):
+            plan.check_inputs()
+    assert done(run) == {"chunks/a"}
+
+
+# --- files of the user -------------------------------------------------------------------------
+
+
+def test_a_file_that_is_missing(run: Run) -> None:
+    run.plan().check_inputs()
+    absent = run.files["b"].rename(run.path / "archived.fa").with_name("b.fa")
+    with pytest.raises(VirnucError) as raised:
+        run.settled().check_inputs()
+    assert str(raised.value) == f"{run.sheet}: sample b: {absent}: no such file"
+    (run.path / "archived.fa").rename(absent)
+    run.chunk()
+    absent.unlink()
+    run.settled().check_inputs()  # chunked already
+
+
+def test_a_pattern_that_matches_nothing(run: Run) -> None:
+    run.files["b"] = run.path / "sea_*.fa"
+    run.write_sheet()
+    with pytest.raises(VirnucError) as raised:
+        run.settled().check_inputs()
+    assert str(raised.value) == f"{run.sheet}: sample b: {run.path}/sea_*.fa: no file matches"
+
+
+def test_a_name_that_is_too_long(run: Run) -> None:
+    run.files["b"] = run.path / ("x" * 300)
+    run.write_sheet()
+    with pytest.raises(VirnucError, match=r"xxx: File name too long$"):
+        run.settled().check_inputs()
+
+
+def test_what_snakemake_sees_of_the_files(run: Run) -> None:
+    """All where there is work; else only what it would not take for a reason to work."""
+    file = run.files["a"]
+    plan = run.settled()
+    assert plan.edges(plan.chunks("a"), [file]) == plan.edges(None, [file]) == [file]
+    run.chunk()
+    plan = run.settled()
+    product = plan.chunks("a")
+    assert plan.edges(product, [file]) == [file]
+    os.utime(file, (2**33, 2**33))  # as a wrong clock gives it; compared by content before
+    product.up_to_date(None)
+    plan = run.settled()
+    assert product.done.exists() and plan.edges(product, [file]) == []
+    file.unlink()
+    assert run.settled().edges(product, [file]) == []
+
+
+# --- results -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [-1, 1, -(10**9)])
+def test_results_of_another_length_are_missing_ones(run: Run, change: int) -> None:
+    run.chunk()
+    run.embed()
+    tasks, card = run.tasks("a"), run.plan().card
+    assert card and lacking(tasks, run.store, card) == []
+    path = run.store.result(tasks[1].key)
+    os.truncate(path, max(0, path.stat().st_size + change))
+    assert lacking(tasks, run.store, card) == short_results(tasks, run.store, card) == [tasks[1]]
+    run.store.result(tasks[0].key).unlink()
+    assert lacking(tasks, run.store, card) == tasks[:2]
+    plan = run.settled()
+    assert plan.samples["a"].lacking == tasks[:2]
+
+
+def test_what_cannot_be_opened_is_not_damaged(run: Run) -> None:
+    """Its filesystem may be away for a moment: nothing is embedded again for that."""
+    run.chunk("a")
+    tasks, card = run.tasks("a"), run.plan().card
+    run.store.result(tasks[0].key).mkdir(parents=True)
+    assert card and short_results(tasks[:1], run.store, card) == []
+    assert lacking(tasks[:1], run.store, card) == []
