@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from peers_tasks import Floats, Outcome, Task, to_measures
 from sklearn.metrics import roc_auc_score
 
-from virnuc_rules.config.run_folder import RunFolder, evaluation_json
+from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.training.page import Evaluation
 from virnuc_rules.vocabulary import Label
 
@@ -64,7 +64,7 @@ def run_virnuc(task: Task, bundle: Path, threads: int) -> tuple[float, Evaluatio
     steps["evaluate"] = command("evaluate", "--part", "all")
     parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in steps.items())
     print(f"  VirNuc, {task.name}: {parts}", flush=True)
-    evaluation = Evaluation.model_validate_json(evaluation_json(folder.evaluation).read_bytes())
+    evaluation = Evaluation.model_validate_json(folder.evaluation.json.read_bytes())
     return sum(steps.values()), evaluation
 
 

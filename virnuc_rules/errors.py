@@ -17,6 +17,10 @@ class ChunkError(VirnucError):
     """A chunk file or manifest that is missing, damaged or inconsistent."""
 
 
+class UnusableSample(ChunkError):
+    """A sample whose files could not be chunked; the message is what `chunk` found."""
+
+
 class ResultError(VirnucError):
     """An embedding file that is missing, damaged, or belongs to other open frames."""
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from virnuc_rules.config.run_folder import EVALUATION, evaluation_json
+from virnuc_rules.config.run_folder import EVALUATION, EvaluationFiles
 from virnuc_rules.models.bundle import rewrite_card
 
 KINDS = {  # samples of each evaluation: viral genes against non-viral sequences
@@ -38,7 +38,7 @@ def evaluate(args: argparse.Namespace, kind: str) -> str:
         writer.writeheader()
         writer.writerows(rows)
     measure(args, sheet, page)
-    measures = json.loads(evaluation_json(page).read_text())["windows"]
+    measures = json.loads(EvaluationFiles(page).json.read_text())["windows"]
     ranking, counts = measures["ranking"], measures["counts"]
     low, high = ranking["auroc_interval"]
     return (

@@ -33,7 +33,7 @@ CONTIG_SCHEMA = pa.schema(
         ("contig_index", pa.int64()),  # 0-based, over all files: equal ids differ in it
         ("contig", pa.string()),  # id, as in the file
         ("length", pa.int64()),
-        ("source", pa.int32()),  # index into `sources` of the manifest
+        ("source", pa.int32()),  # index of the input file
     ]
 )
 CHUNK_SCHEMA = pa.schema(

@@ -4,7 +4,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from virnuc_rules.config.model import Chunking
 from virnuc_rules.config.run_folder import ChunkFolder
-from virnuc_rules.errors import ChunkError
+from virnuc_rules.errors import ChunkError, UnusableSample
+from virnuc_rules.files.made import read_made
 
 
 class _Record(BaseModel):
@@ -22,11 +23,10 @@ class ChunkEntry(_Record):
 
 
 class Manifest(_Record):
-    """The content of a chunk folder. Written last, so a folder with a manifest is complete."""
+    """The content of a chunk folder. Written last of its files."""
 
     version: str
-    sources: list[str]  # as named in the sample sheet, globs resolved; "-" is standard input
-    sources_sha256: list[str]  # of the files as they are on disk
+    sources_sha256: list[str]  # of the input files as they are on disk; their names may change
     chunking: Chunking
     contigs: int
     bases: int
@@ -37,8 +37,14 @@ class Manifest(_Record):
 
 
 def read_manifest(folder: ChunkFolder) -> Manifest:
-    """Read the manifest. Raises ChunkError where it is missing or not a manifest."""
-    path = folder.manifest
+    """Read the manifest.
+
+    Raises UnusableSample where `chunk` could not use the files of the sample, and ChunkError where
+    the manifest is missing or not one.
+    """
+    path, made = folder.manifest, read_made(folder.made)
+    if made and made.problem:
+        raise UnusableSample(made.problem)
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except OSError as error:

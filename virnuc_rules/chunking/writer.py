@@ -70,7 +70,6 @@ def write_chunks(
                 writer.add(block, frames)
         manifest = Manifest(
             version=__version__,
-            sources=list(map(str, sources)),
             sources_sha256=sequences.sha256,
             chunking=chunking,
             **writer.counts(),

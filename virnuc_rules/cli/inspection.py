@@ -5,10 +5,16 @@ from typing import Annotated
 
 import typer
 
-from virnuc_rules.cli.settings import Log, with_settings
-from virnuc_rules.config.model import Config, Embedding, Inputs, Run, Serving
-from virnuc_rules.config.run_folder import RunFolder
+from virnuc_rules.bundles.definition import with_window
+from virnuc_rules.cli.settings import Log, Stamp, with_settings
+from virnuc_rules.config.model import Config
+from virnuc_rules.config.run_folder import ReportFolder, RunFolder
+from virnuc_rules.config.sheet import read_sheet
 from virnuc_rules.logs import logger
+from virnuc_rules.models.card import read_card
+from virnuc_rules.planning import products
+from virnuc_rules.planning.forecast import forecast
+from virnuc_rules.planning.plan import Plan
 
 app = typer.Typer()
 
@@ -20,29 +26,38 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="page to write [default: report.html in the results]")
     ] = None,
+    stamp: Stamp = None,
     log: Log = None,
 ) -> None:
     """Write one HTML page about the run; figures, provenance, MultiQC's tables beside it.
 
     All keys of the config are options; most are only listed as the settings of the run.
     """
-    from virnuc_rules.bundles.definition import with_window
+    config, folder = with_window(config), RunFolder(config.run.results)
+    out = out or folder.report.page
+    sheet = read_sheet(config.inputs.samples)
+    product = products.report(config, read_card(config.run.bundle), sheet, out)
+    if product.up_to_date(stamp):
+        return
     from virnuc_rules.report.page import write_report
 
-    out = out or RunFolder(config.run.results).report.page
-    run = write_report(with_window(config), out)
+    seen = product.look()
+    run = write_report(config, out)
+    # With the settings of the run: other commands read them.
+    written = [path for path in (folder.config,) if path.exists()]
+    product.finish(seen, [*ReportFolder(out).files(), *written], stamp)
     logger.info("%s: %d samples, %d contigs", out, len(run.samples), run.contigs.total)
 
 
 @app.command()
 @with_settings
 def status(
-    inputs: Inputs,
-    run: Run,
-    embedding: Embedding,
-    serving: Serving,
+    config: Config,
     watch: Annotated[bool, typer.Option("--watch", help="refresh until all is done")] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="what the next run will embed, and why")
+    ] = False,
 ) -> None:
     """Show the progress of a run: chunks by state, workers, time left."""
     from rich.console import Console
@@ -50,8 +65,12 @@ def status(
     from virnuc_rules.inspection.status import Observer, render
     from virnuc_rules.inspection.status import watch as watch_status
 
-    observer = Observer(inputs, run, embedding, serving)
-    if json:
+    observer = Observer(config.inputs, config.run, config.embedding, config.serving)
+    if plan:
+        looked_at = Plan(with_window(config), read_sheet(config.inputs.samples))
+        looked_at.look()
+        print(*forecast(looked_at).lines(), sep="\n")
+    elif json:
         print(observer.read().model_dump_json(indent=1))
     elif watch:
         watch_status(observer, Console())

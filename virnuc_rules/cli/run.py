@@ -15,9 +15,13 @@ from virnuc_rules.config.model import (
     Run,
     WorkerSettings,
 )
+from virnuc_rules.config.run_folder import ChunkFolder, RunFolder, SampleFolder
 from virnuc_rules.config.sheet import read_samples
-from virnuc_rules.errors import VirnucError
+from virnuc_rules.errors import ChunkError, InputError, UnreadableInput, VirnucError
+from virnuc_rules.files.made import read_made, touch
 from virnuc_rules.logs import logger
+from virnuc_rules.models.card import read_card
+from virnuc_rules.planning import products
 
 if TYPE_CHECKING:
     from virnuc_rules.serving.worker import Worker
@@ -41,19 +45,40 @@ def chunk(
     upstream_fasta: Annotated[
         Path | None, typer.Option(help="folder for the FASTA files that VirNucPro would write")
     ] = None,
+    stamp: Stamp = None,
     log: Log = None,
 ) -> None:
-    """Cut contigs into windows and their open frames into chunks."""
+    """Cut contigs into windows and their open frames into chunks.
+
+    With --stamp, files that cannot be used are recorded, and `check` is the command that fails.
+    """
+    folder = ChunkFolder(out)
+    product = products.chunks(folder, chunking, files)
+    can_be_compared = all(path.is_file() for path in files) and upstream_fasta is None
+    if can_be_compared and product.up_to_date(stamp):
+        return
     from virnuc_rules.chunking.writer import write_chunks
     from virnuc_rules.progress import progress
     from virnuc_rules.reading.streams import STDIN, size_on_disk
 
     name = "stdin" if files[0] == STDIN else files[0].name.split(".")[0]
     sample = sample or name
-    with progress(f"chunk {sample}", size_on_disk(files)) as advance:
-        manifest = write_chunks(
-            files, out, chunking, sample=sample, upstream_fasta=upstream_fasta, advance=advance
-        )
+    seen = product.look()
+    try:
+        with progress(f"chunk {sample}", size_on_disk(files)) as advance:
+            manifest = write_chunks(
+                files, out, chunking, sample=sample, upstream_fasta=upstream_fasta, advance=advance
+            )
+    except InputError as error:
+        if stamp is None:
+            raise
+        logger.error("%s", error)
+        again = [sample] if isinstance(error, UnreadableInput) else []
+        product.finish(seen, [], stamp, problem=str(error), failed=again)
+        return
+    hashed = zip(seen, manifest.sources_sha256, strict=True)
+    inputs = [each.model_copy(update={"sha256": sha256}) for each, sha256 in hashed]
+    product.finish(inputs, folder.files([entry.file for entry in manifest.chunks]), stamp)
     logger.info(
         "%s: %d files, %d contigs, %d bases, %d windows, %d open frames in %d chunks",
         sample, len(files), manifest.contigs, manifest.bases, manifest.windows,
@@ -66,18 +91,36 @@ def chunk(
 def serve(
     inputs: Inputs,
     settings: WorkerSettings,
+    calling: Calling,
+    probability: Probability,
     worker: Annotated[int, typer.Option(help="index of this worker, from 0")] = 0,
     deadline: Annotated[
         float, typer.Option(min=0, help="maximum minutes of the job; 0 = no limit")
     ] = 0,
+    every_sample: Annotated[
+        bool,
+        typer.Option(
+            "--every-sample", help="also samples with tables: train and evaluate read embeddings"
+        ),
+    ] = False,
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:
-    """Run a model server: load both models once, embed chunks until none is left."""
+    """Run a model server: load both models once, embed chunks until none is left.
+
+    Chunks of samples whose tables are up to date are left out: their embeddings may be deleted.
+    """
     from virnuc_rules.embedding.tasks import Tasks
     from virnuc_rules.serving.worker import Worker
 
-    tasks = Tasks.of(settings.run, settings.embedding).of_samples(read_samples(inputs.samples))
+    every = Tasks.of(settings.run, settings.embedding)
+    of_tables = (every.card, settings.embedding, calling, probability)
+    samples = [
+        sample
+        for sample in read_samples(inputs.samples)
+        if every_sample or not products.is_final(every.folder, sample, *of_tables)
+    ]
+    tasks = every.of_samples(samples)
     _work(Worker(settings, str(worker), worker, tasks, deadline), stamp, log)
 
 
@@ -110,20 +153,59 @@ def predict(
     probability: Probability,
     sample: Annotated[str, typer.Option(help="name of the sample")],
     out: Annotated[Path, typer.Option(help="folder for the tables")],
+    stamp: Stamp = None,
     log: Log = None,
 ) -> None:
-    """Classify the embeddings of a sample and write its tables."""
-    from virnuc_rules.prediction.predict import predict as write_predictions
+    """Classify the embeddings of a sample and write its tables.
 
-    write_predictions(run, embedding, calling, probability, sample, out)
+    Where the files of the sample cannot be used, older tables stay as they are.
+    """
+    card, folder = read_card(run.bundle), SampleFolder(out, sample)
+    chunks = read_made(RunFolder(run.results).chunks(sample).made)
+    if chunks is None:
+        raise ChunkError(f"sample {sample} is not chunked; run `chunk` first")
+    product = products.tables(folder, chunks.key, card, embedding, calling, probability)
+    if chunks.problem:
+        logger.error("no tables: %s", chunks.problem)
+        product.finish([], [], stamp, problem=chunks.problem)
+    elif not product.up_to_date(stamp):
+        from virnuc_rules.prediction.predict import predict as write_predictions
+
+        failed = write_predictions(run, embedding, calling, probability, sample, out)
+        product.finish([], folder.files(), stamp, failed=failed)
+
+
+@app.command()
+@with_settings
+def check(
+    inputs: Inputs,
+    run: Run,
+    sample: Annotated[str, typer.Option(help="only this sample [default: all]")] = "",
+    stamp: Stamp = None,
+    log: Log = None,
+) -> None:
+    """Name the samples whose files could not be used; exit code 1 if there is one."""
+    folder, problems = RunFolder(run.results), list[str]()
+    samples = [sample] if sample else list(read_samples(inputs.samples))
+    for sample in samples:
+        made = read_made(folder.chunks(sample).made)
+        if made is None:
+            problems.append(f"sample {sample} is not chunked; run `chunk` first")
+        elif made.problem:
+            problems.append(made.problem)
+    for problem in problems:
+        logger.error("%s", problem)
+    if problems:
+        count = f"{len(problems)} of {len(samples)} samples"
+        raise VirnucError(f"{count} could not be used; the others are finished")
+    if stamp:
+        touch(stamp)
 
 
 def _work(worker: "Worker", stamp: Path | None, log: Path | None, report: bool = True) -> None:
-    from virnuc_rules.files.atomic import replacing
     from virnuc_rules.serving.worker import Exit
 
     code = worker.run(str(log or "standard error"), report)
     if code == Exit.DRAINED and stamp:
-        with replacing(stamp) as handle:
-            handle.write(f"{len(worker.tasks)} chunks\n")
+        touch(stamp)
     raise typer.Exit(int(code))

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from virnuc_rules.cli.settings import Log, with_settings
+from virnuc_rules.cli.settings import Log, Stamp, with_settings
 from virnuc_rules.config.model import Calibrating, Fitting, LabelledSettings
-from virnuc_rules.config.run_folder import EVALUATION, RunFolder
+from virnuc_rules.config.run_folder import EVALUATION, EvaluationFiles, RunFolder
+from virnuc_rules.files.made import accept
 from virnuc_rules.logs import logger
+from virnuc_rules.models.card import CARD, read_card
+from virnuc_rules.training.products import evaluation_product, trained_product
 from virnuc_rules.training.split import Parts
 from virnuc_rules.vocabulary import Label
 
@@ -28,14 +31,27 @@ _PART = "part of the groups: train, validation, test, or all"
 @app.command()
 @with_settings
 def train(
-    settings: LabelledSettings, calibrating: Calibrating, fitting: Fitting, log: Log = None
+    settings: LabelledSettings,
+    calibrating: Calibrating,
+    fitting: Fitting,
+    stamp: Stamp = None,
+    log: Log = None,
 ) -> None:
     """Train a classifier on embedded, labelled samples; makes a bundle with its evaluation."""
+    product = trained_product(settings, calibrating, fitting)
+    if product.up_to_date(stamp):
+        return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for reproducible bytes on CUDA
     from virnuc_rules.training.commands import train as train_bundle
 
-    page = fitting.trained_bundle / EVALUATION
-    _log_evaluation(train_bundle(settings, calibrating, fitting), page)
+    seen, bundle = product.look(), fitting.trained_bundle
+    evaluation, files = (
+        train_bundle(settings, calibrating, fitting),
+        EvaluationFiles(bundle / EVALUATION),
+    )
+    hashes = {bundle / name: sha256 for name, sha256 in read_card(bundle).sha256.items()}
+    product.finish(seen, [bundle / CARD, *hashes, files.page, files.json], stamp, known=hashes)
+    _log_evaluation(evaluation, files.page)
 
 
 @app.command()
@@ -50,6 +66,8 @@ def calibrate(
     from virnuc_rules.training.commands import calibrate as calibrate_bundle
 
     calibrate_bundle(settings, calibrating, part)
+    bundle = settings.run.bundle
+    accept(EvaluationFiles(bundle / EVALUATION).made, bundle / CARD)
 
 
 @app.command()
@@ -60,13 +78,20 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="page to write [default: evaluation.html in the results]")
     ] = None,
+    stamp: Stamp = None,
     log: Log = None,
 ) -> None:
     """Measure a bundle on embedded, labelled samples; writes a page, and JSON beside it."""
+    files = EvaluationFiles(out) if out else RunFolder(settings.run.results).evaluation
+    product = evaluation_product(settings, part, files)
+    if product.up_to_date(stamp):
+        return
     from virnuc_rules.training.commands import evaluate as evaluate_bundle
 
-    out = out or RunFolder(settings.run.results).evaluation
-    _log_evaluation(evaluate_bundle(settings, part, out), out)
+    seen = product.look()
+    evaluation = evaluate_bundle(settings, part, files.page)
+    product.finish(seen, [files.page, files.json], stamp)
+    _log_evaluation(evaluation, files.page)
 
 
 def _log_evaluation(evaluation: "Evaluation", page: Path) -> None:

@@ -4,11 +4,18 @@ A sample sheet may have a column `labels`: a table with the columns `id` and `la
 non_viral) of contigs of the sample. The report then gives their calls.
 """
 
+from pathlib import Path
+
 from virnuc_rules.config.sheet import Sheet, read_pairs
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.vocabulary import Label
 
 Labels = dict[str, Label]  # by id
+
+
+def label_tables(sheet: Sheet) -> list[Path]:
+    """Return the tables of labels that a sheet names."""
+    return [path for row in sheet.rows if (path := row.path("labels"))]
 
 
 def read_controls(sheet: Sheet) -> dict[str, Labels]:

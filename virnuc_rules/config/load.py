@@ -60,11 +60,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def write_run_config(config: Config) -> None:
-    """Write the settings of a run below its `results`, with absolute paths."""
+    """Write the settings of a run below its `results`, with absolute paths, where they differ."""
     flat = {
         key: str(value.absolute()) if isinstance(value, Path) else value
         for key, value in config.flat().items()
     }
-    with replacing(RunFolder(config.run.results).config) as handle:
-        handle.write("# The settings of the last run here, written when it started.\n")
-        yaml.safe_dump(flat, handle, sort_keys=False, allow_unicode=True)
+    text = "# The settings of the last run here, written when it started.\n"
+    text += yaml.safe_dump(flat, sort_keys=False, allow_unicode=True)
+    path = RunFolder(config.run.results).config
+    if not path.is_file() or path.read_bytes() != text.encode():
+        with replacing(path) as handle:
+            handle.write(text)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 TABLES = ("orfs", "windows", "contigs", "regions")
 FIGURES = ("scores", "viral_by_length", "calls")
+MADE, DONE = "made.json", "done"  # see `files.made`
 EVALUATION = "evaluation.html"  # in the results, and in the folder of a trained bundle
 
 
@@ -14,8 +15,8 @@ class ChunkFolder:
     """The files that `chunk` writes for a sample."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.manifest = path / "manifest.json"  # written last: with it a folder is complete
+        self.path, self.made, self.done = path, path / MADE, path / DONE
+        self.manifest = path / "manifest.json"  # all chunks, with counts and hashes
         self.contigs = path / "contigs.parquet"  # a row for every contig
         self.windows = path / "windows.parquet"  # a row for every window
         self.bases = path / "bases.parquet"  # of all contigs, packed
@@ -23,6 +24,11 @@ class ChunkFolder:
     def chunk(self, index: int) -> Path:
         """Return the file of a chunk, 0-based."""
         return self.path / f"chunk_{index:06d}.parquet"
+
+    def files(self, chunks: list[str]) -> list[Path]:
+        """Return the paths of all files; `chunks` are names of chunk files."""
+        tables = [self.manifest, self.contigs, self.windows, self.bases]
+        return [*tables, *(self.path / name for name in chunks)]
 
     def chunk_files(self) -> list[Path]:
         """Return the existing chunk files, sorted."""
@@ -34,6 +40,7 @@ class SampleFolder:
 
     def __init__(self, path: Path, sample: str) -> None:
         self.path, self.sample = path, sample
+        self.made, self.done = path / MADE, path / DONE
         self.upstream = path / "prediction_results.txt"  # VirNucPro's open frames
         self.upstream_windows = path / "prediction_results_highestscore.csv"  # tab-separated
         self.viral_fasta = path / "viral.fa.gz"
@@ -61,6 +68,7 @@ class ReportFolder:
 
     def __init__(self, page: Path) -> None:
         self.page, self._folder = page, page.parent
+        self.made, self.done = (self._folder / "report" / name for name in (MADE, DONE))
         self.provenance = self._folder / "provenance.json"
         self.multiqc_calls = self._folder / "multiqc" / "virnuc_calls_mqc.json"
         self.multiqc_summary = self._folder / "multiqc" / "virnuc_summary_mqc.json"
@@ -75,6 +83,26 @@ class ReportFolder:
         return [self.page, self.provenance, *figures, self.multiqc_calls, self.multiqc_summary]
 
 
+class EvaluationFiles:
+    """The page of `evaluate`, in the results or at `--out`, and the files beside it."""
+
+    def __init__(self, page: Path) -> None:
+        self.page, self.json = page, page.with_suffix(".json")
+        self.made, self.done = page.with_suffix(f".{MADE}"), page.with_suffix(f".{DONE}")
+
+    def files(self) -> list[Path]:
+        """Return the paths of all files."""
+        return [self.page, self.json, self.made, self.done]
+
+
+EVERY = "every_"  # begins the name of a worker of all samples, not only of unfinished ones
+
+
+def worker_names(count: int, *, every: bool) -> list[str]:
+    """Return the names of workers in their stamps and logs; every: those of all samples."""
+    return [f"{EVERY if every else ''}{index}" for index in range(count)]
+
+
 class RunFolder:
     """The folder `results` of a run."""
 
@@ -83,13 +111,17 @@ class RunFolder:
         self.config = results / "config.yaml"  # the settings of the last run, for other commands
         self.chunk_folders = results / "chunks"
         self.report = ReportFolder(results / "report.html")
-        self.evaluation = results / EVALUATION
+        self.evaluation = EvaluationFiles(results / EVALUATION)
         self.embeddings = results / "embeddings"  # in folders by the first two digits of their keys
         self._queue = results / "queue"
         self.claims = self._queue / "claims"  # a file for each claimed chunk
         self.failures = self._queue / "failed"  # a file for each failed chunk
         self.worker_reports = self._queue / "workers"  # a file for each worker
-        self.stamps = self._queue / "stamps"  # output files of workers, for Snakemake
+        self.runs = self._queue / "runs"  # a file for each Snakemake at work
+        self.stamps = self._queue / "stamps"  # empty: there while nothing is left to embed
+        self.chunked = self.stamps / "chunked"  # there while all samples are chunked
+        self.now = self.stamps / "now"  # newer than all products: an input of what is stale
+        self.checked = self.stamps / "checked"  # there while no sample has a problem
 
     def chunks(self, sample: str) -> ChunkFolder:
         """Return the folder that `chunk` writes for a sample."""
@@ -98,6 +130,14 @@ class RunFolder:
     def sample(self, sample: str) -> SampleFolder:
         """Return the folder that `predict` writes for a sample."""
         return SampleFolder(self.results / sample, sample)
+
+    def worker_stamp(self, worker: str) -> Path:
+        """Return the stamp of a worker, by `worker_names`."""
+        return self.stamps / f"worker_{worker}"
+
+    def chunk_stamp(self, sample: str, chunk: str) -> Path:
+        """Return the stamp of the job that embeds a chunk, a file name without its suffix."""
+        return self.stamps / "chunks" / sample / chunk
 
     def log(self, *names: str) -> Path:
         """Return the path of the log of a job."""
@@ -109,13 +149,8 @@ class RunFolder:
 
     def own_names(self) -> set[str]:
         """Return VirNuc's names directly below `results`, which no sample may have."""
-        evaluation = (self.evaluation, evaluation_json(self.evaluation))
+        evaluation = self.evaluation.files()
         folders = (self.chunk_folders, self.embeddings, self._queue)
         jobs = (self.log("x"), self.benchmark("x"))
         paths = (self.config, *folders, *jobs, *evaluation, *self.report.files())
         return {path.relative_to(self.results).parts[0] for path in paths}
-
-
-def evaluation_json(page: Path) -> Path:
-    """Return the path of the JSON file beside an evaluation page."""
-    return page.with_suffix(".json")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from virnuc_rules.config.model import Config, expanded
+from virnuc_rules.config.model import expanded
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import VirnucError
 
@@ -169,7 +169,7 @@ def _path(text: str, where: object) -> Path:
 def _matches(text: str, where: str) -> list[Path]:
     """Return the files that a pattern matches, sorted; a path, or a pattern without match, as is.
 
-    `check_inputs` reports patterns without match: workers may run where the data are not visible.
+    `Plan.check_inputs` reports patterns without match: jobs may run where the data are not visible.
     """
     path = _path(text, where)
     if not glob.has_magic(str(path)):
@@ -201,20 +201,3 @@ def _usable(path: Path, where: str) -> Path:
         name = os.fsencode(path).decode(errors="replace")
         raise VirnucError(f"{where}: {name}: the name is not UTF-8; rename the file") from None
     return path
-
-
-def check_inputs(config: Config, samples: dict[str, list[Path]]) -> None:
-    """Raise VirnucError for the first missing file of a sample that is not chunked yet."""
-    folder = RunFolder(config.run.results)
-    for sample, paths in samples.items():
-        if folder.chunks(sample).manifest.exists():
-            continue
-        for path in paths:
-            try:
-                problem = "" if path.exists() else "no such file"
-            except OSError as error:  # such as a name that is too long
-                problem = error.strerror or str(error)
-            if problem and glob.has_magic(str(path)):
-                problem = "no file matches"
-            if problem:
-                raise VirnucError(f"{config.inputs.samples}: sample {sample}: {path}: {problem}")

@@ -1,5 +1,6 @@
 """The tasks of a run: the chunks of its samples and the keys of their results."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -8,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from virnuc_rules.chunking.manifest import ChunkEntry, read_manifest
-from virnuc_rules.config.model import Config, Embedding, Run
+from virnuc_rules.config.model import Embedding, Run
 from virnuc_rules.config.run_folder import RunFolder
-from virnuc_rules.errors import ModelError
+from virnuc_rules.errors import ModelError, UnusableSample
 from virnuc_rules.models.card import BundleCard, read_card
 from virnuc_rules.vocabulary import GENETIC_CODE
 
@@ -81,18 +82,9 @@ class Tasks:
             yield Task(key, sample, folder.path / entry.file, entry)
 
     def of_samples(self, samples: Iterable[str]) -> dict[str, Task]:
-        """Return the tasks of samples by key."""
-        return {task.key: task for sample in samples for task in self.of_sample(sample)}
-
-
-def stamp_folder(config: Config) -> Path:
-    """Return the folder of the workers' stamps, which depends on the models and the settings.
-
-    With stamps of an older run Snakemake would not run `predict` again after workers that must run
-    again; in a new folder there are none. A bundle that is made from a definition has its name
-    here, because it may not exist when the run is planned.
-    """
-    models = config.workflow.bundle_definition or read_card(config.run.bundle).fingerprint
-    parts = json.dumps([models, config.embedding.model_dump()], sort_keys=True)
-    name = hashlib.sha256(parts.encode()).hexdigest()[:12]
-    return RunFolder(config.run.results).stamps / name
+        """Return the tasks of samples by key; a sample whose files cannot be used has none."""
+        tasks: dict[str, Task] = {}
+        for sample in samples:
+            with contextlib.suppress(UnusableSample):
+                tasks |= {task.key: task for task in self.of_sample(sample)}
+        return tasks

@@ -14,13 +14,15 @@ from virnuc_rules import __version__
 from virnuc_rules.bundles.definition import with_window
 from virnuc_rules.bundles.verified import read_verified
 from virnuc_rules.config.model import Config
-from virnuc_rules.config.sheet import check_inputs, read_samples
-from virnuc_rules.errors import ModelError, VirnucError
+from virnuc_rules.config.sheet import read_sheet
+from virnuc_rules.errors import InputError, ModelError, VirnucError
 from virnuc_rules.files.atomic import replacing, sync_directory
 from virnuc_rules.inspection.finding import Finding, Level, Site, ask, scratch
 from virnuc_rules.inspection.slurm import slurm
 from virnuc_rules.inspection.two_processes import two_processes
 from virnuc_rules.models.card import is_bundle, read_card
+from virnuc_rules.planning.plan import Plan
+from virnuc_rules.reading.fastx import Sequences
 
 COLOURS: dict[Level, str] = {"ok": "green", "note": "", "warning": "yellow", "FAILED": "red"}
 
@@ -72,9 +74,28 @@ def _environment(site: Site) -> Iterator[Finding]:
 
 
 def _samples(site: Site) -> Iterator[Finding]:
-    samples = read_samples(site.config.inputs.samples)
-    check_inputs(site.config, samples)
-    yield Finding.of("samples", f"{len(samples)}, all input files are there")
+    sheet = read_sheet(site.config.inputs.samples)
+    plan = Plan(with_window(site.config), sheet)
+    plan.look()
+    plan.check_inputs()
+    yield Finding.of("samples", f"{len(plan.samples)}, all input files are there or chunked")
+    for name, sample in plan.samples.items():
+        for path in sample.files if sample.chunks is None else []:
+            yield from _first_record(name, path)
+        if sample.problem:
+            yield Finding(level="FAILED", check="samples", found=sample.problem)
+
+
+def _first_record(sample: str, path: Path) -> Iterator[Finding]:
+    """Read the beginning of a file that is not chunked yet."""
+    try:
+        contig = next(Sequences([path], sample).contigs(), None)
+    except InputError as error:
+        yield Finding(level="FAILED", check="samples", found=str(error))
+    else:
+        if contig is None:
+            found = f"sample {sample}: {path} is empty: no contigs"
+            yield Finding(level="warning", check="samples", found=found)
 
 
 def _space(site: Site) -> Iterator[Finding]:

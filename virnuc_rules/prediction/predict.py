@@ -34,9 +34,10 @@ def predict(
     probability: Probability,
     sample: str,
     out: Path,
-) -> None:
+) -> list[str]:
     """Write the tables of a sample into the folder `out`, all or none; see `SampleFolder`.
 
+    Returns the names of chunks without embeddings, which `on_failed_chunks: report` allows.
     Raises ResultError for missing or damaged embeddings (a damaged file is removed, so that the
     next run embeds it again), ChunkError for an incomplete chunk folder, ModelError for a damaged
     bundle or a classifier with scores that are not finite, and VirnucError for a full disk. After
@@ -51,11 +52,15 @@ def predict(
     torch.set_num_threads(1)  # the classifier is small, and samples run in parallel
     contigs = contig_indices(folder, manifest, contig_lengths(folder, manifest))
     consensus, computed = Consensus.empty(manifest.windows), set[Computation]()
+    failed: list[str] = []
     work = manifest.open_frames + manifest.windows
     with writing(out), staged_folder(out) as staged, progress(f"sample {sample}", work) as advance:
         stage = SampleFolder(staged, sample)
         with SampleTables(stage, calling, folder, probabilities) as tables:
-            for chunk in scored_chunks(tasks, run, bundle.open_classifier(), computed):
+            scored = scored_chunks(tasks, run, bundle.open_classifier(), computed)
+            for task, chunk in zip(tasks, scored, strict=True):
+                if chunk.scores is None:
+                    failed.append(task.name)
                 consensus.add_chunk(chunk)
                 tables.add_frames(chunk, contigs[chunk.window_row])
                 advance(chunk.table.num_rows)
@@ -71,6 +76,7 @@ def predict(
     if probabilities:
         _log_fdr(sample, probabilities(consensus.margin), consensus, probability.prevalence)
     _log_computed(sample, computed, verified)
+    return failed
 
 
 def _add_contigs(

@@ -34,7 +34,7 @@ class Store:
 
     def __init__(self, results: Path) -> None:
         folder = RunFolder(results)
-        self.embeddings, self.stamps = folder.embeddings, folder.stamps
+        self.embeddings = folder.embeddings
         self.claims, self.failures = folder.claims, folder.failures
         self.workers = folder.worker_reports
 
@@ -55,10 +55,8 @@ class Store:
         return done
 
     def forget(self, key: str) -> None:
-        """Make a task pending again, and remove the stamps so that Snakemake starts the workers."""
+        """Make a task pending again."""
         self.result(key).unlink(missing_ok=True)
-        for stamp in self.stamps.rglob("*.txt"):
-            stamp.unlink(missing_ok=True)
 
     def failure(self, key: str) -> Failure | None:
         """Return the failure of a task; None if it has not failed."""

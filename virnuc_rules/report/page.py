@@ -102,7 +102,7 @@ def read_run(config: Config) -> Run:
         failures=[failure for key, failure in failed.items() if not store.is_done(key)],
         card=card,
         verified=read_verified(config.run.bundle, card.fingerprint),
-        provenance=provenance(config, {s.name: s.manifest for s in samples}),
+        provenance=provenance(config, {s.name: s.manifest for s in samples}, sheet.samples),
     )
 
 

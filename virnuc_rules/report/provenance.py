@@ -59,8 +59,10 @@ class Provenance(BaseModel):
     computed: list[WorkerSummary]
 
 
-def provenance(config: Config, samples: dict[str, Manifest]) -> Provenance:
-    """Return the provenance of samples, given by name."""
+def provenance(
+    config: Config, samples: dict[str, Manifest], files: dict[str, list[Path]]
+) -> Provenance:
+    """Return the provenance of samples, given by name; `files` are those of the sheet."""
     card = read_card(config.run.bundle)
     fields = set(WorkerSummary.model_fields)
     reports = read_reports(Store(config.run.results).workers)
@@ -80,9 +82,9 @@ def provenance(config: Config, samples: dict[str, Manifest]) -> Provenance:
             for sample, manifest in samples.items()
         },
         inputs=[
-            Input(sample=sample, path=path, sha256=sha256)
+            Input(sample=sample, path=str(path), sha256=sha256)
             for sample, manifest in samples.items()
-            for path, sha256 in zip(manifest.sources, manifest.sources_sha256, strict=True)
+            for path, sha256 in zip(files[sample], manifest.sources_sha256, strict=True)
         ],
         bundle=card.name,
         bundle_fingerprint=card.fingerprint,

@@ -23,7 +23,9 @@ from virnuc_rules import __version__
 from virnuc_rules.config.model import WorkerSettings
 from virnuc_rules.embedding.tasks import Task
 from virnuc_rules.errors import ModelError, VirnucError
-from virnuc_rules.files.atomic import remove_dead_partials, replacing
+from virnuc_rules.files.atomic import replacing
+from virnuc_rules.models.card import read_card
+from virnuc_rules.planning.lacking import short_results
 from virnuc_rules.queue.claims import Claim, Queue
 from virnuc_rules.serving.lifetime import Lifetime
 from virnuc_rules.serving.loading import Loader, Models, deadline
@@ -83,7 +85,6 @@ class Worker:
             self.report = self._new_report(queue)
             if report:
                 self.report_path = queue.store.workers / f"{self.name}.json"
-                remove_dead_partials(self.report_path)
             try:
                 with self._signals(), self.lifetime:
                     reason, code = self._work()
@@ -117,6 +118,7 @@ class Worker:
 
     def _work(self) -> tuple[str, Exit]:
         store = self.queue.store
+        self._discard_short_results()
         done = store.done(self.tasks)
         logger.info(
             "worker %s: %d chunks, %d done already, %d to do",
@@ -133,6 +135,14 @@ class Worker:
             raise Interrupted
         self.queue.sweep(self.tasks)
         return self._conclude()
+
+    def _discard_short_results(self) -> None:
+        """Make tasks pending whose result was cut; what else is damaged is seen when it is read."""
+        done = [self.tasks[key] for key in self.queue.store.done(self.tasks)]
+        for task in short_results(done, self.queue.store, read_card(self.settings.run.bundle)):
+            path = self.queue.store.result(task.key)
+            logger.warning("worker %s: %s: cut short; embedding it again", self.name, path)
+            self.queue.store.forget(task.key)
 
     def _conclude(self) -> tuple[str, Exit]:
         """Log the tasks that have failed, in this worker or another one; return reason and code."""

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from virnuc_rules import __version__
 from virnuc_rules.bundles import verified
 from virnuc_rules.config.model import Calibrating, Fitting, LabelledSettings
-from virnuc_rules.config.run_folder import EVALUATION, evaluation_json
+from virnuc_rules.config.run_folder import EVALUATION, EvaluationFiles
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files import atomic
 from virnuc_rules.files.atomic import staged_folder, writing
@@ -35,7 +35,7 @@ from virnuc_rules.training.split import PARTS, Part, Parts
 
 logger = logging.getLogger(__name__)
 
-_PAGES = (EVALUATION, evaluation_json(Path(EVALUATION)).name)
+_PAGES = {path.name for path in EvaluationFiles(Path(EVALUATION)).files()}
 _BUNDLE_FILES = {card.CARD, verified.FILE, *card.FILES, *_PAGES}
 _TRAINED = {"train", "validation"}  # parts used to train a classifier
 _PACKAGES = ("torch", "scikit-learn", "numpy")

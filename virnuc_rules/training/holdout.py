@@ -14,7 +14,7 @@ def files_of(labelled: Labelled) -> list[Seen]:
     files = []
     for sample in labelled.samples:
         manifest = sample.manifest
-        hashed = zip(manifest.sources, manifest.sources_sha256, strict=True)
+        hashed = zip(sample.paths, manifest.sources_sha256, strict=True)
         for source, (file, sha256) in enumerate(hashed):
             parts = np.ascontiguousarray(sample.part[sample.source == source])
             split = hashlib.sha256(parts.tobytes()).hexdigest()

@@ -13,6 +13,7 @@ from virnuc_rules.chunking.manifest import Manifest, read_manifest
 from virnuc_rules.config.model import LabelledSettings
 from virnuc_rules.config.run_folder import ChunkFolder, RunFolder
 from virnuc_rules.errors import InputError, VirnucError
+from virnuc_rules.files.made import Seen, read_made
 from virnuc_rules.training.annotation import CodingSequences, read_genbank
 from virnuc_rules.training.sheet import LabelledFile, read_labelled_sheet
 from virnuc_rules.training.split import PARTS, Part, part_of
@@ -33,6 +34,7 @@ class LabelledSample:
     part: NDArray[np.int8]  # [C] index into PARTS
     window_contig: Int  # [W] contig of each window
     files: list[LabelledFile]  # by source
+    paths: list[str]  # of these files, as in the sheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +66,10 @@ def _check_labels(samples: list[LabelledSample], sheet: Path) -> None:
     """Raise VirnucError where the same file has both labels; all empty files are the same."""
     labels: dict[str, int] = {}
     for sample in samples:
-        manifest = sample.manifest
+        hashes = sample.manifest.sources_sha256
         for source in np.unique(sample.source).tolist():
-            if labels.setdefault(manifest.sources_sha256[source], sample.label) != sample.label:
-                file = manifest.sources[source]
+            if labels.setdefault(hashes[source], sample.label) != sample.label:
+                file = sample.paths[source]
                 raise VirnucError(f"{sheet}: {file} has both labels; give it one")
 
 
@@ -76,12 +78,15 @@ def _read_sample(
 ) -> LabelledSample:
     folder = RunFolder(settings.run.results).chunks(name)
     manifest = read_manifest(folder)
-    if differing := sorted(set(manifest.sources) ^ set(sheet)):
+    made, paths, files = read_made(folder.made), list(sheet), list(sheet.values())
+    same = len(paths) == len(manifest.sources_sha256)
+    if made and same:
+        same = all(map(Seen.has_same_content, made.inputs, map(Path, paths)))
+    if not same:
         raise VirnucError(
-            f"{settings.inputs.samples}: sample {name}: {differing[0]} is not both in the sheet "
-            "and in what was chunked; run `chunk` again"
+            f"{settings.inputs.samples}: sample {name}: its files are not those that were chunked; "
+            "run `chunk` again"
         )
-    files = [sheet[source] for source in manifest.sources]
     length = chunk_format.contig_lengths(folder, manifest)
     window_contig = chunk_format.contig_indices(folder, manifest, length)
     tables = chunk_format.read_table(folder.contigs)
@@ -93,14 +98,14 @@ def _read_sample(
             group_name = files[file].group_of(contig)
         except KeyError:
             raise VirnucError(
-                f"{settings.inputs.samples}: sample {name}: {manifest.sources[file]}: record "
+                f"{settings.inputs.samples}: sample {name}: {paths[file]}: record "
                 f'"{contig}" has no group; add it to the table of groups'
             ) from None
         group[index] = names.setdefault(group_name, len(names))
     part = np.full(len(ids), -1, np.int8)
     return LabelledSample(
         name, files[0].label, folder, manifest, ids, length, source, group, part,
-        window_contig, files,
+        window_contig, files, paths,
     )  # fmt: skip
 
 
@@ -136,6 +141,6 @@ def annotated(sample: LabelledSample) -> Iterator[tuple[int, CodingSequences]]:
                 if coding is None:
                     raise InputError(
                         f'{file.genbank}: no record "{sample.ids[contig]}", which '
-                        f"{sample.manifest.sources[source]} has; add it, or leave `genbank` empty"
+                        f"{sample.paths[source]} has; add it, or leave `genbank` empty"
                     )
                 yield contig, coding

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib import pyplot as plt
 from pydantic import BaseModel
 
-from virnuc_rules.config.run_folder import evaluation_json
+from virnuc_rules.config.run_folder import EvaluationFiles
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.atomic import replacing
 from virnuc_rules.models.card import Calibration, Seen, Training
@@ -52,7 +52,7 @@ def write_evaluation(evaluation: Evaluation, page: Path) -> None:
         raise VirnucError(f"{page}: an evaluation is an HTML page; give a name that ends in .html")
     template = page_environment().get_template("evaluation.html")
     figure = Markup(_figure(evaluation))  # noqa: S704 - made by `_figure`, from numbers
-    with replacing(evaluation_json(page)) as handle:
+    with replacing(EvaluationFiles(page).json) as handle:
         handle.write(evaluation.model_dump_json(indent=1) + "\n")
     with replacing(page) as handle:
         handle.write(template.render(it=evaluation, figure=figure, max_groups=_MAX_GROUPS))

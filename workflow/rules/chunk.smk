@@ -3,9 +3,11 @@
 
 rule chunk:
     input:
-        files=lambda wildcards: SAMPLES[wildcards.sample],
+        files=lambda wildcards: PLAN.edges(
+            PLAN.chunks(wildcards.sample), SAMPLES[wildcards.sample]
+        ),
     output:
-        manifest=MANIFEST,
+        done=CHUNKED,
     log:
         FOLDER.log("chunk", "{sample}"),
     benchmark:
@@ -14,8 +16,8 @@ rule chunk:
         "../../environment.yml"
     params:
         out=lambda wildcards: FOLDER.chunks(wildcards.sample).path,
+        files=lambda wildcards: SAMPLES[wildcards.sample],
         options=options("chunk"),
-        version=__version__,  # chunk again with a new library: Snakemake does not see its code
     shell:
         "virnuc-rules chunk --sample {wildcards.sample:q} --out {params.out:q} {params.options}"
-        " --log {log:q} -- {input.files:q}"
+        " --stamp {output.done:q} --log {log:q} -- {params.files:q}"

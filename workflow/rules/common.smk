@@ -1,25 +1,30 @@
-# The checked config, the samples, and functions that several rules use.
+# The checked config, the plan, and functions that several rules use.
+import atexit
+import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from virnuc_rules import __version__
 from virnuc_rules.bundles.definition import with_window
 from virnuc_rules.chunking.manifest import read_manifest
 from virnuc_rules.cli.main import command_options
-from virnuc_rules.config.labels import read_controls
+from virnuc_rules.config.labels import label_tables, read_controls
 from virnuc_rules.config.load import write_run_config
-from virnuc_rules.config.model import check_config
+from virnuc_rules.config.model import LabelledSettings, check_config
 from virnuc_rules.config.run_folder import (
     EVALUATION,
+    EVERY,
     FIGURES,
-    RunFolder,
-    evaluation_json,
+    EvaluationFiles,
+    worker_names,
 )
-from virnuc_rules.config.sheet import SAMPLE, check_inputs, read_sheet
-from virnuc_rules.embedding.tasks import stamp_folder
-from virnuc_rules.errors import VirnucError
-from virnuc_rules.models.card import CARD, is_bundle, read_card
+from virnuc_rules.config.sheet import SAMPLE, read_sheet
+from virnuc_rules.errors import UnusableSample, VirnucError
+from virnuc_rules.models.card import CARD, is_bundle
+from virnuc_rules.planning.forecast import forecast
+from virnuc_rules.planning.lease import Lease
+from virnuc_rules.planning.plan import Plan, settle
+from virnuc_rules.training.products import evaluation_product, trained_product
 from virnuc_rules.training.sheet import read_labelled_sheet, tables_beside
 
 if workflow.modifier.path_modifier.prefix:
@@ -30,31 +35,55 @@ try:
     CONFIG = with_window(check_config(config))
     SHEET = read_sheet(CONFIG.inputs.samples)
     SAMPLES = SHEET.samples
-    if workflow.is_main_process:  # jobs also read this file, and need no second check
-        check_inputs(CONFIG, SAMPLES)
+    PLAN, LEASE = Plan(CONFIG, SHEET), Lease(CONFIG)
+    if workflow.is_main_process:  # jobs also read this file, and find what was settled
         read_controls(SHEET)
+        if (
+            CONFIG.run.results.is_dir()
+        ):  # a dry run and `--lint`, which are not known yet, make none
+            LEASE.take()
+        PLAN.settle()
+        PLAN.check_inputs()
 except VirnucError as error:
     raise WorkflowError(str(error)) from None
 
-FOLDER, STAMPS = RunFolder(CONFIG.run.results), stamp_folder(CONFIG)
+FOLDER = PLAN.folder
 BUNDLE = CONFIG.run.bundle / CARD
-MANIFEST, TABLES = FOLDER.chunks("{sample}").manifest, FOLDER.sample("{sample}")
-# `models.smk` is left out where a bundle exists: Snakemake would delete it to make it again.
+CHUNKED, PREDICTED = FOLDER.chunks("{sample}").done, FOLDER.sample("{sample}").done
+# `models.smk` is left out where a bundle exists: Snakemake would delete it to make it again. What
+# depends on the bundle knows by its hashes, not by its time.
 BUNDLE_IS_THERE = is_bundle(CONFIG.run.bundle)
+BUNDLE_IF_MADE = [] if BUNDLE_IS_THERE else BUNDLE
+
+
+def print_plan():
+    """Say what the run will embed, before a day of GPU time is spent on it."""
+    for line in forecast(PLAN).lines():
+        print(f"plan: {line}", file=sys.stderr, flush=True)
+
+
+@atexit.register
+def last_lines():
+    """The last lines of a dry run, which calls no `onstart`."""
+    if workflow.is_main_process and workflow.dryrun:
+        print_plan()
 
 
 onstart:
+    print_plan()
+    LEASE.take()
     write_run_config(CONFIG)
 
 
 if workflow.is_main_process and not workflow.modifier.is_main_snakefile():
+    LEASE.take()
     write_run_config(CONFIG)  # Snakemake does not call `onstart` of a module
 
 
 wildcard_constraints:
-    sample=SAMPLE,
+    sample=f"(?!({'|'.join(sorted(FOLDER.own_names()))})/){SAMPLE}",  # report/done is no sample's
     chunk=r"chunk_\d+",
-    worker=r"\d+",
+    worker=rf"({EVERY})?\d+",
 
 
 def options(command):
@@ -62,43 +91,59 @@ def options(command):
     return command_options(CONFIG, command)
 
 
-def from_card(field):
-    """A param that changes with the bundle.
-
-    A function without `input`: Snakemake compares only such params with those of the last run. It
-    calls the function again just before a job starts, when a bundle made in this run exists.
-    """
-
-    def value(wildcards):
-        if not is_bundle(CONFIG.run.bundle):
-            return "<TBD>"
-        return getattr(read_card(CONFIG.run.bundle), field)
-
-    return value
-
-
-def stamps(samples):
-    """The stamps of the jobs that embed the chunks of samples."""
+def stamps(samples, every):
+    """The stamps of the jobs that embed the chunks of samples; jobs do not look at them."""
+    if not workflow.is_main_process:
+        return []
     if CONFIG.workflow.persistent_models:
-        workers = range(CONFIG.workflow.workers)
-        return expand(STAMPS / "worker_{worker}.txt", worker=workers)
+        workers = worker_names(CONFIG.workflow.workers, every=every)
+        return [FOLDER.worker_stamp(worker) for worker in workers]
     # One for each chunk: known once the samples are chunked.
     checkpoints.chunk_all.get()
-    return [
-        STAMPS / sample / f"{Path(entry.file).stem}.txt"
-        for sample in samples
-        for entry in read_manifest(FOLDER.chunks(sample)).chunks
-    ]
+    return [stamp for sample in samples for stamp in chunk_stamps(sample)]
+
+
+def chunk_stamps(sample):
+    """The stamps of the chunks of a sample; none if its files cannot be used."""
+    try:
+        chunks = read_manifest(FOLDER.chunks(sample)).chunks
+    except UnusableSample:
+        return []
+    return [FOLDER.chunk_stamp(sample, Path(entry.file).stem) for entry in chunks]
+
+
+def if_stale(is_current):
+    """An input of what is stale, newer than it.
+
+    Of a file that is asked for by its name Snakemake sees only that it is there, not that `done` is
+    missing: such an input makes the job run.
+    """
+    is_needed = workflow.is_main_process and not is_current and FOLDER.now.exists()
+    return FOLDER.now if is_needed else []
 
 
 def embedded(wildcards):
-    """The stamps of a sample."""
-    return stamps([wildcards.sample])
+    """The stamps of a sample; none where its tables are up to date, also without embeddings."""
+    if PLAN.samples[wildcards.sample].is_final:
+        return []
+    return stamps([wildcards.sample], every=False)
 
 
 def all_embedded(wildcards):
     """The stamps of all samples."""
-    return stamps(SAMPLES)
+    return stamps(SAMPLES, every=True)
+
+
+def is_settled(done, make, *arguments):
+    """Whether a product of labelled samples is up to date."""
+    if not workflow.is_main_process or not PLAN.is_labelled:
+        return False
+    if not PLAN.are_chunked():
+        return settle(None, done) is not None
+    try:
+        return settle(make(CONFIG.part(LabelledSettings), *arguments), done) is not None
+    except VirnucError:  # `sheet_and_tables` says so where the product is asked for
+        return settle(None, done) is not None
 
 
 def sheet_and_tables(wildcards):

@@ -6,18 +6,18 @@
 # samples are chunked, the bundle exists, and nothing is embedded yet.
 checkpoint chunk_all:
     input:
-        manifests=expand(MANIFEST, sample=SAMPLES),
-        bundle=ancient(BUNDLE),
+        chunks=expand(CHUNKED, sample=SAMPLES),
+        bundle=BUNDLE_IF_MADE,
     output:
-        touch(STAMPS / "chunked.txt"),
+        touch(FOLDER.chunked),
 
 
 rule embed_chunk:
     input:
-        manifest=MANIFEST,
-        bundle=ancient(BUNDLE),
+        chunks=CHUNKED,
+        bundle=BUNDLE_IF_MADE,
     output:
-        stamp=STAMPS / "{sample}" / "{chunk}.txt",
+        stamp=FOLDER.chunk_stamp("{sample}", "{chunk}"),
     log:
         FOLDER.log("embed", "{sample}", "{chunk}"),
     conda:
@@ -25,8 +25,6 @@ rule embed_chunk:
     threads: CONFIG.compute.threads
     params:
         options=options("embed"),
-        fingerprint=from_card("fingerprint"),
-        version=__version__,
     shell:
         "virnuc-rules embed --sample {wildcards.sample:q} --chunk {wildcards.chunk}.parquet"
         " {params.options} --stamp {output.stamp:q} --log {log:q}"

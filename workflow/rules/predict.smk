@@ -3,12 +3,12 @@
 
 rule predict:
     input:
-        manifest=MANIFEST,
-        # Ancient: a worker that ran for a new sample must not make older samples run again.
-        embedded=lambda wildcards: ancient(embedded(wildcards)),
-        bundle=ancient(BUNDLE),
+        chunks=CHUNKED,
+        embedded=embedded,
+        bundle=BUNDLE_IF_MADE,
     output:
-        TABLES.files(),
+        # Not the tables: Snakemake would delete older ones before the job, which may fail.
+        done=PREDICTED,
     log:
         FOLDER.log("predict", "{sample}"),
     benchmark:
@@ -16,10 +16,26 @@ rule predict:
     conda:
         "../../environment.yml"
     params:
-        out=lambda wildcards, output: FOLDER.sample(wildcards.sample).path,
+        out=lambda wildcards: FOLDER.sample(wildcards.sample).path,
         options=options("predict"),
-        models=from_card("prediction_fingerprint"),
-        version=__version__,
     shell:
         "virnuc-rules predict --sample {wildcards.sample:q} --out {params.out:q}"
-        " {params.options} --log {log:q}"
+        " {params.options} --stamp {output.done:q} --log {log:q}"
+
+
+# For targets such as results/lake/contigs.tsv, and for workflows that use this one as a module.
+rule tables:
+    input:
+        done=PREDICTED,
+        now=lambda wildcards: if_stale(PLAN.samples[wildcards.sample].is_final),
+    output:
+        update(FOLDER.sample("{sample}").files()),
+    log:
+        FOLDER.log("tables", "{sample}"),
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        options=options("check"),
+    shell:
+        "virnuc-rules check --sample {wildcards.sample:q} {params.options} --log {log:q}"

@@ -3,11 +3,13 @@
 
 rule serve:
     input:
-        manifests=expand(MANIFEST, sample=SAMPLES),
-        samples=ancient(CONFIG.inputs.samples),
-        bundle=ancient(BUNDLE),
+        chunks=lambda wildcards: [
+            FOLDER.chunks(sample).done
+            for sample in PLAN.needed(wildcards.worker.startswith(EVERY))
+        ],
+        bundle=BUNDLE_IF_MADE,
     output:
-        stamp=STAMPS / "worker_{worker}.txt",
+        stamp=FOLDER.worker_stamp("{worker}"),
     log:
         FOLDER.log("serve", "{worker}"),
     benchmark:
@@ -17,12 +19,14 @@ rule serve:
     threads: CONFIG.compute.threads
     params:
         options=options("serve"),
+        index=lambda wildcards: wildcards.worker.removeprefix(EVERY),
+        every=lambda wildcards: (
+            "--every-sample" if wildcards.worker.startswith(EVERY) else ""
+        ),
         # A function of resources: a change of the runtime does not make the job run again.
         deadline=lambda wildcards, resources: (
             f"--deadline {resources.runtime}" if resources.get("runtime") else ""
         ),
-        fingerprint=from_card("fingerprint"),
-        version=__version__,
     shell:
-        "virnuc-rules serve --worker {wildcards.worker} {params.options} {params.deadline}"
-        " --stamp {output.stamp:q} --log {log:q}"
+        "virnuc-rules serve --worker {params.index} {params.options} {params.every}"
+        " {params.deadline} --stamp {output.stamp:q} --log {log:q}"

@@ -3,21 +3,28 @@
 
 
 TRAINED = CONFIG.fitting.trained_bundle
+NEW_BUNDLE, EVALUATED = EvaluationFiles(TRAINED / EVALUATION), FOLDER.evaluation
+IS_TRAINED = is_settled(
+    NEW_BUNDLE.done, trained_product, CONFIG.calibrating, CONFIG.fitting
+)
+IS_EVALUATED = is_settled(EVALUATED.done, evaluation_product, "all", EVALUATED)
 
 # A bundle cannot be trained with itself: with `bundle: TRAINED` the rule would be a cycle.
 if TRAINED.resolve() != CONFIG.run.bundle.resolve():
 
     rule train:
         input:
-            samples=sheet_and_tables,
-            manifests=expand(MANIFEST, sample=SAMPLES),
-            embedded=all_embedded,
-            bundle=ancient(BUNDLE),
+            samples=[] if IS_TRAINED else sheet_and_tables,
+            chunks=expand(CHUNKED, sample=SAMPLES),
+            embedded=[] if IS_TRAINED else all_embedded,
+            bundle=BUNDLE_IF_MADE,
+            now=if_stale(IS_TRAINED),
         output:
             # `update`: Snakemake must not delete an older bundle before the job, which may fail.
             card=update(TRAINED / CARD),
-            page=update(TRAINED / EVALUATION),
-            json=update(evaluation_json(TRAINED / EVALUATION)),
+            page=update(NEW_BUNDLE.page),
+            json=update(NEW_BUNDLE.json),
+            done=NEW_BUNDLE.done,
         log:
             FOLDER.log("train"),
         benchmark:
@@ -27,21 +34,21 @@ if TRAINED.resolve() != CONFIG.run.bundle.resolve():
         threads: CONFIG.compute.threads
         params:
             options=options("train"),
-            fingerprint=from_card("fingerprint"),
-            version=__version__,
         shell:
-            "virnuc-rules train {params.options} --log {log:q}"
+            "virnuc-rules train {params.options} --stamp {output.done:q} --log {log:q}"
 
 
 rule evaluate:
     input:
-        samples=sheet_and_tables,
-        manifests=expand(MANIFEST, sample=SAMPLES),
-        embedded=all_embedded,
-        bundle=ancient(BUNDLE),
+        samples=[] if IS_EVALUATED else sheet_and_tables,
+        chunks=expand(CHUNKED, sample=SAMPLES),
+        embedded=[] if IS_EVALUATED else all_embedded,
+        bundle=BUNDLE_IF_MADE,
+        now=if_stale(IS_EVALUATED),
     output:
-        page=FOLDER.evaluation,
-        json=evaluation_json(FOLDER.evaluation),
+        page=update(EVALUATED.page),
+        json=update(EVALUATED.json),
+        done=EVALUATED.done,
     log:
         FOLDER.log("evaluate"),
     conda:
@@ -49,7 +56,6 @@ rule evaluate:
     threads: CONFIG.compute.threads
     params:
         options=options("evaluate"),
-        models=from_card("prediction_fingerprint"),
-        version=__version__,
     shell:
-        "virnuc-rules evaluate --out {output.page:q} {params.options} --log {log:q}"
+        "virnuc-rules evaluate --out {output.page:q} {params.options} --stamp {output.done:q}"
+        " --log {log:q}"

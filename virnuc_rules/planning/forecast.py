@@ -1,0 +1,108 @@
+"""What a run will embed, and why: said before a day of GPU time is spent on it."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from virnuc_rules.chunking.manifest import read_manifest
+from virnuc_rules.embedding.tasks import Task
+from virnuc_rules.files.made import is_absent, read_made
+from virnuc_rules.planning.plan import Plan, SamplePlan
+from virnuc_rules.queue.store import Store
+
+_SHOWN = 5  # names in a line
+
+
+@dataclass
+class Forecast:
+    """The samples by what is left to do, and the chunks to embed by reason."""
+
+    up_to_date: list[str] = field(default_factory=list)
+    to_predict: list[str] = field(default_factory=list)  # chunked; tables are to be made
+    to_chunk: list[str] = field(default_factory=list)
+    of_other_version: list[str] = field(default_factory=list)  # those of 0.1 among them
+    problems: list[str] = field(default_factory=list)  # of samples that cannot be used
+    archived: list[str] = field(default_factory=list)  # files that are gone
+    chunks: Counter[str] = field(default_factory=Counter)  # to embed, by reason
+    open_frames: int = 0  # in these
+
+    def lines(self) -> Iterator[str]:
+        """Yield what a user reads."""
+        samples = sum(map(len, (self.up_to_date, self.to_predict, self.to_chunk, self.problems)))
+        yield f"{len(self.up_to_date):,} of {samples:,} samples are up to date"
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.chunks.most_common())
+        total = sum(self.chunks.values())
+        detail = f" with {self.open_frames:,} open frames ({reasons})" if total else ""
+        yield f"to embed: {total:,} chunks{detail}"
+        if self.to_chunk:
+            yield f"to chunk first, so not counted above: {_names(self.to_chunk)}"
+        if self.of_other_version:
+            yield (
+                f"of VirNuc 0.1: {_names(self.of_other_version)}: their tables stay until new ones "
+                "are made; none of its embeddings is used again, and all may be deleted"
+            )
+        if self.archived:
+            yield f"gone, and not needed: {_names(self.archived)}"
+        yield from (f"cannot be used: {problem}" for problem in self.problems)
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def forecast(plan: Plan) -> Forecast:
+    """Summarise a plan that has been looked at."""
+    result, seen = Forecast(), set[str]()
+    failed = Store(plan.config.run.results).failed(
+        task.key for state in plan.samples.values() for task in state.lacking
+    )
+    for sample, state in plan.samples.items():
+        _add_sample(result, plan, sample, state)
+        for task in [] if state.is_final else _to_embed(plan, sample, state):
+            if task.key not in seen:  # equal chunks are embedded once
+                seen.add(task.key)
+                why = "failed before" if task.key in failed else _reason(plan, sample, state)
+                result.chunks[why] += 1
+                result.open_frames += task.entry.open_frames
+    return result
+
+
+def _add_sample(result: Forecast, plan: Plan, sample: str, state: SamplePlan) -> None:
+    if state.chunks is None:
+        result.to_chunk.append(sample)
+        if _has_chunks_without_record(plan, sample):
+            result.of_other_version.append(sample)
+        return
+    if state.problem:
+        result.problems.append(state.problem)
+        return
+    (result.up_to_date if state.is_final else result.to_predict).append(sample)
+    result.archived += [str(path) for path in state.files if is_absent(path)]
+
+
+def _to_embed(plan: Plan, sample: str, state: SamplePlan) -> list[Task]:
+    if plan.card or state.chunks is None or state.problem:
+        return state.lacking
+    # The bundle is made in this run: no key is known, and all chunks will be embedded.
+    folder = plan.folder.chunks(sample)
+    entries = read_manifest(folder).chunks
+    return [Task(entry.sha256, sample, folder.path / entry.file, entry) for entry in entries]
+
+
+def _reason(plan: Plan, sample: str, state: SamplePlan) -> str:
+    """Return why chunks of a sample lack results, by what its last tables were made of."""
+    made = read_made(plan.folder.sample(sample).made)
+    if made is None or state.chunks is None or made.of.get("chunks") != state.chunks.key:
+        return "new"
+    if plan.card is None or made.of.get("networks") != plan.card.fingerprint:
+        return "other bundle"
+    now, before = plan.config.embedding.model_dump(mode="json"), made.of.get("embedding", {})
+    changed = [key for key, value in now.items() if before.get(key) != value]
+    return f"other {' and '.join(changed)}" if changed else "missing result"
+
+
+def _has_chunks_without_record(plan: Plan, sample: str) -> bool:
+    """Tell whether a sample was chunked by a version that wrote no made.json."""
+    folder = plan.folder.chunks(sample)
+    return folder.manifest.exists() and not folder.made.exists()

@@ -1,0 +1,191 @@
+"""What a run would do: which samples are up to date, and which chunks are left to embed.
+
+The Snakefile makes a plan in Snakemake's main process before the jobs are known. `Plan.settle`
+makes the empty outputs that Snakemake sees exist if and only if what they stand for is up to date.
+"""
+
+import glob
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from virnuc_rules.chunking.manifest import read_manifest
+from virnuc_rules.config.model import Config
+from virnuc_rules.config.run_folder import RunFolder, worker_names
+from virnuc_rules.config.sheet import Sheet
+from virnuc_rules.embedding.tasks import Task, Tasks
+from virnuc_rules.errors import VirnucError
+from virnuc_rules.files.made import Made, Product, is_absent, touch
+from virnuc_rules.models.card import BundleCard, is_bundle, read_card
+from virnuc_rules.planning import products
+from virnuc_rules.planning.lacking import lacking
+from virnuc_rules.queue.store import Store
+
+
+@dataclass
+class SamplePlan:
+    """What there is of a sample. None: not there, or not up to date."""
+
+    files: list[Path]
+    chunks: Made | None = None
+    tables: Made | None = None
+    lacking: list[Task] = field(default_factory=list)  # known where the sample is chunked
+
+    @property
+    def is_final(self) -> bool:
+        """Tell whether nothing is left to do for the sample."""
+        return self.tables is not None
+
+    @property
+    def problem(self) -> str:
+        """Return why the sample's files could not be used; empty if they could."""
+        return self.chunks.problem if self.chunks else ""
+
+    def is_embedded(self) -> bool:
+        """Tell whether all chunks are known and have results."""
+        return self.chunks is not None and not self.lacking
+
+
+class Plan:
+    """The plan of a run: call `look` or `settle` first."""
+
+    def __init__(self, config: Config, sheet: Sheet) -> None:
+        """Read the bundle's card. Raises ModelError where it is damaged."""
+        self.config, self.sheet, self.folder = config, sheet, RunFolder(config.run.results)
+        bundle = config.run.bundle
+        self.card: BundleCard | None = read_card(bundle) if is_bundle(bundle) else None
+        self.is_labelled = "label" in sheet.table.columns
+        self.samples = {name: SamplePlan(files) for name, files in sheet.samples.items()}
+        self.has_report = False
+        self._before: set[Path] = set()  # empty outputs that existed when `settle` began
+
+    def chunks(self, sample: str) -> Product:
+        """Return the chunk folder of a sample as a product."""
+        files = self.samples[sample].files
+        return products.chunks(self.folder.chunks(sample), self.config.chunking, files)
+
+    def tables(self, sample: str) -> Product | None:
+        """Return the tables of a sample as a product; None while they cannot be up to date."""
+        chunks, config = self.samples[sample].chunks, self.config
+        if chunks is None or self.card is None:
+            return None
+        return products.tables(
+            self.folder.sample(sample), chunks.key, self.card,
+            config.embedding, config.calling, config.probability,
+        )  # fmt: skip
+
+    def report(self) -> Product | None:
+        """Return the report as a product; None while it cannot be up to date."""
+        if self.card is None or not all(plan.is_final for plan in self.samples.values()):
+            return None
+        return products.report(self.config, self.card, self.sheet)
+
+    def settle(self) -> None:
+        """Look at all products; make an empty output exist iff what it stands for is up to date."""
+        self._before = {path for path in self.folder.stamps.rglob("*") if path.is_file()}
+        for sample, plan in self.samples.items():
+            plan.chunks = self.chunks(sample).settle()
+            if self._has_no_input(plan):
+                self.folder.chunks(sample).done.unlink(missing_ok=True)
+                plan.chunks = None
+            plan.tables = settle(self.tables(sample), self.folder.sample(sample).done)
+        self._look_for_results()
+        self.has_report = settle(self.report(), self.folder.report.done) is not None
+        self._settle_stamps()
+        if self.folder.results.is_dir():  # a dry run makes no folder
+            touch(self.folder.now)
+
+    def look(self) -> None:
+        """Look at all products, and change nothing. Raises ChunkError for a damaged manifest."""
+        for sample, plan in self.samples.items():
+            plan.chunks = self.chunks(sample).current()
+            if self._has_no_input(plan):
+                plan.chunks = None
+            tables = self.tables(sample)
+            plan.tables = tables.current() if tables else None
+        self._look_for_results()
+
+    def _has_no_input(self, plan: SamplePlan) -> bool:
+        """Tell whether there are neither chunks nor a file to make them of."""
+        return bool(plan.problem) and any(map(is_absent, plan.files))
+
+    def _look_for_results(self) -> None:
+        store = Store(self.config.run.results)
+        for sample, plan in self.samples.items():
+            if self.card and self._must_be_embedded(plan):
+                tasks = Tasks.of(self.config.run, self.config.embedding).of_sample(sample)
+                plan.lacking = lacking(tasks, store, self.card)
+
+    def _must_be_embedded(self, plan: SamplePlan) -> bool:
+        """Tell whether results of a sample are needed; train and evaluate need those of all."""
+        is_chunked = plan.chunks is not None and not plan.problem
+        return is_chunked and (self.is_labelled or not plan.is_final)
+
+    def _settle_stamps(self) -> None:
+        config, every = self.config, self.samples.values()
+        for all_samples in (False, True):
+            needed = [self.samples[sample] for sample in self.needed(all_samples)]
+            present = self.card is not None and all(map(SamplePlan.is_embedded, needed))
+            for worker in worker_names(config.workflow.workers, every=all_samples):
+                self._set(self.folder.worker_stamp(worker), present)
+        self._set(self.folder.chunked, self.card is not None and self.are_chunked())
+        self._set(self.folder.checked, all(p.is_final and not p.problem for p in every))
+        if self.card and not config.workflow.persistent_models:
+            for sample, plan in self.samples.items():
+                if self._must_be_embedded(plan):
+                    self._settle_chunk_stamps(sample, {task.path.name for task in plan.lacking})
+
+    def _settle_chunk_stamps(self, sample: str, left: set[str]) -> None:
+        for entry in read_manifest(self.folder.chunks(sample)).chunks:
+            stamp = self.folder.chunk_stamp(sample, Path(entry.file).stem)
+            self._set(stamp, entry.file not in left)
+
+    def _set(self, stamp: Path, present: bool) -> None:
+        """Make a stamp exist or not; one that exists is newer than all chunk folders."""
+        if present:
+            touch(stamp)
+        elif stamp in self._before:
+            stamp.unlink(missing_ok=True)
+
+    def are_chunked(self) -> bool:
+        """Tell whether the chunk folders of all samples are up to date."""
+        return all(plan.chunks for plan in self.samples.values())
+
+    def needed(self, every: bool) -> list[str]:
+        """Return the samples whose chunks workers embed: every one, or those that are not final."""
+        return [name for name, plan in self.samples.items() if every or not plan.is_final]
+
+    def edges(self, product: Product | None, files: list[Path]) -> list[Path]:
+        """Return the files of the user that Snakemake shall see as inputs of a product's job.
+
+        All of them, but where the product is up to date only those that exist and are older: it was
+        compared by content, so an archived file or a strange time makes no job.
+        """
+        if product is None or not product.done.exists():
+            return files
+        done = product.done.stat().st_mtime_ns
+        return [path for path in files if path.exists() and path.stat().st_mtime_ns <= done]
+
+    def check_inputs(self) -> None:
+        """Raise VirnucError for the first missing file of a sample that must be chunked."""
+        for sample, plan in self.samples.items():
+            for path in plan.files if plan.chunks is None else []:
+                if problem := _absence(path):
+                    sheet = self.sheet.table.path
+                    raise VirnucError(f"{sheet}: sample {sample}: {path}: {problem}")
+
+
+def _absence(path: Path) -> str:
+    """Return why there is no such file; empty if there is one."""
+    try:
+        problem = "" if path.exists() else "no such file"
+    except OSError as error:  # such as a name that is too long
+        problem = error.strerror or str(error)
+    return "no file matches" if problem and glob.has_magic(str(path)) else problem
+
+
+def settle(product: Product | None, done: Path) -> Made | None:
+    """Settle a product; None: it cannot be up to date."""
+    if product:
+        return product.settle()
+    done.unlink(missing_ok=True)
+    return None
