@@ -38,7 +38,7 @@ def scored(ids: list[str], scores: np.ndarray) -> ScoredChunk:
 def write_frames(folder: Path, *frames: ScoredChunk) -> Path:
     folder.mkdir(exist_ok=True)
     sample, chunks = SampleFolder(folder, "s"), ChunkFolder(folder)
-    with SampleTables(sample, Calling(), np.zeros(0, np.int64), chunks) as written:
+    with SampleTables(sample, Calling(), chunks) as written:
         for chunk in frames:
             written.add_frames(chunk, np.zeros(chunk.table.num_rows, np.int64))
         written.finish()
@@ -152,8 +152,9 @@ def test_files_are_on_disk_before_the_first_is_moved_and_folders_after_the_last(
 ) -> None:
     stage, out, steps = tmp_path / "stage", tmp_path / "out", []
     (stage / "tracks").mkdir(parents=True)
-    for name in ("orfs.tsv", "tracks/s.viral.bed"):
-        (stage / name).touch()
+    files = SampleFolder(stage, "s").files()
+    for path in files:
+        path.touch()
     out.mkdir()
     replace = Path.replace
     monkeypatch.setattr(
@@ -164,9 +165,10 @@ def test_files_are_on_disk_before_the_first_is_moved_and_folders_after_the_last(
         Path, "replace", lambda path, to: (steps.append(("move", to)), replace(path, to))
     )
     tables.move_into_place(SampleFolder(stage, "s"), SampleFolder(out, "s"))
-    assert [step for step, _ in steps] == ["sync"] * 2 + ["move"] * 2 + ["sync"] * 2
-    assert {path for _, path in steps[:2]} == {stage / "orfs.tsv", stage / "tracks/s.viral.bed"}
-    assert {path for _, path in steps[4:]} == {out, out / "tracks"}
+    number = len(files)
+    assert [step for step, _ in steps] == ["sync"] * number + ["move"] * number + ["sync"] * 2
+    assert {path for _, path in steps[:number]} == set(files)
+    assert {path for _, path in steps[-2:]} == {out, out / "tracks"}
 
 
 def test_a_window_has_the_probability_of_its_margin(tmp_path: Path) -> None:
@@ -180,10 +182,10 @@ def test_a_window_has_the_probability_of_its_margin(tmp_path: Path) -> None:
         [0, "a", 3, 1000, 1500, 1, None],
     ]
     table = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows])
-    lengths = np.array([1500])
+    contigs = pa.table({"contig_index": [0], "contig": ["a"], "length": [1500]})
     folders = SampleFolder(tmp_path, "s"), ChunkFolder(tmp_path)
-    with SampleTables(folders[0], Calling(), lengths, folders[1], expit) as written:
-        written.add_windows(table, consensus)
+    with SampleTables(folders[0], Calling(), folders[1], expit) as written:
+        written.add_contigs(contigs, table, consensus)
         written.finish()
     found = pq.read_table(tmp_path / "windows.parquet")["probability"].to_pylist()
     assert found == [pytest.approx(0.8), None, pytest.approx(0.4)]

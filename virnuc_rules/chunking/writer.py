@@ -118,21 +118,24 @@ class _Block:
 def _blocks(contigs: Iterator[Contig], window: int) -> Iterator[_Block]:
     """Group contigs, and pieces of long ones, into blocks of about `_BLOCK` bases.
 
-    A long contig is read in pieces, so memory does not grow with its length.
+    A long contig is read in pieces, so memory does not grow with its length. An empty contig is a
+    piece without windows.
     """
     pieces: list[tuple[Contig, int, int, bytes, int]] = []
     nominal = 0
     for contig in contigs:
         total, first = count(contig.length, window), 0
-        while first < total:
+        while True:
             n_windows = min(total - first, max(1, (_BLOCK - nominal) // window))
             left, right = span(contig.length, first, n_windows, window)
             pieces.append((contig, first, n_windows, contig.bases(left, right), left))
-            nominal += n_windows * window
+            nominal += max(1, n_windows) * window
             first += n_windows
             if nominal >= _BLOCK - window:
                 yield _block(pieces, window)
                 pieces, nominal = [], 0
+            if first == total:
+                break
     if pieces:
         yield _block(pieces, window)
 
