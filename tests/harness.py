@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import hashlib
 import json
 import os
@@ -15,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fork_server import ForkServer
+
 from virnuc_rules.config.run_folder import RunFolder
 
 REPO = Path(__file__).resolve().parent.parent
@@ -26,6 +29,8 @@ Environment = dict[str, str]
 
 class Project:
     """A folder with a sample sheet and a config; `run` is what a user types."""
+
+    forked = True  # whether `run` uses the fork server
 
     def __init__(self, folder: Path, samples: dict[str, Path] = DEMO, **settings: Any) -> None:
         self.folder = folder
@@ -51,16 +56,17 @@ class Project:
         config = self.folder / "config.yaml"
         config.write_text(json.dumps(self.settings))  # JSON is YAML
         return [
-            str(BIN / "snakemake"), "--snakefile", str(REPO / "workflow" / "Snakefile"),
+            "snakemake", "--snakefile", str(REPO / "workflow" / "Snakefile"),
             "--profile", str(REPO / "profiles" / "local"), "--configfile", str(config),
             "--cores", "2", *arguments,
         ]  # fmt: skip
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, forked: bool = False) -> subprocess.Popen[str]:
+        """Start what a test disturbs."""
         return subprocess.Popen(
             self.command(*arguments),
             cwd=self.folder,
-            env=environment(),
+            env=forked_environment() if forked else environment(),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -68,7 +74,8 @@ class Project:
         )
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments)
+        """Run to the end."""
+        process = self.start(*arguments, forked=self.forked)
         output, _ = process.communicate(timeout=400)
         return subprocess.CompletedProcess(process.args, process.returncode, output)
 
@@ -86,7 +93,7 @@ class Project:
             "batch_tokens",
         )  # fmt: skip
         options = [f"--{k.replace('_', '-')}={values[k]}" for k in keys if k in values]
-        return [str(BIN / "virnuc-rules"), "serve", "--worker", str(worker), *options]
+        return ["virnuc-rules", "serve", "--worker", str(worker), *options]
 
     def serve(self, worker: int = 0, **settings: Any) -> subprocess.Popen[str]:
         """Start a worker by hand."""
@@ -156,10 +163,25 @@ class Project:
 
 def rules(*arguments: object, check: bool = False) -> subprocess.CompletedProcess[str]:
     """Run `virnuc-rules` and capture what it prints, but for where its settings are from."""
-    command = [str(BIN / "virnuc-rules"), *map(str, arguments)]
-    done = subprocess.run(command, text=True, capture_output=True, check=check, timeout=300)
+    done = run("virnuc-rules", *arguments)
+    if check:
+        done.check_returncode()
     done.stderr = without_settings(done.stderr)
     return done
+
+
+def run(
+    *command: object, folder: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, in a folder, with more variables; capture what it prints."""
+    return subprocess.run(
+        list(map(str, command)),
+        cwd=folder,
+        env={**forked_environment(), **variables},
+        text=True,
+        capture_output=True,
+        timeout=400,
+    )
 
 
 def without_settings(text: str) -> str:
@@ -223,6 +245,23 @@ def environment() -> Environment:
     """The environment of a user who has activated the virtual environment."""
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def forked_environment() -> Environment:
+    """The same, with a `snakemake` and a `virnuc-rules` that start at once: see fork_server.py.
+
+    With VIRNUC_FORK=0 all tests use the real ones.
+    """
+    real = environment()
+    if os.environ.get("VIRNUC_FORK") == "0":
+        return real
+    return {**real, "PATH": f"{fork_server().folder}{os.pathsep}{real['PATH']}"}
+
+
+@functools.cache
+def fork_server() -> ForkServer:
+    """The fork server of this process of tests."""
+    return ForkServer(environment())
 
 
 def read_tsv(path: Path) -> list[dict[str, str]]:

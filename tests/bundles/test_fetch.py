@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness import BIN, BUNDLE, environment, files_of_at_most, sha256, wait_until
+from harness import BUNDLE, environment, files_of_at_most, run, sha256, wait_until
 from published import (
     REVISION,
     Server,
@@ -228,10 +228,8 @@ def prepare(
     server: Server, *arguments: object, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """As a user does: what the environment says is read when the library of the hub is imported."""
-    command = [str(BIN / "virnuc-rules"), "models", "prepare", *map(str, arguments)]
-    env = {**environment(), "HF_ENDPOINT": server.url, "NO_PROXY": "127.0.0.1", **variables}
-    env.setdefault("HF_HUB_OFFLINE", "0")
-    return subprocess.run(command, env=env, text=True, capture_output=True, timeout=120)
+    here = {"HF_ENDPOINT": server.url, "NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "0"}
+    return run("virnuc-rules", "models", "prepare", *arguments, **{**here, **variables})
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import BIN, Project, environment
+from harness import Project, run
 
 
 class SmallDisk:
@@ -43,10 +43,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 def call(project: Project, *command: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        list(map(str, command)), cwd=project.folder, env=environment(), text=True,
-        capture_output=True, timeout=200,
-    )  # fmt: skip
+    return run(*command, folder=project.folder)
 
 
 def assert_full(project: Project, done: subprocess.CompletedProcess[str]) -> None:
@@ -63,7 +60,7 @@ def test_a_full_disk_at_every_stage(tmp_path: Path, disk: SmallDisk, reference: 
     project.settings = reference.settings
     log = ("--log", "results/logs/verb.log")
     chunks, tables = project.results / "chunks" / "lake", project.results / "lake"
-    rules, bundle = BIN / "virnuc-rules", project.settings["bundle"]
+    rules, bundle = "virnuc-rules", project.settings["bundle"]
 
     size = project.settings["chunk_size"]
     chunk = (rules, "chunk", project.samples["lake"], "--out", chunks, "--chunk-size", size, *log)

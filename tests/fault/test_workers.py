@@ -36,6 +36,9 @@ def test_another_takes_over_what_a_killed_one_held(many: Project, reference: Pro
     _, errors = living.communicate(timeout=200)
     dead.communicate()
     assert living.returncode == 0, errors
+    again = many.serve(0)  # as Snakemake would start it: it removes what it left of its own report
+    _, errors = again.communicate(timeout=200)
+    assert again.returncode == 0 and "no model was loaded" in errors, errors
     assert_embedded_like(many, reference)
 
 

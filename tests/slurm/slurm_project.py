@@ -13,6 +13,7 @@ class SlurmProject(Project):
 
     runtime = 30  # minutes that a worker's job may last
     retries = 1
+    forked = False  # Slurm's jobs are no children of the tests
 
     def command(self, *arguments: str) -> list[str]:
         (self.folder / "config.yaml").write_text(json.dumps(self.settings))

@@ -1,9 +1,8 @@
 """The workflow as a module of another one."""
 
-import subprocess
 from pathlib import Path
 
-from harness import BIN, BUNDLE, DEMO, REPO, environment
+from harness import BUNDLE, DEMO, REPO, run
 
 SNAKEFILE = """
 module virnuc:
@@ -23,10 +22,7 @@ rule count:
 def test_as_a_module(tmp_path: Path) -> None:
     (tmp_path / "Snakefile").write_text(SNAKEFILE.format(repo=REPO, bundle=BUNDLE))
     (tmp_path / "mine.tsv").write_text(f"sample\tpath\nlake\t{DEMO['lake']}\n")
-    command = [str(BIN / "snakemake"), "--cores", "2"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment(), text=True, capture_output=True, timeout=400
-    )
+    done = run("snakemake", "--cores", 2, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     windows = (tmp_path / "found" / "lake" / "windows.tsv").read_text().splitlines()
     assert int((tmp_path / "count.txt").read_text()) == len(windows) > 100

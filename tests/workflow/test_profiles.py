@@ -1,12 +1,11 @@
 """The profiles for clusters, as dry runs; tests/slurm runs Slurm's in earnest."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-from harness import BIN, BUNDLE, DEMO, REPO, environment
+from harness import BUNDLE, DEMO, REPO, run
 
 
 @pytest.mark.parametrize(
@@ -22,15 +21,12 @@ def test_dry_run(
 ) -> None:
     sheet = tmp_path / "samples.tsv"
     sheet.write_text(f"sample\tpath\nlake\t{DEMO['lake']}\n")
-    command = [
-        str(BIN / "snakemake"), "--dry-run", "--profile", profile, "--directory", str(tmp_path),
-        "--configfile", str(REPO / "demo" / "config.yaml"), "--config",
+    done = run(
+        "snakemake", "--dry-run", "--profile", profile, "--directory", tmp_path,
+        "--configfile", REPO / "demo" / "config.yaml", "--config",
         f"samples={sheet}", f"bundle={BUNDLE}", "workers=3",
-        f"persistent_models={persistent}",
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=REPO, env=environment(), text=True, capture_output=True, timeout=120
-    )
+        f"persistent_models={persistent}", folder=REPO,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     printed = done.stdout + done.stderr
     pattern = r"^\w*(?:rule|checkpoint) (\w+):.*?resources: (.*?)$"

@@ -1,14 +1,12 @@
 """Settings and paths as users give them: refused at once where wrong, else taken as they are."""
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chunk_folders import some_contigs
-from harness import BIN, BUNDLE, DEMO, REPO, Project, environment, rules
+from harness import BUNDLE, DEMO, REPO, Project, rules, run
 
 MODULE = """
 module virnuc:
@@ -48,10 +46,7 @@ def test_wrong_settings_are_said_before_anything_runs(
 def test_a_module_takes_no_prefix(tmp_path: Path, small: Path) -> None:
     (tmp_path / "Snakefile").write_text(MODULE.format(repo=REPO, bundle=BUNDLE))
     (tmp_path / "samples.tsv").write_text(f"sample\tpath\na\t{small}\n")
-    command = [str(BIN / "snakemake"), "--cores", "1", "--dry-run"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment(), text=True, capture_output=True, timeout=200
-    )
+    done = run("snakemake", "--cores", 1, "--dry-run", folder=tmp_path)
     assert done.returncode == 1
     assert "VirNuc as a module takes no `prefix:`; set `results:`" in done.stdout + done.stderr
 
@@ -85,17 +80,15 @@ def test_paths_are_data_and_a_run_knows_its_settings(tmp_path: Path, small: Path
 def test_a_command_says_where_its_settings_are_from(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("chunk_size: 7\n")
     (tmp_path / "a.fa").write_text(">a\nATGGCC\n")
-    command = [str(BIN / "virnuc-rules"), "chunk", "a.fa", "--out", "out", "--window", "300"]
+    command = ["virnuc-rules", "chunk", "a.fa", "--out", "out", "--window", "300"]
     for words, source in (([], "defaults"), (["--configfile", "mine.yaml"], "mine.yaml")):
-        done = subprocess.run(
-            [*command, *words], cwd=tmp_path, env=dict(os.environ), text=True, capture_output=True
-        )
+        done = run(*command, *words, folder=tmp_path)
         assert done.returncode == 0
         assert done.stderr.splitlines()[0] == f"settings: {source}"
     (tmp_path / "config").mkdir()
     (tmp_path / "config/config.yaml").write_text("of_another_workflow: 1\n")
     options = ["--chunk-size=7", "--min-length=0", "--max-ambiguous=1", "--duplicate-ids=error"]
-    done = subprocess.run([*command, *options], cwd=tmp_path, text=True, capture_output=True)
+    done = run(*command, *options, folder=tmp_path)
     assert done.returncode == 0 and "settings" not in done.stderr  # as in jobs: no file matters
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert (manifest["chunking"]["chunk_size"], manifest["chunking"]["window"]) == (7, 300)

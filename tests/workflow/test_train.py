@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from Bio import SeqIO
 from Bio.SeqFeature import SeqFeature, SimpleLocation
 from Bio.SeqRecord import SeqRecord
-from harness import REPO, Project, environment, jobs, read_tsv, rules, sha256, spoil
+from harness import REPO, Project, jobs, read_tsv, rules, run, sha256, spoil
 from labelled import write_fasta, write_sheet
 
 from virnuc_rules.config.model import Config, LabelledSettings
@@ -438,10 +437,9 @@ def test_evaluate_of_two_files_by_make(trained: Project, tmp_path: Path) -> None
     venv = tmp_path / "venv"  # what is installed already
     venv.mkdir()
     (venv / "installed").touch()
-    done = subprocess.run(
-        ["make", "evaluate", f"VENV={venv}", f"BUNDLE={trained.folder / 'trained'}",
-         f"POS={positives}", f"NEG={negatives}", f"OUT={tmp_path / 'evaluated'}"],
-        cwd=REPO, env=environment(), capture_output=True, text=True, timeout=300,
+    done = run(
+        "make", "evaluate", f"VENV={venv}", f"BUNDLE={trained.folder / 'trained'}",
+        f"POS={positives}", f"NEG={negatives}", f"OUT={tmp_path / 'evaluated'}", folder=REPO,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = evaluation(tmp_path / "evaluated/evaluation.json")
