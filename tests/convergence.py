@@ -1,4 +1,4 @@
-"""Whether a run after an edit gives what a run from nothing gives: projects, references, comparison.
+"""Whether a run after an edit gives what one from nothing gives: projects, references, comparison.
 
 A `Reference` is the run from nothing with the same settings, sheet and inputs. Everything that may
 differ between the two is taken out in `content`, and nowhere else.
@@ -102,12 +102,16 @@ def content(project: Project, path: Path) -> bytes:
     """
     if path == project.paths.report.page:
         page = path.read_text()
-        for part in (r"<section><h2>Workers</h2>.*?</section>", r"<h3>Commands</h3>.*?(?=<h3>)"):
+        for part in (
+            r" · [-\d]+ [\d:]+ UTC",
+            r"<section><h2>Workers</h2>.*?</section>",
+            r"<h3>Commands</h3>.*?(?=<h3>)",
+        ):
             page, found = re.subn(part, "", page, flags=re.DOTALL)
             assert found == 1, part
         return _without_how(page).encode()
     if path == project.paths.config:
-        return _without_how(path.read_text().replace(str(project.folder), "")).encode()
+        return _without_how(re.sub(": /.*/", ": ", path.read_text())).encode()  # folders
     if path == project.paths.report.provenance:
         data = json.loads(path.read_text())
         for key in ("made", "commands", "folder", "computed"):

@@ -61,15 +61,16 @@ def samples(name: str, change: Callable[[dict[str, Path]], dict[str, Path]], emb
 
 
 def replaced(when: str, seconds: int) -> Edit:
-    """Other content of a.fa with a time so much later than the old one's."""
+    """Other content of a.fa with a time that is so much later than now."""
 
     def apply(project: Project) -> None:
         path = project.folder / "a.fa"
-        time = path.stat().st_mtime if path.exists() else 0
         write_sample(path, "a", salt="other")
-        os.utime(path, (time + seconds, time + seconds))
+        if seconds:
+            at = path.stat().st_mtime + seconds
+            os.utime(path, (at, at))
 
-    return Edit(f"a.fa replaced by {when}", apply, "a", chunks=True)
+    return Edit(f"a.fa replaced by {when} content", apply, "a", chunks=True)
 
 
 def touched(project: Project) -> None:
@@ -144,8 +145,9 @@ INPUTS = (
     samples("b removed", lambda s: {n: p for n, p in s.items() if n != "b"}, ""),
     samples("b renamed", lambda s: {n if n != "b" else "d": p for n, p in s.items()}, ""),
     samples("order reversed", lambda s: dict(reversed(s.items())), ""),
-    replaced("newer content", HOUR),
-    replaced("older content", -HOUR),
+    replaced("newer", 0),
+    replaced("older", -HOUR),
+    replaced("future", HOUR),
     Edit("a.fa with another time", touched, ""),
     Edit("a.fa archived", archived, ""),
     Edit("a.fa broken", broken, "", chunks=True),
