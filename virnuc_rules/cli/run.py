@@ -196,7 +196,8 @@ def check(
     for problem in problems:
         logger.error("%s", problem)
     if problems:
-        raise VirnucError(f"{len(problems)} samples could not be used; the others are finished")
+        count = f"{len(problems)} of {len(samples)} samples"
+        raise VirnucError(f"{count} could not be used; the others are finished")
     if stamp:
         touch(stamp)
 
