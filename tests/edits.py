@@ -152,6 +152,7 @@ INPUTS = (
     Edit("a.fa archived", archived, ""),
     Edit("a.fa broken", broken, "", chunks=True),
     Edit("labels", labelled("a0\tvirus", "a1\tnon_viral", "unknown\tvirus"), ""),
+    Edit("labels edited", labelled("a0\tnon_viral"), ""),
     exchanged("classifier", ""),
     exchanged("networks", "ab"),
 )
