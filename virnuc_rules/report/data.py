@@ -161,7 +161,7 @@ def _read_contigs(sample_index: int, sample: SampleSummary) -> dict[str, NDArray
     """Count a sample's contigs; return the columns that the list needs."""
     names = (*_COUNTS, *_SCORES, "call", "id_bytes")
     parts: list[dict[str, NDArray[Any]]] = [{name: np.zeros(0, np.int64) for name in names}]
-    path = sample.folder.parquet("contigs")
+    path, matched = sample.folder.parquet("contigs"), set[str]()
     for batch in _batches(path, *_COUNTS, *_SCORES, "call", "contig"):
         counts = {name: batch[name].to_numpy() for name in _COUNTS}
         scores = {name: batch[name].to_numpy(zero_copy_only=False) for name in _SCORES}
