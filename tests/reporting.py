@@ -85,7 +85,7 @@ def _make_sample(
     chunks = RunFolder(results).chunks(name)
     chunks.path.mkdir(parents=True)
     manifest = Manifest(
-        version=__version__, sources=[f"/data/{name}.fa"], sources_sha256=["0" * 64],
+        version=__version__, sources_sha256=["0" * 64],
         chunking=Chunking(window=500), contigs=contigs,
         bases=int(length.sum()), windows=len(contig), open_frames=int(has_call.sum()),
         reasons={"no_open_frame": int((~has_call).sum())}, chunks=[],

@@ -4,14 +4,30 @@ import copy
 import gzip
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from convergence import LENGTHS, contents, copied, new_project, problems, run, sequence
+from convergence import (
+    LENGTHS,
+    contents,
+    copied,
+    halve,
+    new_project,
+    problems,
+    products,
+    run,
+    sequence,
+)
 from edits import EDITS, labelled
 from harness import BUNDLE, Project, embedded_chunks, jobs, read_tsv, rules
 
+from virnuc_rules.bundles.definition import with_window
+from virnuc_rules.config.model import check_config
 from virnuc_rules.config.run_folder import RunFolder
+from virnuc_rules.config.sheet import read_sheet
+from virnuc_rules.planning.plan import Plan
 
 COMMANDS = ("chunk", "serve", "embed", "predict", "check", "report", "status", "doctor", "train")
 
@@ -79,7 +95,7 @@ def test_r9_a_broken_sample_beside_another(tmp_path: Path, persistent: bool) -> 
     assert after.code == 1
     said, summary = sorted(after.problems, key=lambda line: line.endswith("finished"))
     assert said.startswith("sample a: a.fa: ")
-    assert summary == "1 samples could not be used; the others are finished"
+    assert summary == "error: 1 of 2 samples could not be used; the others are finished"
     assert "Traceback" not in after.output
     assert len(read_tsv(project.paths.sample("b").tsv("contigs"))) == len(LENGTHS["b"])
     assert not project.paths.sample("a").tsv("contigs").exists()
@@ -87,9 +103,7 @@ def test_r9_a_broken_sample_beside_another(tmp_path: Path, persistent: bool) -> 
     again = project.run()
     assert again.returncode == 1 and jobs(again.stdout) == {"check": 1}
     assert problems(project, again.stdout) >= {said, summary}
-    data = (project.folder / "a.fa").read_bytes()
     (project.folder / "a.fa").write_bytes(gzip.compress(b">a\n" + b"ATGGCC" * 100))
-    assert len(data) > 0
     mended = project.run()
     assert mended.returncode == 0, mended.stdout
     assert len(read_tsv(project.paths.sample("a").tsv("contigs"))) == 1
@@ -137,6 +151,30 @@ def test_r12_as_docs_scale_advises(project: Project) -> None:
     assert (done.returncode, jobs(done.stdout)) == (0, expected), done.stdout
     new = len(project.paths.chunks("c").chunk_files())
     assert embedded_chunks(done.stdout) == len(project.embeddings()) == new > 0
+
+
+def is_current(project: Project) -> bool:
+    """Whether a run would have nothing to do; called in the project's folder."""
+    plan = Plan(with_window(check_config(project.settings)), read_sheet(Path("samples.tsv")))
+    plan.look()
+    report = plan.report()
+    return report is not None and report.current() is not None
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, halve])
+def test_r14_no_file_of_the_results_may_be_gone_or_short(
+    project: Project, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.folder)
+    assert is_current(project)
+    files = list(products(project))
+    assert len(files) > 50
+    for path in files:
+        shutil.copy2(path, "good")
+        damage(path)
+        assert not is_current(project), path
+        shutil.copy2("good", path)
+        assert is_current(project), path
 
 
 def test_r16_status_of_a_run_with_another_config(tmp_path: Path) -> None:
