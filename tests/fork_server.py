@@ -39,6 +39,7 @@ CLIENT = Path(__file__).with_name("fork_client.py")
 LATE = (  # what others import when they run
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
+    "pandas",  # pyarrow's
     "pyarrow.dataset",
     "smart_open",
     "snakemake.profiles",

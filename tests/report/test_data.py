@@ -12,6 +12,7 @@ from reporting import make_results
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import ResultError
 from virnuc_rules.report.data import BINS, LENGTHS, SampleSummary, find_samples, read_contigs
+from virnuc_rules.report.page import unmatched
 
 
 @pytest.fixture
@@ -70,11 +71,19 @@ def test_calls_of_contigs_that_are_known(results: Path) -> None:
         contig=ids, call=calls[:number], called_windows=range(10, 10 + number),
         viral_windows=range(number),
     )  # fmt: skip
-    known = read(results, c0="virus", c1="virus", c3="virus", c2="non_viral", absent="virus").known
-    assert known == {
+    labels = {"c0": "virus", "c1": "virus", "c3": "virus", "c2": "non_viral"}
+    sample = read(results, **labels, absent="virus")
+    assert unmatched(sample) == "1 of 5 ids in its table of labels match no contig: absent"
+    assert sample.known == {
         "virus": {"virus": 2, "non_viral": 1, "called_windows": 34, "viral_windows": 4},
         "non_viral": {"no_call": 1, "called_windows": 12, "viral_windows": 2},
     }
+
+
+def test_the_first_of_many_labels_without_contig_are_named(results: Path) -> None:
+    line = unmatched(read(results, **{f"absent{n}": "virus" for n in range(2000)}))
+    assert line.startswith("2,000 of 2,000 ids in its table of labels match no contig: absent0, ")
+    assert line.endswith("absent4 and 1,995 more")
 
 
 def test_a_table_that_has_changed_on_the_disk_is_refused(results: Path) -> None:

@@ -5,6 +5,7 @@ makes the empty outputs that Snakemake sees exist if and only if what they stand
 """
 
 import glob
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -157,11 +158,13 @@ class Plan:
     def edges(self, product: Product | None, files: list[Path]) -> list[Path]:
         """Return the files of the user that Snakemake shall see as inputs of a product's job.
 
-        All of them, but where the product is up to date only those that exist and are older: it was
-        compared by content, so an archived file or a strange time makes no job.
+        Where the product is up to date only those that exist and are older: it was compared by
+        content, so an archived file or a strange time makes no job. Else all, but for files with a
+        time in the future: Snakemake would fail the job that reads them.
         """
         if product is None or not product.done.exists():
-            return files
+            now = time.time_ns()
+            return [path for path in files if is_absent(path) or path.stat().st_mtime_ns <= now]
         done = product.done.stat().st_mtime_ns
         return [path for path in files if path.exists() and path.stat().st_mtime_ns <= done]
 

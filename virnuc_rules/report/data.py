@@ -62,6 +62,7 @@ class SampleSummary:
     with_probability: int = 0  # number of these windows
     labels: Labels = field(default_factory=dict)  # of contigs, where they are known
     known: dict[str, Counter[str]] = field(default_factory=dict)  # by label: calls, windows
+    unmatched: list[str] = field(default_factory=list)  # ids with a label, of no contig
 
     @property
     def expected_fdr(self) -> float | None:
@@ -160,16 +161,17 @@ def _read_contigs(sample_index: int, sample: SampleSummary) -> dict[str, NDArray
     """Count a sample's contigs; return the columns that the list needs."""
     names = (*_COUNTS, *_SCORES, "call", "id_bytes")
     parts: list[dict[str, NDArray[Any]]] = [{name: np.zeros(0, np.int64) for name in names}]
-    path = sample.folder.parquet("contigs")
+    path, matched = sample.folder.parquet("contigs"), set[str]()
     for batch in _batches(path, *_COUNTS, *_SCORES, "call", "contig"):
         counts = {name: batch[name].to_numpy() for name in _COUNTS}
         scores = {name: batch[name].to_numpy(zero_copy_only=False) for name in _SCORES}
         whole = {name: np.where(np.isnan(score), NO_SCORE, np.nan_to_num(score) * 10_000)
                  for name, score in scores.items()}  # fmt: skip
-        _count_known(sample, batch)
+        matched |= _count_known(sample, batch)
         call, id_bytes = _call(batch, path), pc.binary_length(batch["contig"]).to_numpy() + 3
         parts.append({**counts, **whole, "call": call, "id_bytes": id_bytes})
     joined = _joined(parts)
+    sample.unmatched = [contig for contig in sample.labels if contig not in matched]
     if len(joined["call"]) != sample.manifest.contigs:
         raise ResultError(f"{path}: does not belong to the sample's chunks; run `predict` again")
     size = np.searchsorted(LENGTHS, joined["length"], "right") - 1
@@ -181,15 +183,18 @@ def _read_contigs(sample_index: int, sample: SampleSummary) -> dict[str, NDArray
     return joined
 
 
-def _count_known(sample: SampleSummary, batch: pa.RecordBatch) -> None:
-    """Count the calls of contigs with a known label."""
+def _count_known(sample: SampleSummary, batch: pa.RecordBatch) -> set[str]:
+    """Count the calls of contigs with a known label; return their ids."""
+    matched: set[str] = set()
     if not sample.labels:
-        return
+        return matched
     columns = (batch[name].to_pylist() for name in ("contig", "call", *_COUNTS[3:]))
     for contig, call, called, viral in zip(*columns, strict=True):
         if label := sample.labels.get(contig):
+            matched.add(contig)
             counts = sample.known.setdefault(label, Counter())
             counts.update({call: 1, "called_windows": called, "viral_windows": viral})
+    return matched
 
 
 def _read_windows(sample: SampleSummary, offset: Int, track: NDArray[np.uint8]) -> None:

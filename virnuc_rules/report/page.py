@@ -43,6 +43,7 @@ from virnuc_rules.vocabulary import Call
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 200  # in the list
+_SHOWN = 5  # ids in a line
 
 
 @dataclass(slots=True)
@@ -92,17 +93,31 @@ def read_run(config: Config) -> Run:
         logger.warning("sample %s is not in the report: %s", name, reason)
     if not samples:
         raise ResultError(f"{results}: no sample has tables yet; run `predict` first")
+    contigs = read_contigs(samples)
+    for sample in samples:
+        if sample.unmatched:
+            logger.warning("sample %s: %s", sample.name, unmatched(sample))
     card, store = read_card(config.run.bundle), Store(results)
     failed = store.failed(_tasks(config, [*(s.name for s in samples), *missing]))
     return Run(
         samples=samples,
         missing=missing,
-        contigs=read_contigs(samples),
+        contigs=contigs,
         workers=read_reports(store.workers),
         failures=[failure for key, failure in failed.items() if not store.is_done(key)],
         card=card,
         verified=read_verified(config.run.bundle, card.fingerprint),
         provenance=provenance(config, {s.name: s.manifest for s in samples}, sheet.samples),
+    )
+
+
+def unmatched(sample: SampleSummary) -> str:
+    """Say how many ids in a sample's tables of labels are of no contig, and name some."""
+    ids = sample.unmatched
+    more = f" and {len(ids) - _SHOWN:,} more" if len(ids) > _SHOWN else ""
+    return (
+        f"{len(ids):,} of {len(sample.labels):,} ids in its table of labels match no contig: "
+        f"{', '.join(ids[:_SHOWN])}{more}"
     )
 
 
@@ -125,6 +140,7 @@ def page_environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["count"] = "{:,}".format
+    environment.filters["unmatched"] = unmatched
     return environment
 
 

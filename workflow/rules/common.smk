@@ -150,6 +150,6 @@ def sheet_and_tables(wildcards):
     """The labelled sheet and the tables that it names; errors in it stop the run at the start."""
     sheet = CONFIG.inputs.samples
     try:
-        return [sheet, *tables_beside(read_labelled_sheet(sheet))]
+        return PLAN.edges(None, [sheet, *tables_beside(read_labelled_sheet(sheet))])
     except VirnucError as error:
         raise WorkflowError(str(error)) from None
