@@ -107,8 +107,7 @@ def content(project: Project, path: Path) -> bytes:
             r"<section><h2>Workers</h2>.*?</section>",
             r"<h3>Commands</h3>.*?(?=<h3>)",
         ):
-            page, found = re.subn(part, "", page, flags=re.DOTALL)
-            assert found == 1, part
+            page = re.sub(part, "", page, count=1, flags=re.DOTALL)
         return _without_how(page).encode()
     if path == project.paths.config:
         return _without_how(re.sub(": /.*/", ": ", path.read_text())).encode()  # folders
@@ -129,6 +128,13 @@ def content(project: Project, path: Path) -> bytes:
     return path.read_bytes()
 
 
+def _content(project: Project, path: Path) -> bytes:
+    try:
+        return content(project, path)
+    except json.JSONDecodeError:  # damaged by an edit
+        return path.read_bytes()
+
+
 def _without_how(text: str) -> str:
     return re.sub(rf"^({'|'.join(HOW)}): .*\n", "", text, flags=re.MULTILINE)
 
@@ -136,7 +142,7 @@ def _without_how(text: str) -> str:
 def contents(project: Project) -> dict[str, bytes]:
     """Return all products by their paths below the results."""
     found = products(project)
-    return {str(p.relative_to(project.results)): content(project, p) for p in found}
+    return {str(path.relative_to(project.results)): _content(project, path) for path in found}
 
 
 def problems(project: Project, output: str) -> set[str]:

@@ -186,6 +186,6 @@ RESULTS = (
     deleted("multiqc"),
     deleted("config.yaml"),
     deleted("logs"),
-    deleted("../results"),
+    deleted("../results", chunks=True, embeds="ab"),
 )
 EDITS = {edit.name: edit for edit in (*SETTINGS, *INPUTS, *RESULTS)}

@@ -135,10 +135,10 @@ class Project:
         }
 
     def claims(self) -> list[Path]:
-        return list(self.paths.claims.iterdir())
+        return list(self.paths.claims.glob("*"))
 
     def failures(self) -> list[Path]:
-        return list(self.paths.failures.iterdir())
+        return list(self.paths.failures.glob("*"))
 
     def processes(self) -> list[int]:
         """Ids of the processes whose working directory is the project's folder."""
