@@ -7,14 +7,14 @@ starts in 20 ms: without site packages, and with modules in C.
 import os
 import signal
 import sys
-from _socket import AF_UNIX, SCM_RIGHTS, SOCK_STREAM, SOL_SOCKET, socket
+from _socket import AF_UNIX, SCM_RIGHTS, SOCK_SEQPACKET, SOL_SOCKET, socket
 from struct import pack
 
 NO_SERVER = 70  # EX_SOFTWARE
 
 
 def main() -> None:
-    server = socket(AF_UNIX, SOCK_STREAM)
+    server = socket(AF_UNIX, SOCK_SEQPACKET)
     server.connect(sys.argv[0].rpartition("/")[0] + "/socket")
     server.sendmsg([b"\n"], [(SOL_SOCKET, SCM_RIGHTS, pack("3i", 0, 1, 2))])
     process = int(server.recv(100))

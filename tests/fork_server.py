@@ -55,7 +55,7 @@ class ForkServer:
         self.folder = Path(tempfile.mkdtemp(prefix="fork"))  # short: it has a socket
         self._process = subprocess.Popen(
             [sys.executable, __file__, self.folder],
-            env=environment,
+            env={**environment, "OMP_NUM_THREADS": "1"},  # no threads of OpenBLAS
             stdin=subprocess.PIPE,  # closed when this process ends
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -75,7 +75,7 @@ class Server:
             script = folder / name
             script.write_text(f"#!{sys.executable} -IS\n{CLIENT.read_text()}")
             script.chmod(0o755)
-        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # keeps messages apart
         self.listener.bind(str(folder / "socket"))
         self.listener.listen(100)
         self.poll = selectors.DefaultSelector()

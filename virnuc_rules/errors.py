@@ -6,9 +6,11 @@ class VirnucError(Exception):
 
 
 class InputError(VirnucError):
-    """A sequence file that cannot be used."""
+    """A sequence file that cannot be used: its content is wrong, or there is no such file."""
 
-    lasting = True  # False: it could not be read now, so its content is not to blame
+
+class UnreadableInput(InputError):
+    """A sequence file that could not be read now: permission, disk, network. Worth another try."""
 
 
 class ChunkError(VirnucError):

@@ -91,14 +91,15 @@ def test_the_file_does_not_depend_on_the_pieces(tmp_path: Path) -> None:
     assert len(set(written)) == 1
 
 
+@pytest.mark.parametrize("size", [1, 300, 700, 1234, 1 << 20])
 def test_chunking_keeps_the_bases_of_all_contigs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """Windows overlap, and long contigs are read in pieces: each base is kept once."""
-    monkeypatch.setattr("virnuc_rules.chunking.writer._BLOCK", 700)
+    monkeypatch.setattr("virnuc_rules.chunking.writer._BLOCK", size)
     source = tmp_path / "in.fa"
     draw = random.Random(2)
-    records = ["".join(draw.choices("ACGTacgtN", k=size)) for size in (5000, 3, 1, 701, 700)]
+    records = ["".join(draw.choices("ACGTacgtN", k=n)) for n in (5000, 3, 0, 701, 700)]
     source.write_text("".join(f">c{n}\n{text}\n" for n, text in enumerate(records)))
     manifest = chunk_it(source, tmp_path / "out")
     with closing(Bases(ChunkFolder(tmp_path / "out"), manifest.bases)) as bases:

@@ -15,7 +15,7 @@ from virnuc_rules.reading.fastx import Contig, Sequences
 
 FAILING = {
     "an illegal letter": b">bad\nAC!T\n",
-    "an empty record": b">bad\n",
+    "a record without id": b">\nACGT\n",
     "an id twice": b">same\nACGT\n>same\nACGT\n",
 }
 

@@ -348,14 +348,47 @@ def sheet_error(sheet: Path) -> str:
         "sample\tpath\n\nlake\tlake.fa.gz\n\ngut-2.b_C\tmy data/gut.fa\n\n",
         "note\tpath\tsample\nx\tlake.fa.gz\tlake\n\tmy data/gut.fa\tgut-2.b_C\n",
         "sample\tpath\n lake \t lake.fa.gz \ngut-2.b_C\tmy data/gut.fa\tand more\n",
+        "sample \tpath  \t\nlake\tlake.fa.gz\ngut-2.b_C\tmy data/gut.fa\n",
+        "Sample\tPATH\nlake\tlake.fa.gz\ngut-2.b_C\tmy data/gut.fa\n",
+        "# my lakes\n\n#\tx\nsample\tpath\nlake\tlake.fa.gz\ngut-2.b_C\tmy data/gut.fa\n",
+        "#sample\tpath\nlake\tlake.fa.gz\ngut-2.b_C\tmy data/gut.fa\n",
     ],
-    ids=["plain", "no last newline", "CRLF", "BOM", "blank lines", "more columns", "spaces"],
+    ids=[
+        "plain",
+        "no last newline",
+        "CRLF",
+        "BOM",
+        "blank lines",
+        "more columns",
+        "spaces",
+        "blanks in the header",
+        "capitals",
+        "comments",
+        "a header as a comment",
+    ],
 )
 def test_sample_sheets(tmp_path: Path, text: str) -> None:
     sheet = tmp_path / "samples.tsv"
     sheet.write_bytes(text.encode())
     expected = {"lake": [Path("lake.fa.gz")], "gut-2.b_C": [Path("my data/gut.fa")]}
     assert list(read_samples(sheet).items()) == list(expected.items())
+
+
+@pytest.mark.parametrize(
+    "column", ["note", "comment", "date", "site", "sample_id", "file", "name", "host", "level"]
+)
+def test_other_columns_are_the_user_s(tmp_path: Path, column: str) -> None:
+    sheet = tmp_path / "samples.tsv"
+    sheet.write_text(f"sample\tpath\t{column}\na\ta.fa\tx\n")
+    assert read_samples(sheet) == {"a": [Path("a.fa")]}
+
+
+def test_an_empty_key_is_its_default(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("bundle_definition:\nwindow:\n")
+    config, _ = load_config(path, {})
+    assert config == Config()
+    assert config.workflow.bundle_definition == ""
 
 
 def test_the_sheet_of_the_repository_is_sound() -> None:
@@ -368,6 +401,27 @@ MISTAKES = {
     "commas": ("sample,path\na,a.fa\n", "line 1: the columns"),
     "a column too few": ("sample\na\n", "line 1: the columns"),
     "empty": ("", "line 1: the columns"),
+    "only comments": ("# a\n# b\n", "line 2: the columns 'sample' and 'path' are needed"),
+    "quotes": (
+        '"sample"\t"path"\n"a"\t"a.fa"\n',
+        "line 1: the columns 'sample' and 'path' are needed, tab-separated, without quotes "
+        '(found "sample")',
+    ),
+    "a column twice": (
+        "# x\nsample\tpath\tPath\na\ta.fa\tb.fa\n",
+        "line 2: two columns are 'path'; leave one",
+    ),
+    **{
+        f"the column {column}": (
+            f"sample\tpath\t{column}\na\ta.fa\t\n",
+            f"column {column.lower()!r} is not known; did you mean {meant!r}?",
+        )
+        for column, meant in {"lables": "labels", "Lables": "labels", "path2": "path"}.items()
+    },
+    "a file twice, once from the root": (
+        f"{ROW}a\t{Path.cwd()}/a.fa\n",
+        f"line 3: sample 'a' has {Path.cwd()}/a.fa twice; remove one of them",
+    ),
     "only a header": ("sample\tpath\n", "no samples; add a line"),
     "a file twice": (
         f"{ROW}b\ta.fa\na\ta.fa\n",

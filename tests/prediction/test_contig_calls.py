@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from virnuc_rules.chunking.format import WINDOW_SCHEMA
+from virnuc_rules.chunking.windows import count
 from virnuc_rules.config.model import Calling
 from virnuc_rules.prediction.contig_calls import (
     WindowCalls,
     contig_calls,
     viral_regions,
-    whole_contigs,
+    with_windows,
 )
 from virnuc_rules.vocabulary import NO_REASON, Reason
 
@@ -29,28 +31,29 @@ WINDOW = st.one_of(
 )
 
 
-def windows_of(*contigs: list[Window], first: int = 0) -> WindowCalls:
+def windows_of(*contigs: list[Window]) -> WindowCalls:
     flat = [(number, k, w) for number, contig in enumerate(contigs) for k, w in enumerate(contig)]
     reason = [Reason(w).code if isinstance(w, str) else NO_REASON for _, _, w in flat]
     return WindowCalls(
-        contig=np.array([number for number, _, _ in flat]) + first,
-        start=np.array([400 * k for _, k, _ in flat]),
-        end=np.array([400 * k + 500 for _, k, _ in flat]),
+        contigs=len(contigs),
+        index=np.array([number for number, _, _ in flat], np.int64),
+        start=np.array([400 * k for _, k, _ in flat], np.int64),
+        end=np.array([400 * k + 500 for _, k, _ in flat], np.int64),
         score=np.array([-np.inf if isinstance(w, str) else w[0] for _, _, w in flat], np.float32),
         reason=np.array(reason, np.int8),
-        virus=np.array([not isinstance(w, str) and w[1] for _, _, w in flat]),
+        virus=np.array([not isinstance(w, str) and w[1] for _, _, w in flat], bool),
     )
 
 
 def called(*contigs: list[Window], **rule: Any) -> list[dict[str, Any]]:
-    windows = windows_of(*contigs, first=5)
+    windows = windows_of(*contigs)
     columns = contig_calls(windows, viral_regions(windows), Calling(**rule))
     rows = zip(*(list(values) for values in columns.values()), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def regions_of(*contigs: list[Window]) -> list[tuple[int, int, int, int]]:
-    found = viral_regions(windows_of(*contigs, first=3))
+    found = viral_regions(windows_of(*contigs))
     columns = (found.index, found.start, found.end, found.windows)
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
@@ -93,7 +96,7 @@ def test_the_scores_of_a_region_are_those_of_its_viral_windows() -> None:
 # --- contigs -----------------------------------------------------------------------------------
 
 
-@given(contigs=st.lists(st.lists(WINDOW, min_size=1, max_size=9), min_size=1, max_size=6))
+@given(contigs=st.lists(st.lists(WINDOW, max_size=9), min_size=1, max_size=6))
 def test_columns_of_contigs_beside_plain_python(contigs: list[list[Window]]) -> None:
     for row, contig in zip(called(*contigs), contigs, strict=True):
         calls = [window for window in contig if not isinstance(window, str)]
@@ -101,11 +104,11 @@ def test_columns_of_contigs_beside_plain_python(contigs: list[list[Window]]) -> 
         scores = [score for score, _ in calls]
         assert (row["windows"], row["called_windows"]) == (len(contig), len(calls))
         assert row["viral_windows"] == len(viral)
-        assert row["viral_fraction_all"] == np.float32(len(viral) / len(contig))
         runs = [len(list(run)) for virus, run in groupby(v for _, v in calls) if virus]
         assert row["longest_run"] == max(runs, default=0)
         expected = {
             "viral_fraction": len(viral) / len(calls) if calls else math.nan,
+            "viral_fraction_all": len(viral) / len(contig) if contig else math.nan,
             "score_mean": statistics.fmean(scores) if calls else math.nan,
             "score_median": statistics.median(scores) if calls else math.nan,
             "score_max": max(scores, default=math.nan),
@@ -118,7 +121,7 @@ def test_columns_of_contigs_beside_plain_python(contigs: list[list[Window]]) -> 
             is_virus = bool(viral) and row["viral_fraction"] >= 0.5 and row["score_viral"] >= 0.5
             assert (row["call"], row["reason"]) == ("virus" if is_virus else "non_viral", None)
         else:
-            first = min(map(list(Reason).index, contig))
+            first = min(map(list(Reason).index, contig), default=-1)  # the last: too_short
             assert (row["call"], row["reason"]) == ("no_call", list(Reason)[first])
 
 
@@ -166,14 +169,36 @@ def test_the_most_telling_reason(contig: list[Window], reason: str) -> None:
 
 
 @given(
-    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12),
-    step=st.integers(1, 20),
+    lengths=st.lists(st.one_of(st.just(0), st.integers(1, 90)), max_size=12),
+    steps=st.tuples(st.integers(1, 5), st.integers(1, 20)),
+    together=st.integers(1, 12),
 )
-def test_no_contig_is_in_two_blocks(sizes: list[int], step: int) -> None:
-    numbers = np.repeat(np.arange(len(sizes)), sizes)
-    table = pa.table({"contig_index": numbers})
-    parts = [table.slice(at, step) for at in range(0, len(numbers), step)]
-    blocks = [block["contig_index"].to_pylist() for block in whole_contigs(parts)]
-    assert [number for block in blocks for number in block] == numbers.tolist()
-    assert all(one[-1] < two[0] for one, two in pairwise(blocks))
-    assert min(map(len, blocks)) > 0
+def test_contigs_come_with_all_their_windows(
+    lengths: list[int], steps: tuple[int, int], together: int
+) -> None:
+    sizes = [count(length, 10) for length in lengths]
+    contigs = pa.table(
+        {"contig_index": range(len(lengths)), "length": pa.array(lengths, pa.int64())}
+    )
+    number = np.repeat(np.arange(len(lengths)), sizes)
+    rows = [{"contig_index": index, "start": row} for row, index in enumerate(number.tolist())]
+    windows = pa.Table.from_pylist(rows, WINDOW_SCHEMA)
+    parts = [
+        [table.slice(at, step) for at in range(0, table.num_rows, step)]
+        for table, step in zip((contigs, windows), steps, strict=True)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("virnuc_rules.prediction.contig_calls._ROWS", together)
+        pairs = list(with_windows(*parts, 10))
+    seen: list[int] = []
+    for of_contigs, of_windows in pairs:
+        own = of_contigs["contig_index"].to_pylist()
+        assert own
+        expected = [index for index in own for _ in range(sizes[index])]
+        assert of_windows["contig_index"].to_pylist() == expected
+        assert len(own) == 1 or len(expected) <= together + 9  # a contig has at most 9 windows
+        seen += own
+    assert seen == list(range(len(lengths)))
+    assert [row for _, table in pairs for row in table["start"].to_pylist()] == list(
+        range(len(number))
+    )

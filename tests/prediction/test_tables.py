@@ -38,7 +38,7 @@ def scored(ids: list[str], scores: np.ndarray) -> ScoredChunk:
 def write_frames(folder: Path, *frames: ScoredChunk) -> Path:
     folder.mkdir(exist_ok=True)
     sample, chunks = SampleFolder(folder, "s"), ChunkFolder(folder)
-    with SampleTables(sample, Calling(), np.zeros(0, np.int64), chunks) as written:
+    with SampleTables(sample, Calling(), chunks) as written:
         for chunk in frames:
             written.add_frames(chunk, np.zeros(chunk.table.num_rows, np.int64))
         written.finish()
@@ -183,10 +183,10 @@ def test_a_window_has_the_probability_of_its_margin(tmp_path: Path) -> None:
         [0, "a", 3, 1000, 1500, 1, None],
     ]
     table = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows])
-    lengths = np.array([1500])
+    contigs = pa.table({"contig_index": [0], "contig": ["a"], "length": [1500]})
     folders = SampleFolder(tmp_path, "s"), ChunkFolder(tmp_path)
-    with SampleTables(folders[0], Calling(), lengths, folders[1], expit) as written:
-        written.add_windows(table, consensus)
+    with SampleTables(folders[0], Calling(), folders[1], expit) as written:
+        written.add_contigs(contigs, table, consensus)
         written.finish()
     found = pq.read_table(tmp_path / "windows.parquet")["probability"].to_pylist()
     assert found == [pytest.approx(0.8), None, pytest.approx(0.4)]

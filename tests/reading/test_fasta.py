@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from Bio import SeqIO
+from harness import files_of_at_most
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from virnuc_rules.errors import InputError
+from virnuc_rules.errors import InputError, VirnucError
 from virnuc_rules.reading import fastx as sequences
 from virnuc_rules.reading.fastx import Contig, Sequences
 
@@ -51,7 +52,6 @@ def some_bases(number: int) -> bytes:
 
 # --- files that cannot be used ---------------------------------------------------------------
 
-EMPTY = "the file is empty; expected FASTA or FASTQ records"
 NO_ID = "no id; give the record a name"
 NEITHER = "this is neither FASTA nor FASTQ: it begins with {}, not with '>' or '@'"
 MAC = "the lines end in single carriage returns, as on old Macs; convert them: "
@@ -59,19 +59,20 @@ MIXED = "this looks like a FASTQ record in a FASTA file; put them into two files
 ALPHABET = "allowed are A C G T U and the IUPAC codes RYSWKMBDHVN"
 PROTEIN = "this looks like protein; nucleotides are needed"
 
+UTF_16 = "this is UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW"
+TEXT = ">a\nACGT\n"
+
 BAD_CONTENT = {
-    "no bytes": (b"", EMPTY),
-    "empty record in the middle": (
-        b">a\nACGT\n>b\n>c\nACGT\n",
-        'record 2 ("b"): empty sequence; remove the record',
+    "UTF-16": (TEXT.encode("utf-16"), UTF_16),
+    "UTF-16 LE without a mark": (TEXT.encode("utf-16-le"), UTF_16),
+    "UTF-16 BE without a mark": (TEXT.encode("utf-16-be"), UTF_16),
+    "an id that is too long": (
+        b">a\nACGT\n>" + b"x" * 2000 + b"\nACGT\n",
+        "record 2: the id has 2000 bytes, more than 1024; shorten it",
     ),
-    "empty record at the end": (
-        b">a\nACGT\n>b",
-        'record 2 ("b"): empty sequence; remove the record',
-    ),
-    "a record of blank lines": (
-        b">a\n\n \t\r\n\n>b\nA\n",
-        'record 1 ("a"): empty sequence; remove the record',
+    "a masked base as X": (
+        b">a\nACGXT\n",
+        f"record 1 (\"a\"): illegal letter 'X' at base 4; {PROTEIN}",
     ),
     "no id": (b">\nACGT\n", f"record 1: {NO_ID}"),
     "no id at the very end": (b">a\nACGT\n>", f"record 2: {NO_ID}"),
@@ -126,6 +127,17 @@ def test_bad_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str)
     for block in BLOCKS:
         monkeypatch.setattr(sequences, "_BLOCK", block)
         assert error(write(tmp_path, content)) == expected
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", gzip.compress(b"")])
+def test_an_empty_file_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    path = write(tmp_path, content)
+    assert read(path) == []
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", f"sample lake: {path}: the file is empty: it has no contigs")
+    ]
 
 
 def test_the_place_of_an_illegal_letter_in_a_spilled_contig(
@@ -190,7 +202,19 @@ ODD_IDS = [
     "-",
 ]
 GOOD_CONTENT: dict[str, tuple[bytes, Records]] = {
+    "no bytes": (b"", []),
+    "blank lines only": (b"\n \t\r\n\n", []),
+    "empty record at first": (b">a\n>b\nACGT\n", [("a", ""), ("b", "ACGT")]),
+    "empty records in the middle": (
+        b">a\nACGT\n>b\n>c x\n>d\nA\n",
+        [("a", "ACGT"), ("b", ""), ("c", ""), ("d", "A")],
+    ),
+    "empty record at the end": (b">a\nACGT\n>b", [("a", "ACGT"), ("b", "")]),
+    "a record of blank lines": (b">a\n\n \t\r\n\n>b\nA\n", [("a", ""), ("b", "A")]),
     "several lines": (b">a\nACGT\nAC\nG\n>b\nT\n", [("a", "ACGTACG"), ("b", "T")]),
+    "a byte order mark": (b"\xef\xbb\xbf>a\nACGT\n", [("a", "ACGT")]),
+    "a byte order mark before a short file": (b"\xef\xbb\xbf>a", [("a", "")]),
+    "the longest id": (b">" + b"x" * 1024 + b" y\nA\n", [("x" * 1024, "A")]),
     "CRLF": (b">a b\r\nACGT\r\nAC\r\n\r\n>c\r\nT\r\n", [("a", "ACGTAC"), ("c", "T")]),
     "lower case is kept": (b">a\nacGTnN\n", [("a", "acGTnN")]),
     "every letter": (b">a\n" + IUPAC.encode() + b"\n", [("a", IUPAC)]),
@@ -227,7 +251,7 @@ def fasta_texts(draw: st.DrawFn) -> bytes:
     names = st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"]), min_size=1)
     ids = draw(st.lists(names, min_size=1, max_size=6, unique=True))
     newline = draw(st.sampled_from(["\n", "\r\n"]))
-    lines = st.lists(st.text(IUPAC, max_size=30), min_size=1).filter(any)
+    lines = st.lists(st.text(IUPAC, max_size=30))
     descriptions = st.sampled_from(["", " x", " a >b", "\tc", " " + "long " * 20])
     text = ""
     for name in ids:
@@ -262,8 +286,7 @@ def test_any_bytes_are_read_or_refused(one_folder: Path, content: bytes, block: 
         except InputError as refused:
             assert str(refused).startswith(f"sample lake: {path}: ")
         else:
-            assert records
-            assert all(name and bases for name, bases in records)
+            assert all(name for name, _ in records)
 
 
 @given(
@@ -302,3 +325,29 @@ def test_a_spilled_contig_is_not_in_memory(tmp_path: Path, monkeypatch: pytest.M
         kept[contig.id] = 0 if contig._file._rolled else contig.length
         assert contig.bases(0, contig.length) in (b"ACGT", bases)
     assert kept == {"short": 4, "long": 0}
+
+
+def test_no_room_for_a_long_contig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of temporary files is named, and it is no fault of the input."""
+    monkeypatch.setattr(sequences, "_BLOCK", 5000)
+    monkeypatch.setattr(sequences, "_SPILL", 100)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    path = write(tmp_path, b">long\n" + some_bases(50_000) + b"\n")
+    with pytest.raises(VirnucError) as raised, files_of_at_most(20_000):
+        list(Sequences([path], "lake").contigs())
+    assert not isinstance(raised.value, InputError)
+    assert str(raised.value) == (
+        f"{tmp_path}: cannot hold a long contig (File too large); make room there, or set TMPDIR "
+        "to another folder"
+    )
+
+
+def test_no_room_for_the_last_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written when the contig is read."""
+    monkeypatch.setattr(sequences, "_SPILL", 100)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    contig = Contig("long")
+    for size in (200, 700):
+        contig.append(some_bases(size))
+    with pytest.raises(VirnucError, match="cannot hold a long contig"), files_of_at_most(500):
+        contig.bases(0, 900)

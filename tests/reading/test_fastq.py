@@ -45,6 +45,7 @@ def write(folder: Path, content: bytes, name: str = "reads.fq") -> Path:
 
 GOOD = {
     "two reads": READS,
+    "a byte order mark": b"\xef\xbb\xbf" + READS,
     "no newline at the end": READS[:-1],
     "CRLF": READS.replace(b"\n", b"\r\n"),
     "CRLF without the last": READS.replace(b"\n", b"\r\n")[:-2],
@@ -91,7 +92,6 @@ BAD = {
         READS + b">c\nACGT\n",
         "record 3: a FASTA record in a FASTQ file; put them into two files",
     ),
-    "no bases": (b"@r1\n\n+\n\n", 'record 1 ("r1"): empty sequence; remove the record'),
     "no id": (READS + b"@\nA\n+\nI\n", "record 3: no id; give the record a name"),
     "an id that is not UTF-8": (
         b"@\xff\nA\n+\nI\n",
@@ -117,6 +117,13 @@ def test_bad_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -
     for block in BLOCKS:
         monkeypatch.setattr(sequences, "_BLOCK", block)
         assert error(path) == f"{path}: {expected}"
+
+
+def test_reads_without_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, b"@a\n\n+\n\n@b\nAC\n+\nII\n@c\n\n+\n\n")
+    for block in BLOCKS:
+        monkeypatch.setattr(sequences, "_BLOCK", block)
+        assert read(path) == [("a", ""), ("b", "AC"), ("c", "")]
 
 
 @pytest.mark.parametrize("mark", [b">", b"@"])
@@ -156,12 +163,13 @@ def fastq_texts(draw: st.DrawFn) -> bytes:
     newline = draw(st.sampled_from(["\n", "\r\n"]))
     text = ""
     for name in draw(st.lists(names, min_size=1, max_size=6, unique=True)):
-        bases = draw(st.text("ACGTNacgtRYSWKMBDHV", min_size=1, max_size=40))
+        bases = draw(st.text("ACGTNacgtRYSWKMBDHV", max_size=40))
         size = len(bases)
         qualities = draw(st.text("@+>I!~ACGT", min_size=size, max_size=size))
         description = draw(st.sampled_from(["", " 1:N:0:1", "\tx @y", " >z"]))
         text += newline.join([f"@{name}{description}", bases, "+", qualities, ""])
-    return (text if draw(st.booleans()) else text.removesuffix(newline)).encode()
+    whole = not bases or draw(st.booleans())  # an empty line of qualities needs its end
+    return (text if whole else text.removesuffix(newline)).encode()
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +213,6 @@ def test_an_error_names_the_file_and_its_own_record(tmp_path: Path) -> None:
     first = write(tmp_path, b">a\nA\n>b\nA\n", "one.fa")
     second = write(tmp_path, b">c\nA\n>d\n?\n", "two.fa")
     assert error(first, second).startswith(f'{second}: record 2 ("d"): illegal letter')
-    third = write(tmp_path, b"", "three.fa")
-    assert error(first, third).startswith(f"{third}: the file is empty")
 
 
 def test_the_reads_of_pairs_have_the_same_ids(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Opening files: every compression by its bytes, and nothing left out of a damaged one."""
 
+import errno
 import hashlib
 import io
 import os
@@ -9,11 +10,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packing import PACK, PACKED, gz, zstd
 
-from virnuc_rules.errors import InputError
+from virnuc_rules.errors import InputError, UnreadableInput
 from virnuc_rules.reading import streams
 from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.reading.streams import Source, size_on_disk
@@ -71,7 +73,7 @@ def test_several_members_as_bgzip_and_cat_write_them(
         assert read(path) == TEXT
 
 
-@pytest.mark.parametrize("kind", ["xz", "bz2"])
+@pytest.mark.parametrize("kind", ["gz", "xz", "bz2"])
 def test_zeros_between_and_after_streams_are_padding(tmp_path: Path, kind: str) -> None:
     first, second = PACK[kind](TEXT[:90]), PACK[kind](TEXT[90:])
     zeros = bytes(1_000_000)  # more than is read at a time
@@ -176,9 +178,62 @@ def test_standard_input_and_missing_files_have_no_size(
     assert size_on_disk([path, tmp_path / "absent.fa"]) is None
 
 
+# --- what is wrong: the content, or the reading ---------------------------------------------------
+
+
+def failure(path: Path) -> InputError:
+    with pytest.raises(InputError) as raised:
+        list(Sequences([path], "lake").contigs())
+    message = str(raised.value)
+    assert message.startswith(f"sample lake: {path}: ") and message.isprintable()
+    return raised.value
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("kind", PACK)
+def test_a_disk_that_fails_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, number: int
+) -> None:
+    monkeypatch.setattr(streams, "_BUFFER", 64)
+    path = write(tmp_path, PACK[kind](TEXT))
+    readinto = streams._Tap.readinto
+
+    def failing(tap: streams._Tap, buffer: Any) -> int:
+        if tap.file.tell() > 500:
+            raise OSError(number, os.strerror(number))
+        return readinto(tap, buffer)
+
+    monkeypatch.setattr(streams._Tap, "readinto", failing)
+    error = failure(path)
+    assert type(error) is UnreadableInput
+    assert os.strerror(number) in str(error) and "run again" in str(error)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.EIO])
+def test_a_file_that_cannot_be_opened_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def failing(_: object) -> io.FileIO:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(io, "FileIO", failing)
+    error = failure(write(tmp_path, TEXT))
+    assert type(error) is UnreadableInput
+    assert os.strerror(number) in str(error)
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_a_missing_and_a_damaged_file_will_not_get_better(tmp_path: Path, kind: str) -> None:
+    assert type(failure(tmp_path / "absent.fa")) is InputError
+    assert type(failure(write(tmp_path, PACK[kind](TEXT)[:-9]))) is InputError
+    assert type(failure(write(tmp_path, PACK[kind](TEXT) + b"junk"))) is InputError
+    assert type(failure(write(tmp_path, b">a\n!\n"))) is InputError
+
+
 MEASURE = """
 import sys
 from pathlib import Path
+from typing import Any
 from virnuc_rules.reading.streams import Source
 size = sum(map(len, Source(Path(sys.argv[1]), lambda _: None).blocks(1 << 20)))
 status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())

@@ -200,8 +200,12 @@ class Cluster:
         return {job: node for job, node, comment in found if rule in comment}
 
     def hurry(self, job: str) -> None:
-        """Start a job that was requeued now; Slurm lets such wait for two minutes."""
-        wait(lambda: b"PENDING" in self.ask("squeue", "-h", "-j", job, "-o", "%T"))
+        """Start a job that was requeued now, unless it runs already.
+
+        Slurm may let it wait for two minutes. On a busy machine it may have begun before we look.
+        """
+        states = (b"PENDING", b"RUNNING")
+        wait(lambda: self.ask("squeue", "-h", "-j", job, "-o", "%T").strip() in states)
         self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def wait_idle(self) -> None:

@@ -3,10 +3,16 @@
 from pathlib import Path
 
 import pytest
+from chunk_folders import chunk_it
 
 from virnuc_rules.config.labels import read_controls
+from virnuc_rules.config.model import Config, LabelledSettings
+from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.config.sheet import read_sheet
 from virnuc_rules.errors import VirnucError
+from virnuc_rules.prediction.window_calls import Consensus
+from virnuc_rules.training.labelled import read_labelled
+from virnuc_rules.training.scored import _contig_calls
 from virnuc_rules.training.sheet import read_labelled_sheet, tables_beside
 
 
@@ -44,7 +50,7 @@ def test_each_file_has_its_own_group_annotation_and_part(tmp_path: Path) -> None
 def test_a_pattern_gives_all_its_files_the_label(tmp_path: Path) -> None:
     for name in ("b.fa", "a.fa"):
         (tmp_path / name).write_text(">x\nACGT\n")
-    path = sheet(tmp_path, f"sample\tpath\tlabel\nv\t{tmp_path}/*.fa\tvirus\n")
+    path = sheet(tmp_path, f"sample\tpath\tlabel\t\nv\t{tmp_path}/*.fa\tvirus\n")
     assert list(read_labelled_sheet(path)["v"]) == [str(tmp_path / "a.fa"), str(tmp_path / "b.fa")]
 
 
@@ -71,7 +77,11 @@ def test_a_pattern_gives_all_its_files_the_label(tmp_path: Path) -> None:
         ),
         (
             "sample\tpath\tlabel\tgrups\nv\ta.fa\tvirus\tg.tsv\n",
-            "line 1: column 'grups' is not known; known are genbank, group, groups, label, labels",
+            "column 'grups' is not known; did you mean 'groups'?",
+        ),
+        (
+            "sample\tpath\tlabel\tnote\nv\ta.fa\tvirus\tx\n",
+            "line 1: column 'note' is not known; known are genbank, group, groups, label, labels",
         ),
         (
             "sample\tpath\tlabel\tgroups\nv\ta.fa\tvirus\tno_such.tsv\n",
@@ -127,3 +137,24 @@ def test_two_tables_of_labels_that_disagree(tmp_path: Path) -> None:
     rows = "".join(f"lake\t{n}.fa\t{tmp_path}/{n}.tsv\n" for n in ("one", "two"))
     with pytest.raises(VirnucError, match=r"two\.tsv: a has another label in an earlier table"):
         read_controls(read_sheet(sheet(tmp_path, "sample\tpath\tlabels\n" + rows)))
+
+
+def test_records_without_bases_have_a_label_and_no_window(tmp_path: Path) -> None:
+    texts = [("virus", ">e\n>a\nACGTACGT\n>f\n"), ("non_viral", ">b\nACGT\n>g\n>c\nACG\n"),
+             ("virus", ""), ("non_viral", "")]  # fmt: skip
+    rows = ["sample\tpath\tlabel\n"]
+    settings = Config.of(samples=tmp_path / "labelled.tsv", results=tmp_path / "results")
+    for number, (label, text) in enumerate(texts):
+        source = tmp_path / f"s{number}.fa"
+        source.write_text(text)
+        chunk_it(source, RunFolder(settings.run.results).chunks(f"s{number}").path, 6)
+        rows.append(f"s{number}\t{source}\t{label}\n")
+    sheet(tmp_path, "".join(rows))
+    virus, non_viral, none, _ = read_labelled(settings.part(LabelledSettings)).samples
+    assert (virus.ids, virus.length.tolist()) == (["e", "a", "f"], [0, 8, 0])
+    assert (virus.window_contig.tolist(), non_viral.window_contig.tolist()) == ([1, 1], [0, 2])
+    assert none.ids == none.length.tolist() == none.window_contig.tolist() == []
+    for sample in (virus, non_viral, none):
+        consensus = Consensus.empty(sample.manifest.windows)
+        calls = _contig_calls(settings.calling, sample, consensus)
+        assert calls["call"].tolist() == ["no_call"] * len(sample.ids)

@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from virnuc_rules.arrays import Int
 from virnuc_rules.chunking.manifest import ChunkEntry, Manifest
+from virnuc_rules.chunking.windows import count
 from virnuc_rules.config.run_folder import ChunkFolder
 from virnuc_rules.errors import ChunkError, one_line
 
@@ -92,30 +93,38 @@ def read_table(path: Path) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([batch])
 
 
-def contig_indices(folder: ChunkFolder, manifest: Manifest) -> NDArray[np.int64]:
-    """Return the contig index of each window [W]. Raises ChunkError unless they are 0, 0, 1, ..."""
-    parts = [part["contig_index"].to_numpy() for part in read_table(folder.windows)]
-    indices: NDArray[np.int64] = np.concatenate([*parts, [manifest.contigs]])
-    step = np.diff(indices, prepend=-1)
-    if len(indices) != manifest.windows + 1 or np.any((step != 0) & (step != 1)) or step[-1] != 1:
-        raise ChunkError(
-            f"{folder.windows}: not the windows of the {manifest.contigs} contigs, one "
-            f"contig after the other, {manifest.windows} rows; delete the folder and run again"
-        )
-    return indices[:-1]
+def read_columns(path: Path, *names: str) -> list[Int]:
+    """Return columns of integers of a table as `read_table` reads it, each [all rows]."""
+    parts = [[part[name].to_numpy() for name in names] for part in read_table(path)]
+    none = [[np.zeros(0, np.int64)] * len(names)]
+    return [np.concatenate(column) for column in zip(*none, *parts, strict=True)]
 
 
-def contig_lengths(folder: ChunkFolder, manifest: Manifest) -> NDArray[np.int64]:
+def contig_lengths(folder: ChunkFolder, manifest: Manifest) -> Int:
     """Return the length of each contig [C]. Raises ChunkError if a contig is missing."""
-    parts = list(read_table(folder.contigs))
-    indices = np.concatenate([part["contig_index"].to_numpy() for part in parts])
-    if not np.array_equal(indices, np.arange(manifest.contigs)):
+    indices, lengths = read_columns(folder.contigs, "contig_index", "length")
+    in_order = np.array_equal(indices, np.arange(manifest.contigs))
+    if not in_order or lengths.sum() != manifest.bases:
         raise ChunkError(
             f"{folder.contigs}: not the {manifest.contigs} contigs of the manifest, in order; "
             "delete the folder and run again"
         )
-    lengths: NDArray[np.int64] = np.concatenate([part["length"].to_numpy() for part in parts])
     return lengths
+
+
+def contig_indices(folder: ChunkFolder, manifest: Manifest, lengths: Int) -> Int:
+    """Return the contig index of each window [W]; an empty contig has no window.
+
+    Raises ChunkError unless contigs of these lengths [C] have these windows, one after the other.
+    """
+    (indices,) = read_columns(folder.windows, "contig_index")
+    expected: Int = np.repeat(np.arange(len(lengths)), count(lengths, manifest.chunking.window))
+    if len(expected) != manifest.windows or not np.array_equal(indices, expected):
+        raise ChunkError(
+            f"{folder.windows}: not the windows of the {manifest.contigs} contigs, one "
+            f"contig after the other, {manifest.windows} rows; delete the folder and run again"
+        )
+    return expected
 
 
 @contextlib.contextmanager

@@ -6,10 +6,13 @@ one base more. The last window may be shorter than the others.
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from virnuc_rules.arrays import Int
+
+_Length = TypeVar("_Length", int, Int)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +28,11 @@ class Windows:
         return len(self.start)
 
 
-def count(length: int, window: int) -> int:
-    """Return the number of windows of a contig of `length` bases (0 for an empty contig)."""
+def count(length: _Length, window: int) -> _Length:
+    """Return the number of windows of a contig of `length` bases, or of each of several [C].
+
+    0 for an empty contig.
+    """
     return -(-length // window)
 
 
@@ -36,7 +42,7 @@ def cut(length: Int, first: Int, n_windows: Int, window: int) -> Windows:
     The position of a window depends only on its index, so a contig of any size can be cut piece by
     piece. Arrays are int64 [contigs]. Raises ValueError for a window that does not exist.
     """
-    total = -(-length // window)
+    total = count(length, window)
     if np.any(first < 0) or np.any(first + n_windows > total):
         raise ValueError("asked for windows beyond the end of a contig")
     contig = np.repeat(np.arange(len(length)), n_windows)

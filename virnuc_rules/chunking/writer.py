@@ -61,7 +61,7 @@ def write_chunks(
         stage = ChunkFolder(staged)
         upstream = UpstreamFasta(upstream_fasta, window)
         with _ChunkWriter(stage, chunking.chunk_size) as writer, upstream as up:
-            for block in _blocks(writer.kept(sequences.contigs()), window):
+            for block in _blocks(sequences.contigs(), window):
                 # U as T: VirNucPro drops codons with U, so it would find no stop in RNA.
                 bases = block.bases.upper().replace(b"U", b"T")
                 excluded = _excluded(block, bases, chunking)
@@ -103,6 +103,7 @@ class _Block:
     """Concatenated pieces of contigs, with the windows in them."""
 
     bases: bytes  # as in the file, upper or lower case
+    overlap: int  # bases at the beginning that are also the last of the block before
     start: NDArray[np.int64]  # [W] of the window in `bases`
     end: NDArray[np.int64]
     shift: NDArray[np.int64]  # [W] a position in `bases` plus this is the position in the contig
@@ -118,26 +119,31 @@ class _Block:
 def _blocks(contigs: Iterator[Contig], window: int) -> Iterator[_Block]:
     """Group contigs, and pieces of long ones, into blocks of about `_BLOCK` bases.
 
-    A long contig is read in pieces, so memory does not grow with its length.
+    A long contig is read in pieces, so memory does not grow with its length. An empty contig is a
+    piece without windows.
     """
     pieces: list[tuple[Contig, int, int, bytes, int]] = []
-    nominal = 0
+    nominal = overlap = right = 0
     for contig in contigs:
         total, first = count(contig.length, window), 0
-        while first < total:
+        while True:
             n_windows = min(total - first, max(1, (_BLOCK - nominal) // window))
-            left, right = span(contig.length, first, n_windows, window)
+            end, (left, right) = right, span(contig.length, first, n_windows, window)
+            if not pieces:  # only here may a piece not be the first of its contig
+                overlap = end - left if first else 0
             pieces.append((contig, first, n_windows, contig.bases(left, right), left))
-            nominal += n_windows * window
+            nominal += max(1, n_windows) * window
             first += n_windows
             if nominal >= _BLOCK - window:
-                yield _block(pieces, window)
+                yield _block(pieces, overlap, window)
                 pieces, nominal = [], 0
+            if first == total:
+                break
     if pieces:
-        yield _block(pieces, window)
+        yield _block(pieces, overlap, window)
 
 
-def _block(pieces: list[tuple[Contig, int, int, bytes, int]], window: int) -> _Block:
+def _block(pieces: list[tuple[Contig, int, int, bytes, int]], overlap: int, window: int) -> _Block:
     contigs, first, n_windows, bases, left = zip(*pieces, strict=True)
     length = np.array([contig.length for contig in contigs])
     windows = cut(length, np.array(first), np.array(n_windows), window)
@@ -145,6 +151,7 @@ def _block(pieces: list[tuple[Contig, int, int, bytes, int]], window: int) -> _B
     shift = (np.array(left) - (np.cumsum(size) - size))[windows.contig]
     return _Block(
         b"".join(bases),
+        overlap,
         windows.start - shift,
         windows.end - shift,
         shift,
@@ -212,15 +219,9 @@ class _ChunkWriter:
         self.contig_table.close()
         self.base_table.close()
 
-    def kept(self, contigs: Iterator[Contig]) -> Iterator[Contig]:
-        """Yield the contigs after writing their bases."""
-        for contig in contigs:
-            for start in range(0, contig.length, _BLOCK):
-                self.base_table.add(contig.bases(start, min(start + _BLOCK, contig.length)))
-            yield contig
-
     def add(self, block: _Block, frames: OpenFrames) -> None:
         windows = block.windows
+        self.base_table.add(block.bases[block.overlap :])
         self.contigs += len(block.begun)
         self.bases += sum(contig.length for contig in block.begun)
         self.reasons += np.bincount(frames.reason, minlength=len(Reason))

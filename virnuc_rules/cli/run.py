@@ -17,7 +17,7 @@ from virnuc_rules.config.model import (
 )
 from virnuc_rules.config.run_folder import ChunkFolder, RunFolder, SampleFolder
 from virnuc_rules.config.sheet import read_samples
-from virnuc_rules.errors import ChunkError, InputError, VirnucError
+from virnuc_rules.errors import ChunkError, InputError, UnreadableInput, VirnucError
 from virnuc_rules.files.made import read_made, touch
 from virnuc_rules.logs import logger
 from virnuc_rules.models.card import read_card
@@ -73,7 +73,7 @@ def chunk(
         if stamp is None:
             raise
         logger.error("%s", error)
-        again = [] if error.lasting else [sample]
+        again = [sample] if isinstance(error, UnreadableInput) else []
         product.finish(seen, [], stamp, problem=str(error), failed=again)
         return
     hashed = zip(seen, manifest.sources_sha256, strict=True)
@@ -196,7 +196,8 @@ def check(
     for problem in problems:
         logger.error("%s", problem)
     if problems:
-        raise VirnucError(f"{len(problems)} samples could not be used; the others are finished")
+        count = f"{len(problems)} of {len(samples)} samples"
+        raise VirnucError(f"{count} could not be used; the others are finished")
     if stamp:
         touch(stamp)
 

@@ -120,6 +120,7 @@ class RunFolder:
         self.runs = self._queue / "runs"  # a file for each Snakemake at work
         self.stamps = self._queue / "stamps"  # empty: there while nothing is left to embed
         self.chunked = self.stamps / "chunked"  # there while all samples are chunked
+        self.now = self.stamps / "now"  # newer than all products: an input of what is stale
         self.checked = self.stamps / "checked"  # there while no sample has a problem
 
     def chunks(self, sample: str) -> ChunkFolder:

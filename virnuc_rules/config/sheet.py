@@ -1,12 +1,13 @@
 """Tables that users write: the sample sheet, and the tables that it names."""
 
 import csv
+import difflib
 import glob
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from virnuc_rules.config.model import expanded
 from virnuc_rules.config.run_folder import RunFolder
@@ -14,6 +15,9 @@ from virnuc_rules.errors import VirnucError
 
 # The names that a sample may have; names of files are made from them, of at most 255 bytes.
 SAMPLE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+
+COLUMNS = {"sample", "path", "label", "labels", "group", "groups", "genbank", "part"}
+_CLOSE = 0.82  # similarity of a misspelt column; 1 is equal
 
 
 class Table(NamedTuple):
@@ -25,26 +29,47 @@ class Table(NamedTuple):
 
 
 def read_table(path: Path, *needed: str) -> Table:
-    """Read a table with at least these columns. Raises VirnucError with file, line and fix."""
+    """Read a table with at least these columns. Raises VirnucError with file, line and fix.
+
+    Names of columns may be in capitals. Blank lines and lines with # before the header are skipped.
+    """
     rows = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
-            columns = list(reader.fieldnames or ())
-            if set(needed) - set(columns):
-                names = " and ".join(f"'{name}'" for name in needed)
-                what = f"the columns {names} are" if needed[1:] else f"a column {names} is"
-                raise VirnucError(f"{path}: line 1: {what} needed, tab-separated")
-            for row in reader:
-                cells = {key: (value or "").strip() for key, value in row.items() if key}
+            reader = csv.reader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
+            columns = _header(path, reader, needed)
+            for row in filter(None, reader):
+                given = zip(columns, map(str.strip, row), strict=False)
+                cells = dict.fromkeys(columns, "") | dict(given)
                 rows.append((f"{path}: line {reader.line_num}", cells))
     except csv.Error as error:
-        raise VirnucError(f"{path}: line {reader.line_num + 1}: not a table ({error})") from None
+        raise VirnucError(f"{path}: line {reader.line_num}: not a table ({error})") from None
     except UnicodeDecodeError:
         raise VirnucError(f"{path}: not UTF-8 text; save it as tab-separated text") from None
     except OSError as error:
         raise VirnucError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     return Table(path, columns, rows)
+
+
+def _header(path: Path, reader: Any, needed: tuple[str, ...]) -> list[str]:
+    names: list[str] = []
+    for row in reader:
+        names = [cell.strip().lower() for cell in row]
+        if any(names) and not names[0].startswith("#"):
+            break
+        names[:1] = [name.lstrip("# ") for name in names[:1]]
+        if set(needed) <= set(names):
+            break
+    where = f"{path}: line {max(1, reader.line_num)}"
+    if set(needed) - set(names):
+        quoted = next((name for name in names if name[:1] == '"' == name[-1:]), "")
+        columns = " and ".join(f"'{name}'" for name in needed)
+        what = f"the columns {columns} are" if needed[1:] else f"a column {columns} is"
+        hint = f", without quotes (found {quoted})" if quoted else ""
+        raise VirnucError(f"{where}: {what} needed, tab-separated{hint}")
+    if twice := next((name for name in names if name and names.count(name) > 1), ""):
+        raise VirnucError(f"{where}: two columns are {twice!r}; leave one")
+    return names
 
 
 def read_pairs(path: Path, key: str, value: str) -> dict[str, str]:
@@ -101,6 +126,10 @@ def read_sheet(path: Path) -> Sheet:
     A path may be a pattern (`*`, `?`, `[...]`). Raises VirnucError with file, line and fix.
     """
     table = read_table(path, "sample", "path")
+    for column in table.columns:  # others may be the user's notes
+        close = difflib.get_close_matches(column, COLUMNS, 1, _CLOSE)
+        if close and column not in COLUMNS:
+            raise VirnucError(f"{path}: column {column!r} is not known; did you mean {close[0]!r}?")
     rows = list(_rows(table))
     if not rows:
         raise VirnucError(f"{path}: no samples; add a line with a sample and a path")
@@ -123,9 +152,10 @@ def _rows(table: Table) -> Iterator[Row]:
             raise VirnucError(f"{where}: sample {name!r} has no path; add one")
         files = _matches(cells["path"], where)
         for file in files:
-            if (name, file) in seen:
+            same = name, file.absolute()
+            if same in seen:
                 raise VirnucError(f"{where}: sample {name!r} has {file} twice; remove one of them")
-            seen.add((name, file))
+            seen.add(same)
         yield Row(where, name, files, cells)
 
 

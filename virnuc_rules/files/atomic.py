@@ -57,6 +57,7 @@ def replacing(path: Path) -> Iterator[IO[str]]:
     The new file is in the same directory, so the rename is atomic; it is flushed to disk first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_dead_partials(path)
     partial = partial_path(path)
     try:
         with partial.open("w", encoding="utf-8", newline="") as handle:

@@ -40,14 +40,13 @@ class Seen(_Record):
         return cls(size=state.st_size, mtime_ns=state.st_mtime_ns, sha256=sha256)
 
     def is_unchanged(self, path: Path) -> bool:
-        """Compare size and time of an input; an older time is a change too. No such file is none.
+        """Compare size and time of an input; an older time is a change too.
 
-        An input that is not there any more may be archived: what was made of it is as good.
+        One that is not there any more, or cannot be looked at, counts as unchanged: it may be
+        archived, and what was made of it is as good.
         """
-        if is_absent(path):
-            return True
-        now = Seen.of(path)
-        return (now.size, now.mtime_ns) == (self.size, self.mtime_ns)
+        now = _look(path)
+        return now is None or (now.size, now.mtime_ns) == (self.size, self.mtime_ns)
 
     def has_same_content(self, path: Path) -> bool:
         """Compare an input by its content where its time or size differ."""
@@ -55,11 +54,8 @@ class Seen(_Record):
 
     def is_whole(self, path: Path) -> bool:
         """Compare a file that was made. A later time is no change: Snakemake touches outputs."""
-        try:
-            now = Seen.of(path)
-        except OSError:
-            return False
-        return now.size == self.size and now.mtime_ns >= self.mtime_ns
+        now = _look(path)
+        return now is not None and now.size == self.size and now.mtime_ns >= self.mtime_ns
 
 
 _UNSEEN = Seen(size=-1, mtime_ns=0)  # standard input or a pipe: cannot be compared later
@@ -135,7 +131,7 @@ class Product:
             return False
         logger.info("%s: up to date", self.made.parent)
         inputs = [
-            seen if is_absent(path) else Seen.of(path, seen.sha256)
+            _look(path, seen.sha256) or seen
             for seen, path in zip(made.inputs, self.inputs, strict=True)
         ]
         self._write(made.model_copy(update={"inputs": inputs}), stamp)
@@ -191,6 +187,13 @@ def accept(path: Path, changed: Path) -> None:
     if made and name in made.files:
         seen = Seen.of(changed, file_sha256(changed))
         write_json(path, made.model_copy(update={"files": {**made.files, name: seen}}))
+
+
+def _look(path: Path, sha256: str = "") -> Seen | None:
+    try:
+        return Seen.of(path, sha256)
+    except OSError:
+        return None
 
 
 def is_absent(path: Path) -> bool:

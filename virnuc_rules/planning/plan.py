@@ -55,8 +55,8 @@ class Plan:
         self.card: BundleCard | None = read_card(bundle) if is_bundle(bundle) else None
         self.is_labelled = "label" in sheet.table.columns
         self.samples = {name: SamplePlan(files) for name, files in sheet.samples.items()}
-        # Before anything is looked at: see `Product.settle`.
-        self._stamps = {path for path in self.folder.stamps.rglob("*") if path.is_file()}
+        self.has_report = False
+        self._before: set[Path] = set()  # empty outputs that existed when `settle` began
 
     def chunks(self, sample: str) -> Product:
         """Return the chunk folder of a sample as a product."""
@@ -81,6 +81,7 @@ class Plan:
 
     def settle(self) -> None:
         """Look at all products; make an empty output exist iff what it stands for is up to date."""
+        self._before = {path for path in self.folder.stamps.rglob("*") if path.is_file()}
         for sample, plan in self.samples.items():
             plan.chunks = self.chunks(sample).settle()
             if self._has_no_input(plan):
@@ -88,8 +89,10 @@ class Plan:
                 plan.chunks = None
             plan.tables = settle(self.tables(sample), self.folder.sample(sample).done)
         self._look_for_results()
-        settle(self.report(), self.folder.report.done)
+        self.has_report = settle(self.report(), self.folder.report.done) is not None
         self._settle_stamps()
+        if self.folder.results.is_dir():  # a dry run makes no folder
+            touch(self.folder.now)
 
     def look(self) -> None:
         """Look at all products, and change nothing. Raises ChunkError for a damaged manifest."""
@@ -124,7 +127,7 @@ class Plan:
             present = self.card is not None and all(map(SamplePlan.is_embedded, needed))
             for worker in worker_names(config.workflow.workers, every=all_samples):
                 self._set(self.folder.worker_stamp(worker), present)
-        self._set(self.folder.chunked, self.card is not None and all(p.chunks for p in every))
+        self._set(self.folder.chunked, self.card is not None and self.are_chunked())
         self._set(self.folder.checked, all(p.is_final and not p.problem for p in every))
         if self.card and not config.workflow.persistent_models:
             for sample, plan in self.samples.items():
@@ -140,8 +143,12 @@ class Plan:
         """Make a stamp exist or not; one that exists is newer than all chunk folders."""
         if present:
             touch(stamp)
-        elif stamp in self._stamps:
+        elif stamp in self._before:
             stamp.unlink(missing_ok=True)
+
+    def are_chunked(self) -> bool:
+        """Tell whether the chunk folders of all samples are up to date."""
+        return all(plan.chunks for plan in self.samples.values())
 
     def needed(self, every: bool) -> list[str]:
         """Return the samples whose chunks workers embed: every one, or those that are not final."""

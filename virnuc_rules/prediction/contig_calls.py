@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,26 +10,25 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Bool, Float, Int
+from virnuc_rules.chunking.format import WINDOW_SCHEMA
+from virnuc_rules.chunking.windows import count
 from virnuc_rules.config.model import Calling
 from virnuc_rules.vocabulary import NO_REASON, Call, Reason
+
+_ROWS = 1 << 16  # windows that are called together
 
 
 @dataclass(frozen=True, slots=True)
 class WindowCalls:
-    """The W windows of whole contigs, in order; contig indices have no gaps."""
+    """The W windows of C whole contigs, in order; a contig without bases has none."""
 
-    contig: Int  # [W] contig_index
+    contigs: int  # C
+    index: Int  # [W] contig of the window, from 0
     start: Int  # [W] in the contig, 0-based, half open
     end: Int
     score: Float  # [W] best score_virus of its open frames; undefined without a call
     reason: NDArray[np.int8]  # [W] code of a Reason; NO_REASON: it has a call
     virus: Bool  # [W] False where there is no call
-
-    @property
-    def index(self) -> Int:
-        """Return contig indices counted from the first contig of these windows, [W]."""
-        index: Int = self.contig - self.contig[0]
-        return index
 
     @property
     def called(self) -> Bool:
@@ -48,18 +48,25 @@ class Regions:
     score_max: Float
 
 
-def whole_contigs(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Regroup the parts of a window table so that no contig is in two of them."""
-    rest: pa.Table | None = None
-    for part in parts:
-        table = part if rest is None else pa.concat_tables([rest, part])
-        index = table["contig_index"].to_numpy()
-        last = int(np.searchsorted(index, index[-1]))
-        if last:
-            yield table.slice(0, last)
-        rest = table.slice(last)
-    if rest is not None:
-        yield rest
+def with_windows(
+    contigs: Iterable[pa.Table], windows: Iterable[pa.Table], window: int
+) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Regroup the parts of the contig and the window table: some contigs, and all their windows.
+
+    At most about `_ROWS` windows are together, unless one contig has more.
+    """
+    parts, rest = iter(windows), WINDOW_SCHEMA.empty_table()
+    for table in contigs:
+        ends = np.cumsum(count(table["length"].to_numpy(), window))  # windows up to each contig
+        cuts = np.flatnonzero(np.diff(ends // _ROWS)) + 1
+        row = 0
+        for first, last in pairwise([0, *cuts.tolist(), len(ends)]):
+            n_windows = int(ends[last - 1]) - row
+            row += n_windows
+            while rest.num_rows < n_windows:
+                rest = pa.concat_tables([rest, next(parts)])
+            yield table.slice(first, last - first), rest.slice(0, n_windows)
+            rest = rest.slice(n_windows)
 
 
 def viral_regions(windows: WindowCalls) -> Regions:
@@ -89,31 +96,33 @@ def contig_calls(windows: WindowCalls, regions: Regions, rule: Calling) -> dict[
     A contig with fewer than `min_called_windows` called windows has no call. A called contig is
     virus if at least `min_viral_fraction` of its called windows are viral and the mean score of the
     viral windows is at least `min_score`; else it is non-viral. Both are compared as float32, as
-    they are written. NaN: no window to compute a value from; such a contig is not virus.
+    they are written. NaN: no window to compute a value from; such a contig is not virus. The reason
+    of a contig without windows is that it is too short.
     """
     index, called, virus = windows.index, windows.called, windows.virus
-    count = np.bincount(index)
-    contigs = len(count)
+    contigs = windows.contigs
+    total = np.bincount(index, minlength=contigs)
     calls = np.bincount(index[called], minlength=contigs)
     viral = np.bincount(index[virus], minlength=contigs)
     score_viral = _ratio(np.bincount(index[virus], windows.score[virus], contigs), viral)
     fraction = _ratio(viral, calls)
-    total = np.bincount(index[called], windows.score[called], contigs)
+    scores = np.bincount(index[called], windows.score[called], contigs)
     median, highest = _median_and_max(index[called], windows.score[called], calls)
     longest = np.zeros(contigs, np.int64)
     np.maximum.at(longest, regions.index, regions.windows)
     enough = calls >= rule.min_called_windows
     is_virus = (fraction >= rule.min_viral_fraction) & (score_viral >= rule.min_score)
-    first = np.cumsum(count) - count
-    reason = np.array(list(Reason), object)[np.minimum.reduceat(windows.reason, first)]
+    code = np.full(contigs, Reason.TOO_SHORT.code)  # the last
+    np.minimum.at(code, index, windows.reason)
+    reason = np.array(list(Reason), object)[code]
     reason[enough] = None
     return {
-        "windows": count,
+        "windows": total,
         "called_windows": calls,
         "viral_windows": viral,
         "viral_fraction": fraction,
-        "viral_fraction_all": _ratio(viral, count),
-        "score_mean": _ratio(total, calls),
+        "viral_fraction_all": _ratio(viral, total),
+        "score_mean": _ratio(scores, calls),
         "score_median": median,
         "score_max": highest,
         "score_viral": score_viral,

@@ -17,7 +17,7 @@ from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.files.atomic import staged_folder, writing
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.calibration import calibrated, expected_fdr
-from virnuc_rules.prediction.contig_calls import whole_contigs
+from virnuc_rules.prediction.contig_calls import with_windows
 from virnuc_rules.prediction.scored_chunks import scored_chunks
 from virnuc_rules.prediction.tables import SampleTables, move_into_place
 from virnuc_rules.prediction.viral_fasta import write_viral
@@ -50,13 +50,13 @@ def predict(
     manifest = read_manifest(folder)
     probabilities = calibrated(bundle.card, probability.prevalence)
     torch.set_num_threads(1)  # the classifier is small, and samples run in parallel
-    contigs, lengths = contig_indices(folder, manifest), contig_lengths(folder, manifest)
+    contigs = contig_indices(folder, manifest, contig_lengths(folder, manifest))
     consensus, computed = Consensus.empty(manifest.windows), set[Computation]()
     failed: list[str] = []
     work = manifest.open_frames + manifest.windows
     with writing(out), staged_folder(out) as staged, progress(f"sample {sample}", work) as advance:
         stage = SampleFolder(staged, sample)
-        with SampleTables(stage, calling, lengths, folder, probabilities) as tables:
+        with SampleTables(stage, calling, folder, probabilities) as tables:
             scored = scored_chunks(tasks, run, bundle.open_classifier(), computed)
             for task, chunk in zip(tasks, scored, strict=True):
                 if chunk.scores is None:
@@ -64,7 +64,7 @@ def predict(
                 consensus.add_chunk(chunk)
                 tables.add_frames(chunk, contigs[chunk.window_row])
                 advance(chunk.table.num_rows)
-            _add_windows(tables, folder, consensus, advance)
+            _add_contigs(tables, folder, manifest.chunking.window, consensus, advance)
             tables.finish()
         write_viral(stage, folder, manifest.bases)
         move_into_place(stage, SampleFolder(out, sample))
@@ -79,17 +79,19 @@ def predict(
     return failed
 
 
-def _add_windows(
+def _add_contigs(
     tables: SampleTables,
     folder: ChunkFolder,
+    window: int,
     consensus: Consensus,
     advance: Callable[[int], None],
 ) -> None:
     first = 0
-    for part in whole_contigs(read_table(folder.windows)):
-        last = first + part.num_rows
-        tables.add_windows(part, consensus.part(slice(first, last)))
-        advance(part.num_rows)
+    chunked = read_table(folder.contigs), read_table(folder.windows)
+    for contigs, windows in with_windows(*chunked, window):
+        last = first + windows.num_rows
+        tables.add_contigs(contigs, windows, consensus.part(slice(first, last)))
+        advance(windows.num_rows)
         first = last
 
 

@@ -124,14 +124,12 @@ class SampleTables(contextlib.ExitStack):
         self,
         folder: SampleFolder,
         rule: Calling,
-        lengths: Int,
         chunks: ChunkFolder,
         calibrated: Callable[[Float], Double] | None = None,
     ) -> None:
         super().__init__()
         self.folder, self.rule = folder, rule
         self.calibrated = calibrated  # probabilities of margins [W]; None: no calibration
-        self.lengths = lengths  # of the contigs, [C]
         self.chunks = chunks  # folder, for messages
         self.viral = 0  # contigs called virus so far
         self._is_virus: list[pa.Table] = []
@@ -167,14 +165,16 @@ class SampleTables(contextlib.ExitStack):
             }
         )
 
-    def add_windows(self, table: pa.Table, consensus: "Consensus") -> None:
-        """Write the windows of whole contigs, their contigs, viral regions and tracks.
+    def add_contigs(self, contigs: pa.Table, table: pa.Table, consensus: "Consensus") -> None:
+        """Write contigs, all their windows, viral regions and tracks.
 
-        Raises ChunkError where the numbers of open frames disagree with the window table.
+        contigs, table: rows of the contig and the window table of the chunk folder. Raises
+        ChunkError where the numbers of open frames disagree with the window table.
         """
         called, virus = consensus.called, consensus.virus
         windows = WindowCalls(
-            contig=table["contig_index"].to_numpy(),
+            contigs=contigs.num_rows,
+            index=table["contig_index"].to_numpy() - contigs["contig_index"][0].as_py(),
             start=table["start"].to_numpy(),
             end=table["end"].to_numpy(),
             score=consensus.score2,
@@ -199,7 +199,7 @@ class SampleTables(contextlib.ExitStack):
         )
         ids = window_ids(table).combine_chunks().filter(pa.array(called)).cast(pa.large_string())
         self._is_virus.append(pa.table({"id": ids, "is_virus": virus[called]}))
-        self._add_contigs(table, windows)
+        self._add_contigs(contigs, windows)
 
     def _probability(self, consensus: "Consensus") -> pa.Array:
         if self.calibrated is None:
@@ -223,21 +223,12 @@ class SampleTables(contextlib.ExitStack):
     def _add_contigs(self, table: pa.Table, windows: WindowCalls) -> None:
         regions = viral_regions(windows)
         calls = contig_calls(windows, regions, self.rule)
-        first = np.flatnonzero(np.diff(windows.contig, prepend=-1))
-        contig = table["contig"].take(pa.array(first)).cast(pa.string()).combine_chunks()
-        index = windows.contig[first]
-        self.contigs.add(
-            {"contig_index": index, "contig": contig, "length": self.lengths[index], **calls}
-        )
+        self.contigs.add({**_columns(table, "contig_index", "contig", "length"), **calls})
         self.viral += int((calls["call"] == Call.VIRUS).sum())
-        self.regions.add(
-            {
-                **dataclasses.asdict(regions),
-                "contig_index": index[regions.index],
-                "contig": contig.take(pa.array(regions.index)),
-            }
-        )
-        self.tracks.add(contig, windows, regions)
+        own = table.take(pa.array(regions.index))
+        names = _columns(own, "contig_index", "contig")
+        self.regions.add({**dataclasses.asdict(regions), **names})
+        self.tracks.add(table["contig"].combine_chunks(), windows, regions)
 
 
 def _columns(table: pa.Table, *names: str) -> dict[str, pa.ChunkedArray]:

@@ -4,25 +4,35 @@ A read of a FASTQ file is a contig; its qualities are only counted. The two file
 are read as two independent files.
 """
 
+import codecs
+import errno
 import itertools
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from virnuc_rules.errors import InputError
+from virnuc_rules.errors import InputError, UnreadableInput, VirnucError
 from virnuc_rules.reading.streams import STDIN, Source
 
+logger = logging.getLogger(__name__)
+
 IUPAC = b"ACGTURYSWKMBDHVNacgturyswkmbdhvn"
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b">\0", b"@\0", b"\0>", b"\0@")
 _BLANKS = b"\r \t"
 _FASTQ_ONLY = b"@+"
 _AMINO_ACIDS_ONLY = b"EFILPQZXJO*efilpqzxjo"
 _BLOCK = 1 << 20  # bytes of text read at a time
 _HEADER = 1 << 20  # bytes of the longest header line
+_ID = 1 << 10  # bytes of the longest id: it is in every row of the tables
 _SPILL = 1 << 25  # a contig of more bases is kept on disk, not in memory
 
 
 class Contig:
-    """One contig: its id and its bases as written in the file, without line breaks."""
+    """One contig: its id and its bases as written in the file, without line breaks.
+
+    Raises VirnucError where there is no room for a long one in the folder of temporary files.
+    """
 
     def __init__(self, name: str, index: int = 0, source: int = 0, record: int = 0) -> None:
         self.id = name
@@ -36,12 +46,25 @@ class Contig:
     def append(self, bases: bytes) -> None:
         """Add bases at the end; not after a call of `bases`."""
         self.length += len(bases)
-        self._file.write(bases)
+        try:
+            self._file.write(bases)
+        except OSError as error:
+            raise _not_held(error) from None
 
     def bases(self, start: int, end: int) -> bytes:
         """Return the bases `start` to `end` (0-based, half open)."""
-        self._file.seek(start)
-        return self._file.read(end - start)
+        try:
+            self._file.seek(start)
+            return self._file.read(end - start)
+        except OSError as error:
+            raise _not_held(error) from None
+
+
+def _not_held(error: OSError) -> VirnucError:
+    return VirnucError(
+        f"{tempfile.gettempdir()}: cannot hold a long contig ({error.strerror}); make room there, "
+        "or set TMPDIR to another folder"
+    )
 
 
 class Sequences:
@@ -68,9 +91,10 @@ class Sequences:
         """Yield the contigs.
 
         Each contig is checked before it is yielded. Raises InputError with one line (sample, file,
-        record, fix) for a file that is missing, empty, truncated or neither FASTA nor FASTQ, a
-        record without id or sequence, an id used twice (unless `keep_duplicates`), or a letter that
-        is no nucleotide.
+        record, fix) for a file that is missing, truncated or neither FASTA nor FASTQ, a record
+        without id, an id used twice (unless `keep_duplicates`), or a letter that is no nucleotide;
+        UnreadableInput for a file that the system cannot read now, such as one without permission.
+        An empty file has no contigs, which is logged; a record without bases is an empty contig.
         """
         for index, path in enumerate(self.paths):
             file = _File(self, index, path)
@@ -79,6 +103,12 @@ class Sequences:
                 self.sha256.append(file.source.sha256)
             finally:
                 file.source.close()
+
+
+def _kind(error: OSError | ValueError) -> type[InputError]:
+    """Tell a file that could not be read now from one that is missing or has wrong content."""
+    number = getattr(error, "errno", None)  # decompressors give none
+    return InputError if number in (None, errno.ENOENT) else UnreadableInput
 
 
 class _File:
@@ -93,22 +123,31 @@ class _File:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             problem = f"cannot be read ({reason}); check the path in the sample sheet"
-            raise self.error(problem) from None
+            raise self.error(problem, kind=_kind(error)) from None
 
-    def error(self, problem: str, contig: Contig | None = None) -> InputError:
+    def error(
+        self, problem: str, contig: Contig | None = None, kind: type[InputError] = InputError
+    ) -> InputError:
         name = "standard input" if self.path == STDIN else self.path
         record = f' record {contig.record + 1} ("{contig.id}"):' if contig else ""
-        return InputError(f"sample {self.sequences.sample}: {name}:{record} {problem}")
+        return kind(f"sample {self.sequences.sample}: {name}:{record} {problem}")
 
     def header_error(self, problem: str) -> InputError:
         return self.error(f"record {self.record + 1}: {problem}")
 
     def contigs(self) -> Iterator[Contig]:
         blocks = self.blocks()
-        first = next((text for block in blocks if (text := block.lstrip())), b"")
+        first = b""
+        for block in blocks:
+            first = (first + block).removeprefix(codecs.BOM_UTF8).lstrip()
+            if len(first) > len(codecs.BOM_UTF8):
+                break
         if not first:
-            raise self.error("the file is empty; expected FASTA or FASTQ records")
+            logger.warning("%s", self.error("the file is empty: it has no contigs"))
+            return iter(())
         blocks = itertools.chain([first], blocks)
+        if first.startswith(_UTF_16):
+            raise self.error("this is UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW")
         if first[:1] == b">":
             return self.fasta(blocks)
         if first[:1] == b"@":
@@ -122,8 +161,10 @@ class _File:
         try:
             yield from self.source.blocks(_BLOCK)
         except OSError as error:
-            problem = f"cannot be read to its end ({error}); copy or download it again"
-            raise self.error(problem, self.contig) from None
+            kind = _kind(error)
+            fix = "copy or download it again" if kind is InputError else "run again when it can be"
+            problem = f"cannot be read to its end ({error}); {fix}"
+            raise self.error(problem, self.contig, kind) from None
 
     def fasta(self, blocks: Iterator[bytes]) -> Iterator[Contig]:
         for text in self.lines(blocks):
@@ -225,6 +266,10 @@ class _File:
             name = words[0].decode()
         except UnicodeDecodeError:
             raise self.header_error("the id is not UTF-8; rename the record") from None
+        if len(words[0]) > _ID:
+            raise self.header_error(
+                f"the id has {len(words[0])} bytes, more than {_ID}; shorten it"
+            )
         if not name.isprintable():
             raise self.header_error("unprintable letters in the id; rename the record")
         sequences = self.sequences
@@ -263,8 +308,6 @@ class _File:
                 f"{qualities} qualities for {contig.length} bases; copy or download the file again "
                 "(a record must have four lines)", contig
             )  # fmt: skip
-        if contig.length == 0:
-            raise self.error("empty sequence; remove the record", contig)
         return contig
 
 

@@ -4,6 +4,7 @@ import bz2
 import hashlib
 import io
 import lzma
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -15,9 +16,33 @@ from virnuc_rules.errors import one_line
 STDIN = Path("-")
 _BUFFER = 1 << 18  # bytes read from the disk at a time
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\0": "xz"}
-# Arrow has no xz, and fails at an empty member of a bz2 file.
-_DECODERS = {"bz2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor}
 _SKIPPABLE = b"*M\x18"  # bytes 1 to 3 of the frame that pzstd writes first
+
+
+class _Gunzip:
+    """A member of a gzip file, with the methods of the decompressors of bz2 and lzma."""
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zlib.unused_data
+
+    def decompress(self, data: bytes, size: int) -> bytes:
+        block = self._zlib.decompress(self._zlib.unconsumed_tail + data, size)
+        # What zlib has taken but not given yet comes with the next call.
+        self.needs_input = not self._zlib.unconsumed_tail and len(block) < size
+        return block
+
+
+# Arrow has no xz, fails at an empty member of a bz2 file, and at zeros after a gzip file.
+_DECODERS = {"gzip": _Gunzip, "bz2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor}
 
 
 class Source:
@@ -48,7 +73,7 @@ class Source:
                 stream = pa.CompressedInputStream(pa.PythonFile(stream, "r"), kind or "zstd")
             while block := stream.read(size):
                 yield block
-        except (pa.ArrowException, lzma.LZMAError) as error:
+        except (pa.ArrowException, lzma.LZMAError, zlib.error) as error:
             raise OSError(one_line(error)) from None
 
     @property

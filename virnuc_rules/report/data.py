@@ -158,7 +158,8 @@ def _batches(path: Path, *columns: str) -> Iterator[pa.RecordBatch]:
 
 def _read_contigs(sample_index: int, sample: SampleSummary) -> dict[str, NDArray[Any]]:
     """Count a sample's contigs; return the columns that the list needs."""
-    parts: list[dict[str, NDArray[Any]]] = []
+    names = (*_COUNTS, *_SCORES, "call", "id_bytes")
+    parts: list[dict[str, NDArray[Any]]] = [{name: np.zeros(0, np.int64) for name in names}]
     path = sample.folder.parquet("contigs")
     for batch in _batches(path, *_COUNTS, *_SCORES, "call", "contig"):
         counts = {name: batch[name].to_numpy() for name in _COUNTS}

@@ -23,7 +23,7 @@ from virnuc_rules import __version__
 from virnuc_rules.config.model import WorkerSettings
 from virnuc_rules.embedding.tasks import Task
 from virnuc_rules.errors import ModelError, VirnucError
-from virnuc_rules.files.atomic import remove_dead_partials, replacing
+from virnuc_rules.files.atomic import replacing
 from virnuc_rules.models.card import read_card
 from virnuc_rules.planning.lacking import short_results
 from virnuc_rules.queue.claims import Claim, Queue
@@ -85,7 +85,6 @@ class Worker:
             self.report = self._new_report(queue)
             if report:
                 self.report_path = queue.store.workers / f"{self.name}.json"
-                remove_dead_partials(self.report_path)
             try:
                 with self._signals(), self.lifetime:
                     reason, code = self._work()

@@ -63,11 +63,13 @@ def read_labelled(settings: LabelledSettings) -> Labelled:
 
 
 def _check_labels(samples: list[LabelledSample], sheet: Path) -> None:
-    """Raise VirnucError where the same file has both labels."""
+    """Raise VirnucError where the same file has both labels; all empty files are the same."""
     labels: dict[str, int] = {}
     for sample in samples:
-        for file, sha256 in zip(sample.paths, sample.manifest.sources_sha256, strict=True):
-            if labels.setdefault(sha256, sample.label) != sample.label:
+        hashes = sample.manifest.sources_sha256
+        for source in np.unique(sample.source).tolist():
+            if labels.setdefault(hashes[source], sample.label) != sample.label:
+                file = sample.paths[source]
                 raise VirnucError(f"{sheet}: {file} has both labels; give it one")
 
 
@@ -86,10 +88,10 @@ def _read_sample(
             "run `chunk` again"
         )
     length = chunk_format.contig_lengths(folder, manifest)
-    window_contig = chunk_format.contig_indices(folder, manifest)
-    tables = list(chunk_format.read_table(folder.contigs))
+    window_contig = chunk_format.contig_indices(folder, manifest, length)
+    tables = chunk_format.read_table(folder.contigs)
     ids = [contig for table in tables for contig in table["contig"].to_pylist()]
-    source = np.concatenate([table["source"].to_numpy() for table in tables])
+    (source,) = chunk_format.read_columns(folder.contigs, "source")
     group = np.empty(len(ids), np.int64)
     for index, (contig, file) in enumerate(zip(ids, source.tolist(), strict=True)):
         try:

@@ -4,12 +4,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Bool, Float, Int
-from virnuc_rules.chunking.format import read_table
+from virnuc_rules.chunking.format import read_columns
 from virnuc_rules.config.model import Calling, LabelledSettings
 from virnuc_rules.embedding.embedding_file import Computation
 from virnuc_rules.embedding.tasks import Tasks
@@ -121,12 +120,12 @@ def _contig_calls(
     calling: Calling, sample: LabelledSample, consensus: Consensus
 ) -> dict[str, NDArray[np.generic]]:
     """Return the columns of the contig table, as `predict` computes them."""
-    positions = [table.select(["start", "end"]) for table in read_table(sample.folder.windows)]
-    start, end = (column.to_numpy() for column in pa.concat_tables(positions).columns)
+    start, end = read_columns(sample.folder.windows, "start", "end")
     failed, not_open = Reason.EMBEDDING_FAILED.code, Reason.NO_OPEN_FRAME.code
     reason = np.where(consensus.called, NO_REASON, np.where(consensus.failed, failed, not_open))
     windows = WindowCalls(
-        contig=sample.window_contig,
+        contigs=sample.manifest.contigs,
+        index=sample.window_contig,
         start=start,
         end=end,
         score=consensus.score2,

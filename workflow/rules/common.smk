@@ -10,7 +10,7 @@ from virnuc_rules.chunking.manifest import read_manifest
 from virnuc_rules.cli.main import command_options
 from virnuc_rules.config.labels import label_tables, read_controls
 from virnuc_rules.config.load import write_run_config
-from virnuc_rules.config.model import check_config
+from virnuc_rules.config.model import LabelledSettings, check_config
 from virnuc_rules.config.run_folder import (
     EVALUATION,
     EVERY,
@@ -24,6 +24,8 @@ from virnuc_rules.models.card import CARD, is_bundle
 from virnuc_rules.planning.forecast import forecast
 from virnuc_rules.planning.lease import Lease
 from virnuc_rules.planning.plan import Plan, settle
+from virnuc_rules.training.products import evaluation_product, trained_product
+from virnuc_rules.training.sheet import read_labelled_sheet, tables_beside
 
 if workflow.modifier.path_modifier.prefix:
     raise WorkflowError(
@@ -110,6 +112,16 @@ def chunk_stamps(sample):
     return [FOLDER.chunk_stamp(sample, Path(entry.file).stem) for entry in chunks]
 
 
+def if_stale(is_current):
+    """An input of what is stale, newer than it.
+
+    Of a file that is asked for by its name Snakemake sees only that it is there, not that `done` is
+    missing: such an input makes the job run.
+    """
+    is_needed = workflow.is_main_process and not is_current and FOLDER.now.exists()
+    return FOLDER.now if is_needed else []
+
+
 def embedded(wildcards):
     """The stamps of a sample; none where its tables are up to date, also without embeddings."""
     if PLAN.samples[wildcards.sample].is_final:
@@ -120,3 +132,24 @@ def embedded(wildcards):
 def all_embedded(wildcards):
     """The stamps of all samples."""
     return stamps(SAMPLES, every=True)
+
+
+def is_settled(done, make, *arguments):
+    """Whether a product of labelled samples is up to date."""
+    if not workflow.is_main_process or not PLAN.is_labelled:
+        return False
+    if not PLAN.are_chunked():
+        return settle(None, done) is not None
+    try:
+        return settle(make(CONFIG.part(LabelledSettings), *arguments), done) is not None
+    except VirnucError:  # `sheet_and_tables` says so where the product is asked for
+        return settle(None, done) is not None
+
+
+def sheet_and_tables(wildcards):
+    """The labelled sheet and the tables that it names; errors in it stop the run at the start."""
+    sheet = CONFIG.inputs.samples
+    try:
+        return [sheet, *tables_beside(read_labelled_sheet(sheet))]
+    except VirnucError as error:
+        raise WorkflowError(str(error)) from None

@@ -27,6 +27,7 @@ rule predict:
 rule tables:
     input:
         done=PREDICTED,
+        now=lambda wildcards: if_stale(PLAN.samples[wildcards.sample].is_final),
     output:
         update(FOLDER.sample("{sample}").files()),
     log:

@@ -6,6 +6,7 @@ rule report:
         tables=expand(PREDICTED, sample=SAMPLES),
         sheets=PLAN.edges(PLAN.report(), [SHEET.table.path, *label_tables(SHEET)]),
         bundle=BUNDLE_IF_MADE,
+        now=if_stale(PLAN.has_report),
     output:
         page=update(
             report(

@@ -2,34 +2,8 @@
 # The samples are labelled; the same rules as for any sample make their chunks and embeddings.
 
 
-from virnuc_rules.config.model import LabelledSettings
-from virnuc_rules.training.products import evaluation_product, trained_product
-from virnuc_rules.training.sheet import read_labelled_sheet, tables_beside
-
 TRAINED = CONFIG.fitting.trained_bundle
 NEW_BUNDLE, EVALUATED = EvaluationFiles(TRAINED / EVALUATION), FOLDER.evaluation
-LABELLED = CONFIG.part(LabelledSettings)
-
-
-def is_settled(done, make, *arguments):
-    """Whether a product of labelled samples is up to date."""
-    if not workflow.is_main_process or not PLAN.is_labelled:
-        return False
-    try:
-        return settle(make(LABELLED, *arguments), done) is not None
-    except VirnucError:  # `sheet_and_tables` says so where the product is asked for
-        return settle(None, done) is not None
-
-
-def sheet_and_tables(wildcards):
-    """The labelled sheet and the tables that it names; errors in it stop the run at the start."""
-    sheet = CONFIG.inputs.samples
-    try:
-        return [sheet, *tables_beside(read_labelled_sheet(sheet))]
-    except VirnucError as error:
-        raise WorkflowError(str(error)) from None
-
-
 IS_TRAINED = is_settled(
     NEW_BUNDLE.done, trained_product, CONFIG.calibrating, CONFIG.fitting
 )
@@ -44,6 +18,7 @@ if TRAINED.resolve() != CONFIG.run.bundle.resolve():
             chunks=expand(CHUNKED, sample=SAMPLES),
             embedded=[] if IS_TRAINED else all_embedded,
             bundle=BUNDLE_IF_MADE,
+            now=if_stale(IS_TRAINED),
         output:
             # `update`: Snakemake must not delete an older bundle before the job, which may fail.
             card=update(TRAINED / CARD),
@@ -69,6 +44,7 @@ rule evaluate:
         chunks=expand(CHUNKED, sample=SAMPLES),
         embedded=[] if IS_EVALUATED else all_embedded,
         bundle=BUNDLE_IF_MADE,
+        now=if_stale(IS_EVALUATED),
     output:
         page=update(EVALUATED.page),
         json=update(EVALUATED.json),

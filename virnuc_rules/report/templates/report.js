@@ -124,6 +124,10 @@ function drawTrack(parent, row, height) {
     element(parent, "p", {class: "note"}, "No track on this page: see windows.tsv and tracks/ of its sample.");
     return;
   }
+  if (!C.windows[row]) {
+    element(parent, "p", {class: "note"}, "It has no bases, and so no windows.");
+    return;
+  }
   const box = element(parent, "div"), readout = element(parent, "div", {class: "note readout"});
   const length = C.length[row], {total, start, end} = windowsOf(row);
   const {svg, y, inner} = plot(box, {height, maximum: 1, left: 50, top: 8, yTicks: [0, .5, 1], yText: String,
