@@ -116,7 +116,7 @@ def test_a_bad_sample_does_not_stop_the_others(tmp_path: Path) -> None:
     done = project.run()
     assert done.returncode != 0 and "Traceback" not in done.stdout
     assert problem in done.stdout
-    assert "1 samples could not be used; the others are finished" in done.stdout
+    assert "1 of 2 samples could not be used; the others are finished" in done.stdout
     assert not project.paths.chunks("bad").manifest.exists()
     assert not project.paths.sample("bad").tsv("windows").exists()
     lake, report = project.paths.sample("lake").tsv("windows"), project.paths.report.page
