@@ -133,18 +133,22 @@ def test_more_or_fewer_inputs(folder: Folder, tmp_path: Path) -> None:
     assert not folder.product(second).up_to_date(None)
 
 
-def test_an_input_that_cannot_be_looked_at_is_not_absent(
+def test_an_input_that_cannot_be_looked_at_is_no_change(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder.make()
+    """Nor is it absent."""
+    record, stat = folder.make(), Path.stat
 
-    def refuse(self: Path, **_: Any) -> os.stat_result:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+    def refuse(path: Path, **more: Any) -> os.stat_result:
+        if path == folder.input:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, **more)
 
     monkeypatch.setattr(Path, "stat", refuse)
     assert not made.is_absent(folder.input)
-    with pytest.raises(PermissionError):
-        folder.product().current()
+    assert folder.product().current() == record
+    assert folder.product().up_to_date(None)
+    assert read_made(folder.path / "made.json") == record
 
 
 def test_what_is_no_file_has_no_size(tmp_path: Path) -> None:

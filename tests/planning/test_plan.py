@@ -10,6 +10,7 @@ from virnuc_rules.config.run_folder import worker_names
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.made import touch
 from virnuc_rules.planning.lacking import lacking, short_results
+from virnuc_rules.planning.plan import Plan
 
 
 @pytest.fixture
@@ -19,7 +20,8 @@ def run(tmp_path: Path) -> Run:
 
 def stamps(run: Run) -> set[str]:
     found = run.folder.stamps.rglob("*")
-    return {str(path.relative_to(run.folder.stamps)) for path in found if path.is_file()}
+    names = {str(path.relative_to(run.folder.stamps)) for path in found if path.is_file()}
+    return names - {"now"}
 
 
 def done(run: Run) -> set[str]:
@@ -76,8 +78,19 @@ def test_all_is_predicted(run: Run) -> None:
     for path in files:
         touch(path)
     report.finish(report.look(), files, None)
+    assert run.settled().has_report and plan.folder.report.done.exists()
+
+
+def test_what_is_stale_has_an_input_that_is_newer_than_all(run: Run) -> None:
     run.settled()
-    assert plan.folder.report.done.exists()
+    assert not run.folder.now.exists()  # a dry run makes no folder
+    run.finish()
+    run.settled()
+    before = run.folder.now.stat().st_mtime_ns
+    files = (path for path in run.folder.results.rglob("*") if path != run.folder.now)
+    assert before >= max(path.stat().st_mtime_ns for path in files if path.is_file())
+    run.settled()
+    assert run.folder.now.stat().st_mtime_ns > before
 
 
 def test_to_look_changes_nothing(run: Run) -> None:
@@ -176,12 +189,20 @@ def test_an_input_is_new(run: Run) -> None:
     assert plan.samples["b"].chunks is plan.tables("b") is None
 
 
-def test_a_stamp_that_another_run_makes_meanwhile_stays(run: Run) -> None:
+def test_a_stamp_that_another_run_makes_meanwhile_stays(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is of jobs that ended after this plan looked."""
     run.chunk()
-    plan = run.plan()
-    touch(run.folder.worker_stamp("0"))
-    plan.settle()
+    look = Plan._look_for_results
+
+    def look_too_early(plan: Plan) -> None:
+        look(plan)
+        touch(run.folder.worker_stamp("0"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Plan, "_look_for_results", look_too_early)
+        run.settled()
     assert stamps(run) == {"chunked", "worker_0"}
     run.settled()
     assert stamps(run) == {"chunked"}

@@ -1,6 +1,7 @@
 """Training and evaluation through the real workflow: the same chunks and workers as any sample."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,25 @@ def test_calibrating_again_changes_nothing_but_the_calibration(
     done = verb(trained, "evaluate", "--part", "test", "--out", page, bundle=bundle)
     assert "the calibration was fitted to a part of" in done.stderr
     assert len(evaluation(page.with_suffix(".json"))["calibrated_on"]) == 2
+
+
+def test_to_calibrate_or_move_it_is_no_reason_to_train_again(
+    trained: Project, tmp_path: Path
+) -> None:
+    shutil.copytree(trained.folder, tmp_path, dirs_exist_ok=True)
+    project = Project(tmp_path, trained.samples)
+    project.settings = trained.settings
+    assert jobs(project.run("train", "--dry-run").stdout) == {}
+    bundle = tmp_path / "trained"
+    before = sha256(bundle / "bundle.json")
+    done = verb(project, "calibrate", "--part", "test", bundle=bundle)
+    assert done.returncode == 0, done.stderr
+    assert sha256(bundle / "bundle.json") != before
+    assert jobs(project.run("train", "--dry-run").stdout) == {}
+    # A file that was cut is one.
+    classifier = bundle / "classifier.safetensors"
+    os.truncate(classifier, classifier.stat().st_size - 1)
+    assert jobs(project.run("train", "--dry-run").stdout) == {"train": 1}
 
 
 def test_an_evaluation_of_what_it_was_trained_on_says_so(trained: Project, tmp_path: Path) -> None:
