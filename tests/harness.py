@@ -96,12 +96,14 @@ class Project:
         options = [f"--{k.replace('_', '-')}={values[k]}" for k in keys if k in values]
         return ["virnuc-rules", "serve", "--worker", str(worker), *options]
 
-    def serve(self, worker: int = 0, **settings: Any) -> subprocess.Popen[str]:
+    def serve(
+        self, worker: int = 0, *, forked: bool = False, **settings: Any
+    ) -> subprocess.Popen[str]:
         """Start a worker by hand."""
         return subprocess.Popen(
             self.serve_command(worker, **settings),
             cwd=self.folder,
-            env=environment(),
+            env=forked_environment() if forked else environment(),
             text=True,
             stderr=subprocess.PIPE,
         )

@@ -94,7 +94,7 @@ def narrower(tensors: dict[str, torch.Tensor]) -> None:
 def test_files(chunked: Project, damage: Callable[[Path], None], cause: str) -> None:
     bundle = copy_bundle(chunked.folder)
     damage(bundle)
-    assert_not_loaded(chunked, chunked.serve(bundle=bundle), cause)
+    assert_not_loaded(chunked, chunked.serve(forked=True, bundle=bundle), cause)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_files(chunked: Project, damage: Callable[[Path], None], cause: str) -> 
     ],
 )
 def test_devices(chunked: Project, settings: dict[str, str], cause: str) -> None:
-    assert_not_loaded(chunked, chunked.serve(**settings), cause)
+    assert_not_loaded(chunked, chunked.serve(forked=True, **settings), cause)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_no_card_or_no_such_kind_of_device(
     chunked: Project, settings: dict[str, str], cause: str
 ) -> None:
     """They are seen before anything starts."""
-    worker = chunked.serve(**settings)
+    worker = chunked.serve(forked=True, **settings)
     _, errors = worker.communicate(timeout=200)
     assert worker.returncode == 1 and cause in errors
     assert (
@@ -129,7 +129,7 @@ def test_a_classifier_is_no_concern_of_workers(tmp_path: Path) -> None:
     bundle = copy_bundle(tmp_path)
     spoil(bundle / "classifier.safetensors")
     project.chunk()
-    worker = project.serve(bundle=bundle)
+    worker = project.serve(forked=True, bundle=bundle)
     _, errors = worker.communicate(timeout=200)
     assert worker.returncode == 0, errors
     options = ("--sample=lake", f"--bundle={bundle}", f"--results={project.results}")
@@ -144,8 +144,8 @@ def test_a_file_that_hangs(chunked: Project, name: str) -> None:
     bundle = copy_bundle(chunked.folder)
     (bundle / name).unlink()
     os.mkfifo(bundle / name)  # reading it waits for a writer who never comes
-    worker = chunked.serve(bundle=bundle, load_timeout=15)
-    assert_not_loaded(chunked, worker, "not done after 15 s")
+    worker = chunked.serve(forked=True, bundle=bundle, load_timeout=4)
+    assert_not_loaded(chunked, worker, "not done after 4 s")
 
 
 def test_a_hang_with_the_interpreter_lock(chunked: Project) -> None:
