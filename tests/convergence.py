@@ -6,6 +6,7 @@ differ between the two is taken out in `content`, and nowhere else.
 
 import copy
 import hashlib
+import itertools
 import json
 import random
 import re
@@ -24,23 +25,29 @@ from virnuc_rules.models.bundle import rewrite_card
 
 # Settings of how the work is done. A reference has the first value of each.
 HOW = {"persistent_models": True, "workers": 1, "lease_seconds": 2.0, "threads": 1}
-LENGTHS = {"a": (800, 1200, 300), "b": (700, 1500), "c": (900, 400)}
-SETTINGS = {"bundle": "bundle", "chunk_size": 4}
-CODONS = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT"]
-STOPS = ("TAA", "TAG", "TGA", "CTA", "TTA", "TCA")  # on both strands
+LENGTHS = {"a": (800, 1200, 300), "b": (700, 1500, 250), "c": (900, 400)}
+SETTINGS = {"bundle": "bundle", "chunk_size": 10}
+_STOPS = ("TAA", "TAG", "TGA", "CTA", "TTA", "TCA")  # on both strands
+CODONS = [c for c in map("".join, itertools.product("ACGT", repeat=3)) if c not in _STOPS]
+STOP = "TTAACTAACTAG"  # in all frames
 
 
 def sequence(name: str, length: int, salt: str = "") -> str:
-    """Bases with open frames on both strands, some of them unknown."""
-    draw = random.Random(f"{name} {length} {salt}")
-    codons = [codon for codon in CODONS if codon not in STOPS]
-    bases = "".join(draw.choices(codons, k=length // 3 + 1))[:length]
-    return f"{bases[:100]}{'N' * (length // 50)}{bases[100 + length // 50 :]}"
+    """Bases with open frames on both strands, with calls of both kinds, and some unknown bases."""
+    draw, parts = random.Random(f"{name} {length} {salt}"), list[str]()
+    for _ in range(0, length, 400):
+        few = draw.sample(CODONS, 3)
+        parts += draw.choices(few, k=134)
+    bases, unknown = "".join(parts)[:length], length // 50
+    return f"{bases[:99]}{'N' * unknown}{bases[99 + unknown :]}"
 
 
 def write_sample(path: Path, name: str, salt: str = "") -> None:
-    contigs = enumerate(LENGTHS[name])
-    path.write_text("".join(f">{name}{i}\n{sequence(name, n, salt)}\n" for i, n in contigs))
+    """Contigs of random bases, and one without an open frame."""
+    contigs = [sequence(name, length, salt) for length in LENGTHS[name]]
+    contigs[-1] = (STOP * len(contigs[-1]))[: len(contigs[-1])]
+    rows = (f">{name}{number}\n{bases}\n" for number, bases in enumerate(contigs))
+    path.write_text("".join(rows))
 
 
 def new_project(folder: Path, **settings: Any) -> Project:

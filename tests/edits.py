@@ -136,7 +136,7 @@ SETTINGS = (
     setting("persistent_models", False),
     setting("min_score", 0.99),
     setting("min_viral_fraction", 1.0),
-    setting("min_called_windows", 2),
+    setting("min_called_windows", 3),
     setting("prevalence", 0.01),
     setting("seed", 5),
 )

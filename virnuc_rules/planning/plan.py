@@ -130,15 +130,20 @@ class Plan:
                 self._set(self.folder.worker_stamp(worker), present)
         self._set(self.folder.chunked, self.card is not None and self.are_chunked())
         self._set(self.folder.checked, all(p.is_final and not p.problem for p in every))
-        if self.card and not config.workflow.persistent_models:
+        if not config.workflow.persistent_models:
             for sample, plan in self.samples.items():
-                if self._must_be_embedded(plan):
-                    self._settle_chunk_stamps(sample, {task.path.name for task in plan.lacking})
+                self._settle_chunk_stamps(sample, plan)
 
-    def _settle_chunk_stamps(self, sample: str, left: set[str]) -> None:
-        for entry in read_manifest(self.folder.chunks(sample)).chunks:
-            stamp = self.folder.chunk_stamp(sample, Path(entry.file).stem)
-            self._set(stamp, entry.file not in left)
+    def _settle_chunk_stamps(self, sample: str, plan: SamplePlan) -> None:
+        if self.card is None or plan.chunks is None:
+            # What the run will embed is not known yet: other chunks have the same names.
+            for stamp in self.folder.chunk_stamp(sample, "any").parent.glob("*"):
+                self._set(stamp, False)
+        elif self._must_be_embedded(plan):
+            left = {task.path.name for task in plan.lacking}
+            for entry in read_manifest(self.folder.chunks(sample)).chunks:
+                stamp = self.folder.chunk_stamp(sample, Path(entry.file).stem)
+                self._set(stamp, entry.file not in left)
 
     def _set(self, stamp: Path, present: bool) -> None:
         """Make a stamp exist or not; one that exists is newer than all chunk folders."""
