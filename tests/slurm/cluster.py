@@ -170,14 +170,19 @@ class Cluster:
         self._kill_steps(node)
 
     def _kill_steps(self, node: str = "") -> None:
+        """Kill the job steps of a node: first the daemons, which would report what else is killed."""
+        daemons, jobs = list[psutil.Process](), list[psutil.Process]()
         for process in psutil.process_iter(["name", "cmdline"]):
             words = process.info["cmdline"] or []
             if not words or not words[0].startswith("slurmstepd"):
                 continue
             with contextlib.suppress(psutil.Error):  # it has just ended by itself
                 if self._ours(process, node):
-                    for one in [*process.children(recursive=True), process]:
-                        one.kill()
+                    jobs += process.children(recursive=True)
+                    daemons.append(process)
+        for process in [*daemons, *jobs]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
     def _ours(self, step: psutil.Process, node: str) -> bool:
         """Tell whether a slurmstepd is of this cluster, and of that node, by its open log."""
