@@ -170,7 +170,7 @@ class Cluster:
         self._kill_steps(node)
 
     def _kill_steps(self, node: str = "") -> None:
-        """Kill the job steps of a node: first the daemons, which would report what else is killed."""
+        """Kill the job steps of a node: first their daemons, which report what is killed."""
         daemons, jobs = list[psutil.Process](), list[psutil.Process]()
         for process in psutil.process_iter(["name", "cmdline"]):
             words = process.info["cmdline"] or []
