@@ -153,8 +153,9 @@ class Product:
     ) -> None:
         """Write `made.json` once all files are in place, and then the stamp.
 
-        Who replaces files removes an older `made.json` first. inputs: as `look` returned them; files: what was made; problem, failed: see
-        `Made`; known: sha256 of files that were hashed before.
+        Who replaces files removes an older `made.json` first. inputs: as `look` returned them;
+        files: what was made; problem, failed: see `Made`; known: sha256 of files that were hashed
+        before.
         """
         hashes = {path: (known or {}).get(path) or file_sha256(path) for path in files}
         whole = [
