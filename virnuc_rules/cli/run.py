@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from virnuc_rules.chunking.manifest import Manifest
 from virnuc_rules.cli.settings import Log, Stamp, with_settings
 from virnuc_rules.config.model import (
     Calling,
@@ -57,18 +58,10 @@ def chunk(
     can_be_compared = all(path.is_file() for path in files) and upstream_fasta is None
     if can_be_compared and product.up_to_date(stamp):
         return
-    from virnuc_rules.chunking.writer import write_chunks
-    from virnuc_rules.progress import progress
-    from virnuc_rules.reading.streams import STDIN, size_on_disk
-
-    name = "stdin" if files[0] == STDIN else files[0].name.split(".")[0]
-    sample = sample or name
     seen = product.look()
+    sample = sample or ("stdin" if files[0] == Path("-") else files[0].name.split(".")[0])
     try:
-        with progress(f"chunk {sample}", size_on_disk(files)) as advance:
-            manifest = write_chunks(
-                files, out, chunking, sample=sample, upstream_fasta=upstream_fasta, advance=advance
-            )
+        manifest = _write_chunks(files, out, chunking, sample, upstream_fasta)
     except InputError as error:
         if stamp is None:
             raise
@@ -79,11 +72,25 @@ def chunk(
     hashed = zip(seen, manifest.sources_sha256, strict=True)
     inputs = [each.model_copy(update={"sha256": sha256}) for each, sha256 in hashed]
     product.finish(inputs, folder.files([entry.file for entry in manifest.chunks]), stamp)
+
+
+def _write_chunks(
+    files: list[Path], out: Path, chunking: Chunking, sample: str, upstream_fasta: Path | None
+) -> Manifest:
+    from virnuc_rules.chunking.writer import write_chunks
+    from virnuc_rules.progress import progress
+    from virnuc_rules.reading.streams import size_on_disk
+
+    with progress(f"chunk {sample}", size_on_disk(files)) as advance:
+        manifest = write_chunks(
+            files, out, chunking, sample=sample, upstream_fasta=upstream_fasta, advance=advance
+        )
     logger.info(
         "%s: %d files, %d contigs, %d bases, %d windows, %d open frames in %d chunks",
         sample, len(files), manifest.contigs, manifest.bases, manifest.windows,
         manifest.open_frames, len(manifest.chunks),
     )  # fmt: skip
+    return manifest
 
 
 @app.command()

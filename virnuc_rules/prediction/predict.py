@@ -9,7 +9,7 @@ import torch
 from virnuc_rules.arrays import Double
 from virnuc_rules.bundles.verified import Verified, read_verified
 from virnuc_rules.chunking.format import contig_indices, contig_lengths, read_table
-from virnuc_rules.chunking.manifest import read_manifest
+from virnuc_rules.chunking.manifest import Manifest, read_manifest
 from virnuc_rules.config.model import Calling, Embedding, Probability, Run
 from virnuc_rules.config.run_folder import ChunkFolder, RunFolder, SampleFolder
 from virnuc_rules.embedding.embedding_file import Computation
@@ -68,11 +68,7 @@ def predict(
             tables.finish()
         write_viral(stage, folder, manifest.bases)
         move_into_place(stage, SampleFolder(out, sample))
-    logger.info(
-        "sample %s: %d windows, %d called, %d of them virus; %d contigs, %d of them virus",
-        sample, manifest.windows, consensus.called.sum(), consensus.virus.sum(),
-        manifest.contigs, tables.viral,
-    )  # fmt: skip
+    _log_calls(sample, manifest, consensus, tables.viral)
     if probabilities:
         _log_fdr(sample, probabilities(consensus.margin), consensus, probability.prevalence)
     _log_computed(sample, computed, verified)
@@ -93,6 +89,14 @@ def _add_contigs(
         tables.add_contigs(contigs, windows, consensus.part(slice(first, last)))
         advance(windows.num_rows)
         first = last
+
+
+def _log_calls(sample: str, manifest: Manifest, consensus: Consensus, viral: int) -> None:
+    logger.info(
+        "sample %s: %d windows, %d called, %d of them virus; %d contigs, %d of them virus",
+        sample, manifest.windows, consensus.called.sum(), consensus.virus.sum(),
+        manifest.contigs, viral,
+    )  # fmt: skip
 
 
 def _log_fdr(sample: str, probability: Double, consensus: Consensus, prevalence: float) -> None:
