@@ -303,6 +303,8 @@ def test_what_snakemake_sees_of_the_files(run: Run) -> None:
     product.up_to_date(None)
     plan = run.settled()
     assert product.done.exists() and plan.edges(product, [file]) == []
+    long = file.with_name("x" * 300)  # cannot be looked at
+    assert plan.edges(None, [file, long]) == [long]  # a job fails if its input is of the future
     file.unlink()
     assert run.settled().edges(product, [file]) == []
 
