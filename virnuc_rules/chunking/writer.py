@@ -87,6 +87,7 @@ def _move_into_place(stage: ChunkFolder, out: ChunkFolder) -> None:
     """
     new, manifest = stage.manifest, out.manifest
     out.path.mkdir(exist_ok=True)
+    out.made.unlink(missing_ok=True)
     if manifest.exists() and manifest.read_bytes() != new.read_bytes():
         manifest.unlink(missing_ok=True)
     for path in out.chunk_files():

@@ -42,6 +42,7 @@ def report(
     from virnuc_rules.report.page import write_report
 
     seen = product.look()
+    product.made.unlink(missing_ok=True)
     run = write_report(config, out)
     # With the settings of the run: other commands read them.
     written = [path for path in (folder.config,) if path.exists()]

@@ -89,6 +89,7 @@ def evaluate(
     from virnuc_rules.training.commands import evaluate as evaluate_bundle
 
     seen = product.look()
+    product.made.unlink(missing_ok=True)
     evaluation = evaluate_bundle(settings, part, files.page)
     product.finish(seen, [files.page, files.json], stamp)
     _log_evaluation(evaluation, files.page)

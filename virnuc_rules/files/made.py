@@ -153,9 +153,9 @@ class Product:
     ) -> None:
         """Write `made.json` once all files are in place, and then the stamp.
 
-        Until then an older `made.json` does not fit files that were replaced: none needs to be
-        removed first. inputs: as `look` returned them; files: what was made; problem, failed: see
-        `Made`; known: sha256 of files that were hashed before.
+        Who replaces files removes an older `made.json` first. inputs: as `look` returned them;
+        files: what was made; problem, failed: see `Made`; known: sha256 of files that were hashed
+        before.
         """
         hashes = {path: (known or {}).get(path) or file_sha256(path) for path in files}
         whole = [

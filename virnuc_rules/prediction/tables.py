@@ -251,10 +251,11 @@ def write_highest_score(path: Path, parts: list[pa.Table]) -> None:
 
 
 def move_into_place(stage: SampleFolder, out: SampleFolder) -> None:
-    """Flush all staged files to the disk, then move them to `out`."""
+    """Flush all staged files to the disk, then move them to `out`, whose `made.json` goes first."""
     files = stage.files()
     sync_files(files)
     targets = [out.path / path.relative_to(stage.path) for path in files]
+    out.made.unlink(missing_ok=True)
     for path, target in zip(files, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)

@@ -92,7 +92,8 @@ def read_run(config: Config) -> Run:
     for name, reason in missing.items():
         logger.warning("sample %s is not in the report: %s", name, reason)
     if not samples:
-        raise ResultError(f"{results}: no sample has tables yet; run `predict` first")
+        first = next(iter(missing.values()))
+        raise ResultError(f"{results}: no report, as no sample has tables: {first}")
     contigs = read_contigs(samples)
     for sample in samples:
         if sample.unmatched:
