@@ -222,7 +222,11 @@ def test_chunks_have_stamps(run: Run) -> None:
     gone = run.tasks("a")[0]
     run.store.result(gone.key).unlink()
     run.settled()
-    assert {name for name in stamps(run) if "/" in name} == every - {f"chunks/a/{gone.path.stem}"}
+    left = every - {f"chunks/a/{gone.path.stem}"}
+    assert {name for name in stamps(run) if "/" in name} == left
+    run.files["b"].write_text(">other\nACGT\n")  # will have other chunks with the same names
+    run.settled()
+    assert {name for name in stamps(run) if "/" in name} == {n for n in left if "/a/" in n}
 
 
 # --- samples whose files cannot be used --------------------------------------------------------
@@ -303,6 +307,8 @@ def test_what_snakemake_sees_of_the_files(run: Run) -> None:
     product.up_to_date(None)
     plan = run.settled()
     assert product.done.exists() and plan.edges(product, [file]) == []
+    long = file.with_name("x" * 300)  # cannot be looked at
+    assert plan.edges(None, [file, long]) == [long]  # a job fails if its input is of the future
     file.unlink()
     assert run.settled().edges(product, [file]) == []
 

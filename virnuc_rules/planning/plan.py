@@ -167,11 +167,12 @@ class Plan:
         content, so an archived file or a strange time makes no job. Else all, but for files with a
         time in the future: Snakemake would fail the job that reads them.
         """
+        times = {path: _time(path) for path in files}
         if product is None or not product.done.exists():
             now = time.time_ns()
-            return [path for path in files if is_absent(path) or path.stat().st_mtime_ns <= now]
+            return [path for path, at in times.items() if at is None or at <= now]
         done = product.done.stat().st_mtime_ns
-        return [path for path in files if path.exists() and path.stat().st_mtime_ns <= done]
+        return [path for path, at in times.items() if at is not None and at <= done]
 
     def check_inputs(self) -> None:
         """Raise VirnucError for the first missing file of a sample that must be chunked."""
@@ -180,6 +181,14 @@ class Plan:
                 if problem := _absence(path):
                     sheet = self.sheet.table.path
                     raise VirnucError(f"{sheet}: sample {sample}: {path}: {problem}")
+
+
+def _time(path: Path) -> int | None:
+    """Return the time of a file; None where there is none, or it cannot be looked at."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _absence(path: Path) -> str:
