@@ -107,7 +107,9 @@ def test_only_empty_contigs(tmp_path: Path) -> None:
     assert read_tsv(out / "windows.tsv") == read_tsv(out / "orfs.tsv") == []
 
 
-@pytest.mark.parametrize("content", [b"", b"\n \n", gzip.compress(b"")])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n \n", gzip.compress(b"")], ids=["nothing", "blank lines", "gzip"]
+)
 def test_an_empty_file_is_a_sample_without_contigs(tmp_path: Path, content: bytes) -> None:
     config = configure(tmp_path / "results")
     (tmp_path / "gut.fa").write_bytes(content)

@@ -129,7 +129,9 @@ def test_bad_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str)
         assert error(write(tmp_path, content)) == expected
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", gzip.compress(b"")])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n\n", gzip.compress(b"")], ids=["nothing", "blank lines", "gzip"]
+)
 def test_an_empty_file_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
