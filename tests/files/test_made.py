@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +122,27 @@ def test_an_archived_input_is_not_missed(folder: Folder) -> None:
 
 
 def test_another_name_of_the_input_is_no_change(folder: Folder) -> None:
-    record = folder.make()
+    key = folder.make().key
     folder.input = folder.input.rename(folder.input.with_name("renamed.fa"))
-    assert folder.product().current() == record
+    assert folder.product().current() is None  # until its content was compared
+    assert folder.product().up_to_date(None)
+    record = folder.product().current()
+    assert record and record.key == key
+
+
+def test_files_of_equal_size_and_time_that_are_exchanged(folder: Folder, tmp_path: Path) -> None:
+    folder.make()
+    other = tmp_path / "other.fa"
+    other.write_bytes(folder.input.read_bytes().swapcase())
+    shutil.copystat(folder.input, other)
+    folder.input = other
+    assert folder.product().current() is None and not folder.product().up_to_date(None)
+
+
+def test_a_path_that_never_was_is_not_an_archived_file(folder: Folder, tmp_path: Path) -> None:
+    folder.make()
+    folder.input = tmp_path / "typo.fa"
+    assert folder.product().current() is None and not folder.product().up_to_date(None)
 
 
 def test_more_or_fewer_inputs(folder: Folder, tmp_path: Path) -> None:
@@ -216,7 +236,7 @@ def test_hashes_that_are_known_are_not_computed_again(
 
     monkeypatch.setattr(made, "file_sha256", remember)
     record = folder.make(known={folder.files[0]: "2" * 64})
-    assert hashed == [folder.files[1], folder.input]
+    assert hashed == [folder.input, folder.files[1]]
     assert record.files["table.tsv"].sha256 == "2" * 64
 
 
@@ -225,7 +245,8 @@ def test_hashes_that_are_known_are_not_computed_again(
 
 def test_a_problem_stays_until_the_input_changes(folder: Folder) -> None:
     product = folder.product()
-    product.finish(product.look(), [], folder.stamp, problem="record 2: illegal letter")
+    seen = product.look(content=False)
+    product.finish(seen, [], folder.stamp, problem="record 2: illegal letter")
     found = folder.product().current()
     assert found and found.problem == "record 2: illegal letter" and folder.stamp.exists()
     shift(folder.input, HOUR)  # its content was not read to the end: it is looked at again
@@ -259,10 +280,13 @@ def test_done_exists_if_and_only_if_it_is_up_to_date(folder: Folder) -> None:
     assert product.settle() == record
     assert product.done.stat().st_size == 0
     assert product.done.stat().st_mtime_ns == product.made.stat().st_mtime_ns
-    shift(product.done, HOUR)
-    later = product.done.stat().st_mtime_ns
+    shift(product.done, -HOUR)
+    earlier = product.done.stat().st_mtime_ns
     assert product.settle() == record
-    assert product.done.stat().st_mtime_ns == later  # what exists keeps its time
+    assert product.done.stat().st_mtime_ns == earlier  # what exists keeps its time
+    shift(product.done, 10 * HOUR)  # of a clock that is ahead
+    assert product.settle() == record
+    assert product.done.stat().st_mtime_ns <= time.time_ns()
     halve(folder.files[0])
     assert product.settle() is None and not product.done.exists()
 

@@ -97,9 +97,11 @@ def test_a_bundle_that_is_to_be_made(run: Run, tmp_path: Path) -> None:
     run.finish()
     of_a, of_b = (len(run.tasks(sample)) for sample in run.files)
     run.config = run.config.replace(bundle=tmp_path / "nowhere", bundle_definition="virnucpro-500")
-    assert forecast_of(run).chunks == {"other bundle": of_a + of_b}
+    why = "of a bundle that is made first"
+    assert forecast_of(run).chunks == {why: of_a + of_b}
+    assert f"to embed: at most {of_a + of_b} chunks" in "\n".join(forecast_of(run).lines())
     run.folder.sample("a").made.unlink()
-    assert forecast_of(run).chunks == {"new": of_a, "other bundle": of_b}
+    assert forecast_of(run).chunks == {"new": of_a, why: of_b}
 
 
 def test_results_that_are_gone(run: Run) -> None:

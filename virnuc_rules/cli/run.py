@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+_STDIN = Path("-")
+
 
 @app.command()
 @with_settings
@@ -37,8 +39,9 @@ def chunk(
     files: Annotated[
         list[Path],
         typer.Argument(
+            readable=False,  # not checked here: it is a problem of the sample, see below
             help="contigs or reads of one sample, FASTA or FASTQ (qualities are ignored, paired "
-            "files are two files), plain, gz, bz2, xz or zst; - is standard input"
+            "files are two files), plain, gz, bz2, xz or zst; - is standard input",
         ),
     ],
     out: Annotated[Path, typer.Option(help="folder for chunks, tables and manifest")],
@@ -55,11 +58,11 @@ def chunk(
     """
     folder = ChunkFolder(out)
     product = products.chunks(folder, chunking, files)
-    can_be_compared = all(path.is_file() for path in files) and upstream_fasta is None
-    if can_be_compared and product.up_to_date(stamp):
+    is_stream = any(path == _STDIN or path.is_fifo() for path in files)
+    if not is_stream and upstream_fasta is None and product.up_to_date(stamp):
         return
-    seen = product.look()
-    sample = sample or ("stdin" if files[0] == Path("-") else files[0].name.split(".")[0])
+    seen = product.look(content=False)
+    sample = sample or ("stdin" if files[0] == _STDIN else files[0].name.split(".")[0])
     try:
         manifest = _write_chunks(files, out, chunking, sample, upstream_fasta)
     except InputError as error:
@@ -127,7 +130,12 @@ def serve(
         for sample in read_samples(inputs.samples)
         if every_sample or not products.is_final(every.folder, sample, *of_tables)
     ]
-    tasks = every.of_samples(samples)
+    chunked = [sample for sample in samples if every.folder.chunks(sample).manifest.exists()]
+    if samples and not chunked:
+        raise ChunkError(f"sample {samples[0]} is not chunked; run `chunk` first")
+    if late := sorted(set(samples) - set(chunked)):
+        logger.warning("sample %s is not chunked, and left out", late[0])
+    tasks = every.of_samples(chunked)
     _work(Worker(settings, str(worker), worker, tasks, deadline), stamp, log)
 
 

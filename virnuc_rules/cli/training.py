@@ -16,7 +16,7 @@ from virnuc_rules.config.run_folder import EVALUATION, EvaluationFiles, RunFolde
 from virnuc_rules.files.made import accept
 from virnuc_rules.logs import logger
 from virnuc_rules.models.card import CARD, read_card
-from virnuc_rules.training.products import evaluation_product, trained_product
+from virnuc_rules.training.products import evaluation_product, trained_product, unembedded_samples
 from virnuc_rules.training.split import Parts
 from virnuc_rules.vocabulary import Label
 
@@ -50,7 +50,9 @@ def train(
         EvaluationFiles(bundle / EVALUATION),
     )
     hashes = {bundle / name: sha256 for name, sha256 in read_card(bundle).sha256.items()}
-    product.finish(seen, [bundle / CARD, *hashes, files.page, files.json], stamp, known=hashes)
+    made = [bundle / CARD, *hashes, files.page, files.json]
+    failed = unembedded_samples(settings)
+    product.finish(seen, made, stamp, failed=failed, known=hashes)
     _log_evaluation(evaluation, files.page)
 
 
@@ -91,7 +93,8 @@ def evaluate(
     seen = product.look()
     product.made.unlink(missing_ok=True)
     evaluation = evaluate_bundle(settings, part, files.page)
-    product.finish(seen, [files.page, files.json], stamp)
+    failed = unembedded_samples(settings)
+    product.finish(seen, [files.page, files.json], stamp, failed=failed)
     _log_evaluation(evaluation, files.page)
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,32 +33,45 @@ class Seen(_Record):
     size: int  # bytes
     mtime_ns: int
     sha256: str = ""  # "": not read to its end
+    path: str = ""  # absolute; of inputs only
 
     @classmethod
-    def of(cls, path: Path, sha256: str = "") -> Self:
-        """Look at a file. Raises OSError."""
-        state = path.stat()
-        return cls(size=state.st_size, mtime_ns=state.st_mtime_ns, sha256=sha256)
+    def of(cls, path: Path, sha256: str = "", *, name: bool = False) -> Self:
+        """Look at a file; with its path if `name`. Raises OSError."""
+        state, where = path.stat(), str(path.absolute()) if name else ""
+        return cls(size=state.st_size, mtime_ns=state.st_mtime_ns, sha256=sha256, path=where)
 
     def is_unchanged(self, path: Path) -> bool:
-        """Compare size and time of an input; an older time is a change too.
+        """Compare path, size and time of an input; an older time is a change too.
 
-        One that is not there any more, or cannot be looked at, counts as unchanged: it may be
-        archived, and what was made of it is as good.
+        One that is not there any more, or cannot be looked at, counts as unchanged if it has the
+        same name: it may be archived, and what was made of it is as good.
         """
         now = _look(path)
-        return now is None or (now.size, now.mtime_ns) == (self.size, self.mtime_ns)
+        if now is None:
+            return Path(self.path or path).name == path.name
+        same_place = not self.path or self.path == str(path.absolute())
+        return same_place and (now.size, now.mtime_ns) == (self.size, self.mtime_ns)
 
     def has_same_content(self, path: Path) -> bool:
-        """Compare an input by its content where its time or size differ."""
-        return self.is_unchanged(path) or file_sha256(path) == self.sha256
+        """Compare an input by its content where its path, time or size differ."""
+        try:
+            return self.is_unchanged(path) or file_sha256(path) == self.sha256
+        except OSError:  # whoever reads it next says why
+            return False
 
     def is_whole(self, path: Path) -> bool:
-        """Compare a file that was made. A later time is no change: Snakemake touches outputs."""
+        """Compare a file that was made. A later time is no change: Snakemake touches outputs.
+
+        Only seconds are compared: not every copy keeps their fractions.
+        """
         now = _look(path)
-        return now is not None and now.size == self.size and now.mtime_ns >= self.mtime_ns
+        if now is None or now.size != self.size:
+            return False
+        return now.mtime_ns // _SECOND >= self.mtime_ns // _SECOND
 
 
+_SECOND = 1_000_000_000  # ns
 _UNSEEN = Seen(size=-1, mtime_ns=0)  # standard input or a pipe: cannot be compared later
 
 
@@ -81,7 +95,7 @@ def read_made(path: Path) -> Made | None:
     """Read a `made.json`; None where there is none, or another version wrote it."""
     try:
         return Made.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValidationError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValidationError):
         return None
 
 
@@ -116,7 +130,9 @@ class Product:
         existed = os.path.lexists(self.done)
         made = self.current()
         if made and not existed:
-            touch(self.done, self.made.stat().st_mtime_ns)
+            touch(self.done, min(self.made.stat().st_mtime_ns, time.time_ns()))
+        elif made and self.done.stat().st_mtime_ns > time.time_ns():
+            touch(self.done)  # of a clock that is ahead: what is made now would be older
         elif existed and not made:
             self.done.unlink(missing_ok=True)
         return made
@@ -126,20 +142,26 @@ class Product:
 
         Inputs whose times differ are compared by their content.
         """
+        now = [_look(path) for path in self.inputs]  # before their content is read
         made = self._checked(Seen.has_same_content)
         if made is None:
             return False
         logger.info("%s: up to date", self.made.parent)
         inputs = [
-            _look(path, seen.sha256) or seen
-            for seen, path in zip(made.inputs, self.inputs, strict=True)
+            each.model_copy(update={"sha256": seen.sha256}) if each else seen
+            for seen, each in zip(made.inputs, now, strict=True)
         ]
         self._write(made.model_copy(update={"inputs": inputs}), stamp)
         return True
 
-    def look(self) -> list[Seen]:
-        """Look at the inputs, before they are read. Raises OSError."""
-        return [Seen.of(path) if path.is_file() else _UNSEEN for path in self.inputs]
+    def look(self, *, content: bool = True) -> list[Seen]:
+        """Look at the inputs, before they are read; also at their content. Raises OSError."""
+        return [
+            Seen.of(path, file_sha256(path) if content else "", name=True)
+            if path.is_file()
+            else _UNSEEN
+            for path in self.inputs
+        ]
 
     def finish(
         self,
@@ -158,16 +180,10 @@ class Product:
         before.
         """
         hashes = {path: (known or {}).get(path) or file_sha256(path) for path in files}
-        whole = [
-            seen
-            if problem or seen.sha256
-            else seen.model_copy(update={"sha256": file_sha256(path)})
-            for seen, path in zip(inputs, self.inputs, strict=True)
-        ]
         folder = self.made.parent
         made = Made(
             of=dict(self.of),
-            inputs=whole,
+            inputs=list(inputs),
             files={os.path.relpath(p, folder): Seen.of(p, sha) for p, sha in hashes.items()},
             problem=problem,
             failed=list(failed),
@@ -189,9 +205,9 @@ def accept(path: Path, changed: Path) -> None:
         write_json(path, made.model_copy(update={"files": {**made.files, name: seen}}))
 
 
-def _look(path: Path, sha256: str = "") -> Seen | None:
+def _look(path: Path) -> Seen | None:
     try:
-        return Seen.of(path, sha256)
+        return Seen.of(path, name=True)
     except OSError:
         return None
 

@@ -25,6 +25,8 @@ class Forecast:
     archived: list[str] = field(default_factory=list)  # files that are gone
     chunks: Counter[str] = field(default_factory=Counter)  # to embed, by reason
     open_frames: int = 0  # in these
+    at_most: bool = False  # the bundle is to be made: results of the same one may be there
+    for_training: int = 0  # more chunks, of samples with tables: only train and evaluate need them
 
     def lines(self) -> Iterator[str]:
         """Yield what a user reads."""
@@ -33,7 +35,10 @@ class Forecast:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.chunks.most_common())
         total = sum(self.chunks.values())
         detail = f" with {self.open_frames:,} open frames ({reasons})" if total else ""
-        yield f"to embed: {total:,} chunks{detail}"
+        most = "at most " if self.at_most and total else ""
+        yield f"to embed: {most}{total:,} chunks{detail}"
+        if self.for_training:
+            yield f"to embed for `train` and `evaluate`: {self.for_training:,} chunks more"
         if self.to_chunk:
             yield f"to chunk first, so not counted above: {_names(self.to_chunk)}"
         if self.of_other_version:
@@ -53,13 +58,16 @@ def _names(names: list[str]) -> str:
 
 def forecast(plan: Plan) -> Forecast:
     """Summarise a plan that has been looked at."""
-    result, seen = Forecast(), set[str]()
+    result, seen = Forecast(at_most=plan.card is None), set[str]()
     failed = Store(plan.config.run.results).failed(
         task.key for state in plan.samples.values() for task in state.lacking
     )
     for sample, state in plan.samples.items():
         _add_sample(result, plan, sample, state)
-        for task in [] if state.is_final else _to_embed(plan, sample, state):
+        if state.is_final:
+            result.for_training += len(state.lacking)
+            continue
+        for task in _to_embed(plan, sample, state):
             if task.key not in seen:  # equal chunks are embedded once
                 seen.add(task.key)
                 why = "failed before" if task.key in failed else _reason(plan, sample, state)
@@ -95,7 +103,9 @@ def _reason(plan: Plan, sample: str, state: SamplePlan) -> str:
     made = read_made(plan.folder.sample(sample).made)
     if made is None or state.chunks is None or made.of.get("chunks") != state.chunks.key:
         return "new"
-    if plan.card is None or made.of.get("networks") != plan.card.fingerprint:
+    if plan.card is None:
+        return "of a bundle that is made first"
+    if made.of.get("networks") != plan.card.fingerprint:
         return "other bundle"
     now, before = plan.config.embedding.model_dump(mode="json"), made.of.get("embedding", {})
     changed = [key for key, value in now.items() if before.get(key) != value]

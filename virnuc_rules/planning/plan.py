@@ -37,6 +37,11 @@ class SamplePlan:
         return self.tables is not None
 
     @property
+    def has_tables(self) -> bool:
+        """Tell whether the tables are there and up to date."""
+        return self.is_final and not self.problem
+
+    @property
     def problem(self) -> str:
         """Return why the sample's files could not be used; empty if they could."""
         return self.chunks.problem if self.chunks else ""
@@ -184,9 +189,9 @@ class Plan:
 
 
 def _time(path: Path) -> int | None:
-    """Return the time of a file; None where there is none, or it cannot be looked at."""
+    """Return the time of a file, or of a link to it; None where it cannot be looked at."""
     try:
-        return path.stat().st_mtime_ns
+        return max(path.stat().st_mtime_ns, path.lstat().st_mtime_ns)
     except OSError:
         return None
 

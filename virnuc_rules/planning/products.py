@@ -23,6 +23,7 @@ from virnuc_rules.config.model import (
     Group,
     LabelledSettings,
     Probability,
+    Run,
     Section,
 )
 from virnuc_rules.config.run_folder import (
@@ -34,8 +35,10 @@ from virnuc_rules.config.run_folder import (
     SampleFolder,
 )
 from virnuc_rules.config.sheet import Sheet
+from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.files.made import Product, read_made
 from virnuc_rules.models.card import BundleCard
+from virnuc_rules.queue.store import Store
 
 
 def chunks(folder: ChunkFolder, chunking: Chunking, files: Sequence[Path]) -> Product:
@@ -129,6 +132,13 @@ def trained(
         fitting=_shown(fitting),
     )
     return Product(files.made, files.done, of, [settings.inputs.samples, *tables])
+
+
+def unembedded(run: Run, embedding: Embedding, samples: Iterable[str]) -> list[str]:
+    """Return the names of the chunks of samples that have no embeddings."""
+    tasks = Tasks.of(run, embedding).of_samples(samples)
+    done = Store(run.results).done(tasks)
+    return [task.name for key, task in tasks.items() if key not in done]
 
 
 def _of(**values: Any) -> dict[str, Any]:

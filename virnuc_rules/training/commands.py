@@ -82,7 +82,8 @@ def _check_target(out: Path, base: Path) -> None:
         raise VirnucError(f"{out}: is the bundle to train with; give `trained_bundle` another name")
     if out.exists() and (unknown := {path.name for path in out.iterdir()} - _BUNDLE_FILES):
         raise VirnucError(f"{out}: holds {min(unknown)}, which no bundle has; give another folder")
-    if card.is_bundle(out) and card.read_card(out).training is None:
+    made = EvaluationFiles(out / EVALUATION).made  # also beside a card that was damaged
+    if card.is_bundle(out) and not made.exists() and card.read_card(out).training is None:
         raise VirnucError(f"{out}: is a bundle that `train` did not make; give another folder")
 
 

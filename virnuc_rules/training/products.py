@@ -24,6 +24,12 @@ def evaluation_product(settings: LabelledSettings, part: str, files: EvaluationF
     return products.evaluation(files, settings, card, tables, part, sheet)
 
 
+def unembedded_samples(settings: LabelledSettings) -> list[str]:
+    """Return the chunks of the labelled samples that have no embeddings: worth another run."""
+    sheet, _ = _sheet(settings)
+    return products.unembedded(settings.run, settings.embedding, sheet)
+
+
 def _sheet(settings: LabelledSettings) -> tuple[LabelledSheet, list[Path]]:
     sheet = read_labelled_sheet(settings.inputs.samples)
     return sheet, tables_beside(sheet)

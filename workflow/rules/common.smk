@@ -1,5 +1,6 @@
 # The checked config, the plan, and functions that several rules use.
 import atexit
+import re
 import sys
 from pathlib import Path
 
@@ -46,6 +47,8 @@ try:
         PLAN.check_inputs()
 except VirnucError as error:
     raise WorkflowError(str(error)) from None
+except OSError as error:  # such as results that cannot be written
+    raise WorkflowError(f"{error.filename}: {error.strerror}") from None
 
 FOLDER = PLAN.folder
 BUNDLE = CONFIG.run.bundle / CARD
@@ -81,7 +84,7 @@ if workflow.is_main_process and not workflow.modifier.is_main_snakefile():
 
 
 wildcard_constraints:
-    sample=f"(?!({'|'.join(sorted(FOLDER.own_names()))})/){SAMPLE}",  # report/done is no sample's
+    sample=f"(?!({'|'.join(map(re.escape, sorted(FOLDER.own_names())))})/){SAMPLE}",  # report/done is no sample's
     chunk=r"chunk_\d+",
     worker=rf"({EVERY})?\d+",
 

@@ -27,7 +27,7 @@ rule predict:
 rule tables:
     input:
         done=PREDICTED,
-        now=lambda wildcards: if_stale(PLAN.samples[wildcards.sample].is_final),
+        now=lambda wildcards: if_stale(PLAN.samples[wildcards.sample].has_tables),
     output:
         update(FOLDER.sample("{sample}").files()),
     log:
