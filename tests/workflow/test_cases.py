@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from convergence import (
     sequence,
 )
 from edits import EDITS, labelled
-from harness import BUNDLE, Project, embedded_chunks, jobs, read_tsv, rules
+from harness import BUNDLE, Project, embedded_chunks, environment, jobs, read_tsv, rules
 
 from virnuc_rules.bundles.definition import with_window
 from virnuc_rules.config.model import check_config
@@ -54,6 +55,52 @@ def test_r5_an_archived_file_that_is_needed_is_one_line(project: Project) -> Non
     assert after.code == 1
     assert after.problems == {"samples.tsv: sample a: a.fa: no such file"}
     assert after.products == before
+
+
+def test_a_file_without_permission(project: Project) -> None:
+    """Root may read everything: the run gives this right away. The sample is tried again."""
+    os.utime(project.folder / "a.fa")
+    (project.folder / "a.fa").chmod(0)
+    rights = "-dac_override,-dac_read_search"
+    without = ["setpriv", "--bounding-set", rights, "--inh-caps", rights]
+    refused = subprocess.run(
+        [*without, *project.command()], cwd=project.folder, env=environment(), text=True,
+        capture_output=True, timeout=400,
+    )  # fmt: skip
+    assert refused.returncode == 1
+    line = "sample a: a.fa: cannot be read (Permission denied)"
+    assert line in project.paths.log("check").read_text()
+    assert jobs(refused.stdout + refused.stderr)["chunk"] == 1
+    (project.folder / "a.fa").chmod(0o644)
+    assert project.run().returncode == 0
+
+
+def test_a_mistyped_path_is_not_an_archived_file(project: Project) -> None:
+    project.set_samples({"a": Path("typo.fa"), "b": Path("b.fa")})
+    after = run(project)
+    assert after.code == 1
+    assert after.problems == {"samples.tsv: sample a: typo.fa: no such file"}
+
+
+def test_archived_files_and_jobs_that_are_forced(project: Project) -> None:
+    EDITS["a.fa archived"].apply(project)
+    before = contents(project)
+    done = project.run("--forcerun", "chunk")
+    assert done.returncode == 0, done.stdout
+    assert contents(project) == before and jobs(project.run().stdout) == {}
+
+
+def test_a_file_target_of_a_broken_sample_fails_each_time(project: Project) -> None:
+    EDITS["a.fa broken"].apply(project)
+    target = "results/a/contigs.tsv"
+    assert [project.run(target).returncode for _ in range(2)] == [1, 1]
+
+
+def test_a_sample_with_a_name_like_a_file_of_the_results(project: Project) -> None:
+    project.set_samples({"report_html": Path("a.fa")})
+    done = project.run()
+    assert done.returncode == 0, done.stdout
+    assert project.paths.sample("report_html").tsv("contigs").exists()
 
 
 def test_r7_the_next_run_from_another_folder(project: Project, finished: Project) -> None:

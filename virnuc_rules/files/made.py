@@ -33,28 +33,27 @@ class Seen(_Record):
     size: int  # bytes
     mtime_ns: int
     sha256: str = ""  # "": not read to its end
-    path: str = ""  # absolute; of inputs only
+    name: str = ""  # without its folders, which may be moved; of inputs only
 
     @classmethod
-    def of(cls, path: Path, sha256: str = "", *, name: bool = False) -> Self:
-        """Look at a file; with its path if `name`. Raises OSError."""
-        state, where = path.stat(), str(path.absolute()) if name else ""
-        return cls(size=state.st_size, mtime_ns=state.st_mtime_ns, sha256=sha256, path=where)
+    def of(cls, path: Path, sha256: str = "", name: str = "") -> Self:
+        """Look at a file. Raises OSError."""
+        state = path.stat()
+        return cls(size=state.st_size, mtime_ns=state.st_mtime_ns, sha256=sha256, name=name)
 
     def is_unchanged(self, path: Path) -> bool:
-        """Compare path, size and time of an input; an older time is a change too.
+        """Compare name, size and time of an input; an older time is a change too.
 
         One that is not there any more, or cannot be looked at, counts as unchanged if it has the
         same name: it may be archived, and what was made of it is as good.
         """
+        if self.name != path.name:
+            return False
         now = _look(path)
-        if now is None:
-            return Path(self.path or path).name == path.name
-        same_place = not self.path or self.path == str(path.absolute())
-        return same_place and (now.size, now.mtime_ns) == (self.size, self.mtime_ns)
+        return now is None or (now.size, now.mtime_ns) == (self.size, self.mtime_ns)
 
     def has_same_content(self, path: Path) -> bool:
-        """Compare an input by its content where its path, time or size differ."""
+        """Compare an input by its content where its name, time or size differ."""
         try:
             return self.is_unchanged(path) or file_sha256(path) == self.sha256
         except OSError:  # whoever reads it next says why
@@ -157,7 +156,7 @@ class Product:
     def look(self, *, content: bool = True) -> list[Seen]:
         """Look at the inputs, before they are read; also at their content. Raises OSError."""
         return [
-            Seen.of(path, file_sha256(path) if content else "", name=True)
+            Seen.of(path, file_sha256(path) if content else "", path.name)
             if path.is_file()
             else _UNSEEN
             for path in self.inputs
@@ -207,7 +206,7 @@ def accept(path: Path, changed: Path) -> None:
 
 def _look(path: Path) -> Seen | None:
     try:
-        return Seen.of(path, name=True)
+        return Seen.of(path, name=path.name)
     except OSError:
         return None
 

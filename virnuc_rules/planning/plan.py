@@ -5,6 +5,7 @@ makes the empty outputs that Snakemake sees exist if and only if what they stand
 """
 
 import glob
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,12 +171,15 @@ class Plan:
 
         Where the product is up to date only those that exist and are older: it was compared by
         content, so an archived file or a strange time makes no job. Else all, but for files with a
-        time in the future: Snakemake would fail the job that reads them.
+        time in the future, or that may not be read (Snakemake reads small ones itself): Snakemake
+        would fail the job.
         """
         times = {path: _time(path) for path in files}
         if product is None or not product.done.exists():
             now = time.time_ns()
-            return [path for path, at in times.items() if at is None or at <= now]
+            return [
+                p for p, at in times.items() if at is None or (at <= now and os.access(p, os.R_OK))
+            ]
         done = product.done.stat().st_mtime_ns
         return [path for path, at in times.items() if at is not None and at <= done]
 
