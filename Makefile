@@ -35,7 +35,7 @@ test: $(INSTALLED)
 
 soak: $(INSTALLED)
 	VIRNUC_KILLS=1000 pytest -s tests/fault/test_random_kills.py
-	VIRNUC_PAIRS=all pytest --numprocesses 2 tests/workflow/test_convergence.py
+	VIRNUC_PAIRS=all pytest --numprocesses 2 tests/workflow/test_convergence_pairs.py
 
 check: $(INSTALLED)
 	ruff check .

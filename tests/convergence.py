@@ -14,20 +14,24 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness import BUNDLE, Project, sha256
+from harness import BUNDLE, Project, embedded_chunks, jobs, sha256
 from safetensors.torch import load_file, save_file
 
 from virnuc_rules.config.run_folder import DONE, MADE, RunFolder
 from virnuc_rules.models import card
 from virnuc_rules.models.bundle import rewrite_card
 
+if TYPE_CHECKING:
+    from edits import Edit
+
 # Settings of how the work is done. A reference has the first value of each.
 HOW = {"persistent_models": True, "workers": 1, "lease_seconds": 2.0, "threads": 1}
 LENGTHS = {"a": (800, 1200, 300), "b": (700, 1500, 250), "c": (900, 400)}
 SETTINGS = {"bundle": "bundle", "chunk_size": 10}
 _STOPS = ("TAA", "TAG", "TGA", "CTA", "TTA", "TCA")  # on both strands
+ARCHIVED = "a.fa archived"  # the name of an edit
 CODONS = [c for c in map("".join, itertools.product("ACGT", repeat=3)) if c not in _STOPS]
 STOP = "TTAACTAACTAG"  # in all frames
 
@@ -227,3 +231,39 @@ def halve(path: Path) -> None:
 
 
 NETWORKS = {"classifier": card.CLASSIFIER, "networks": card.ESM2}
+
+
+def check(
+    start: Project, folder: Path, references: References, *edits: "Edit", embeds: str | None = None
+) -> None:
+    """Edit a copy of a finished run, run once, and compare with a run from nothing."""
+    project = copied(start, folder)
+    for edit in edits:
+        edit.apply(project)
+    before, whole = contents(project), project.folder / "a.fa"
+    after = run(project)
+    # An archived file counts as it was, unless it must be read again.
+    if ARCHIVED in [edit.name for edit in edits] and not any(edit.chunks for edit in edits):
+        shutil.copy2(start.folder / "a.fa", whole)
+        reference = references.of(project)
+        whole.unlink()
+    else:
+        reference = references.of(project)
+    assert_converged(before, after, reference)
+    if embeds is not None and project.settings["persistent_models"]:
+        assert embedded_chunks(after.output) == chunks_of(project, embeds)
+    if after.code == 0:
+        assert_is_finished(project, after)
+
+
+def chunks_of(project: Project, samples: str) -> int:
+    folders = (project.paths.chunks(sample) for sample in samples)
+    return sum(len(folder.chunk_files()) for folder in folders)
+
+
+def assert_is_finished(project: Project, after: Outcome) -> None:
+    """Nothing is left to do, and nothing is left over."""
+    assert project.failures() == project.left_over() == []
+    again = project.run()
+    assert (again.returncode, jobs(again.stdout)) == (0, {}), again.stdout
+    assert contents(project) == after.products
