@@ -14,7 +14,7 @@ import pytest
 import torch
 from chunk_folders import manifest_of, some_contigs
 from esm.model.esm2 import ESM2
-from harness import BUNDLE, DEMO, copy_bundle, files_of_at_most, sha256
+from harness import BUNDLE, DEMO, copy_bundle, sha256
 from published import published
 from safetensors.torch import load_file, save_file
 
@@ -25,6 +25,7 @@ from virnuc_rules.chunking.format import read_chunk
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Chunking, Embedding
 from virnuc_rules.embedding.embed import Networks, embed_chunk
+from virnuc_rules.files import atomic
 from virnuc_rules.inspection import verify as measuring
 from virnuc_rules.models.bundle import Bundle, rewrite_card
 from virnuc_rules.models.card import FILES
@@ -291,10 +292,13 @@ def test_damaged_results(
     assert file.read_bytes() == content
 
 
-def test_a_bundle_that_cannot_be_written_to(bundle: Path, verify: Verify, small: Path) -> None:
-    """As on a full disk: root may write everywhere."""
-    with files_of_at_most(100):
-        printed = verify(bundle, "--data", small, *BF16, code=1)
+def test_a_bundle_that_cannot_be_written_to(
+    bundle: Path, verify: Verify, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may write everywhere, so a folder is where the new file would be begun, and stays."""
+    monkeypatch.setattr(atomic, "remove_dead_partials", lambda _: None)
+    atomic.partial_path(bundle / "verified.json").mkdir()
+    printed = verify(bundle, "--data", small, *BF16, code=1)
     assert printed.stdout.startswith("bf16 against fp32")  # it was computed: it is shown
     (line,) = printed.stderr.splitlines()
     assert f"{bundle / 'verified.json'}: cannot be written" in line
