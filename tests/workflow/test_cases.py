@@ -63,6 +63,8 @@ def test_a_file_without_permission(project: Project) -> None:
     (project.folder / "a.fa").chmod(0)
     rights = "-dac_override,-dac_read_search"
     without = ["setpriv", "--bounding-set", rights, "--inh-caps", rights]
+    if subprocess.run([*without, "true"], check=False).returncode:
+        pytest.skip("root may not give rights away here")
     refused = subprocess.run(
         [*without, *project.command()], cwd=project.folder, env=environment(), text=True,
         capture_output=True, timeout=400,
