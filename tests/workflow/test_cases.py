@@ -158,6 +158,16 @@ def test_r9_a_broken_sample_beside_another(tmp_path: Path, persistent: bool) -> 
     assert len(read_tsv(project.paths.sample("a").tsv("contigs"))) == 1
 
 
+def test_r9_a_cohort_of_one_broken_sample(tmp_path: Path) -> None:
+    """Workers have nothing to do, and the one line is that of the sample."""
+    project = new_project(tmp_path / "p")
+    project.set_samples({"a": Path("a.fa")})
+    EDITS["a.fa broken"].apply(project)
+    done = project.run()
+    assert done.returncode == 1
+    assert "Truncated compressed stream" in done.stdout and "is not chunked" not in done.stdout
+
+
 def test_r10_records_without_bases(tmp_path: Path) -> None:
     project = new_project(tmp_path)
     bases = sequence("q", 600)

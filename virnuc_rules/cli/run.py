@@ -130,7 +130,8 @@ def serve(
         for sample in read_samples(inputs.samples)
         if every_sample or not products.is_final(every.folder, sample, *of_tables)
     ]
-    chunked = [sample for sample in samples if every.folder.chunks(sample).manifest.exists()]
+    # Of a sample whose files cannot be used there is this record, and no task.
+    chunked = [sample for sample in samples if every.folder.chunks(sample).made.exists()]
     if samples and not chunked:
         raise ChunkError(f"sample {samples[0]} is not chunked; run `chunk` first")
     if late := sorted(set(samples) - set(chunked)):
