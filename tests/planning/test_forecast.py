@@ -71,23 +71,24 @@ def test_other_settings_of_embeddings(run: Run, settings: dict[str, object], rea
     assert found.open_frames == frames
 
 
-def test_another_bundle(run: Run, tmp_path: Path) -> None:
-    run.finish()
-    bundle = shutil.copytree(BUNDLE, tmp_path / "bundle")
-    weights = bundle / "esm2.safetensors"
+def exchange(run: Run, folder: Path, network: str) -> None:
+    """Make the run's bundle another one: the file of one network differs."""
+    bundle = shutil.copytree(BUNDLE, folder / "bundle")
+    weights = bundle / f"{network}.safetensors"
     weights.write_bytes(weights.read_bytes() + b"\0")
     rewrite_card(bundle)
     run.config = run.config.replace(bundle=bundle)
+
+
+def test_another_bundle(run: Run, tmp_path: Path) -> None:
+    run.finish()
+    exchange(run, tmp_path, "esm2")
     assert forecast_of(run).chunks == {"other bundle": chunks(run)}
 
 
 def test_another_classifier_is_no_reason_to_embed(run: Run, tmp_path: Path) -> None:
     run.finish()
-    bundle = shutil.copytree(BUNDLE, tmp_path / "bundle")
-    weights = bundle / "classifier.safetensors"
-    weights.write_bytes(weights.read_bytes() + b"\0")
-    rewrite_card(bundle)
-    run.config = run.config.replace(bundle=bundle)
+    exchange(run, tmp_path, "classifier")
     found = forecast_of(run)
     assert found.chunks == {} and found.to_predict == ["a", "b"]
 

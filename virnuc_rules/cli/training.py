@@ -45,10 +45,8 @@ def train(
     from virnuc_rules.training.commands import train as train_bundle
 
     seen, bundle = product.look(), fitting.trained_bundle
-    evaluation, files = (
-        train_bundle(settings, calibrating, fitting),
-        EvaluationFiles(bundle / EVALUATION),
-    )
+    files = EvaluationFiles(bundle / EVALUATION)
+    evaluation = train_bundle(settings, calibrating, fitting)
     hashes = {bundle / name: sha256 for name, sha256 in read_card(bundle).sha256.items()}
     made = [bundle / CARD, *hashes, files.page, files.json]
     failed = unembedded_samples(settings)

@@ -7,6 +7,7 @@ makes the empty outputs that Snakemake sees exist if and only if what they stand
 import glob
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,13 +90,7 @@ class Plan:
     def settle(self) -> None:
         """Look at all products; make an empty output exist iff what it stands for is up to date."""
         self._before = {path for path in self.folder.stamps.rglob("*") if path.is_file()}
-        for sample, plan in self.samples.items():
-            plan.chunks = self.chunks(sample).settle()
-            if self._has_no_input(plan):
-                self.folder.chunks(sample).done.unlink(missing_ok=True)
-                plan.chunks = None
-            plan.tables = settle(self.tables(sample), self.folder.sample(sample).done)
-        self._look_for_results()
+        self._see(settle)
         self.has_report = settle(self.report(), self.folder.report.done) is not None
         self._settle_stamps()
         if self.folder.results.is_dir():  # a dry run makes no folder
@@ -105,17 +100,17 @@ class Plan:
 
     def look(self) -> None:
         """Look at all products, and change nothing. Raises ChunkError for a damaged manifest."""
-        for sample, plan in self.samples.items():
-            plan.chunks = self.chunks(sample).current()
-            if self._has_no_input(plan):
-                plan.chunks = None
-            tables = self.tables(sample)
-            plan.tables = tables.current() if tables else None
-        self._look_for_results()
+        self._see(lambda product, _: product.current() if product else None)
 
-    def _has_no_input(self, plan: SamplePlan) -> bool:
-        """Tell whether there are neither chunks nor a file to make them of."""
-        return bool(plan.problem) and any(map(is_absent, plan.files))
+    def _see(self, see: Callable[[Product | None, Path], Made | None]) -> None:
+        """Look at samples and their results; `see` returns the record of what is up to date."""
+        for sample, plan in self.samples.items():
+            done = self.folder.chunks(sample).done
+            plan.chunks = see(self.chunks(sample), done)
+            if plan.problem and any(map(is_absent, plan.files)):
+                plan.chunks = see(None, done)  # neither chunks nor a file to make them of
+            plan.tables = see(self.tables(sample), self.folder.sample(sample).done)
+        self._look_for_results()
 
     def _look_for_results(self) -> None:
         store = Store(self.config.run.results)

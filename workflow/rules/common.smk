@@ -1,5 +1,6 @@
 # The checked config, the plan, and functions that several rules use.
 import atexit
+import contextlib
 import re
 import sys
 from pathlib import Path
@@ -39,9 +40,8 @@ try:
     PLAN, LEASE = Plan(CONFIG, SHEET), Lease(CONFIG)
     if workflow.is_main_process:  # jobs also read this file, and find what was settled
         read_controls(SHEET)
-        if (
-            CONFIG.run.results.is_dir()
-        ):  # a dry run and `--lint`, which are not known yet, make none
+        # A dry run and `--lint`, which are not known yet, make no folder.
+        if CONFIG.run.results.is_dir():
             LEASE.take()
         PLAN.settle()
         PLAN.check_inputs()
@@ -84,7 +84,8 @@ if workflow.is_main_process and not workflow.modifier.is_main_snakefile():
 
 
 wildcard_constraints:
-    sample=f"(?!({'|'.join(map(re.escape, sorted(FOLDER.own_names())))})/){SAMPLE}",  # report/done is no sample's
+    # report/done is no sample's
+    sample=f"(?!({'|'.join(map(re.escape, sorted(FOLDER.own_names())))})/){SAMPLE}",
     chunk=r"chunk_\d+",
     worker=rf"({EVERY})?\d+",
 
@@ -141,12 +142,12 @@ def is_settled(done, make, *arguments):
     """Whether a product of labelled samples is up to date."""
     if not workflow.is_main_process or not PLAN.is_labelled:
         return False
-    if not PLAN.are_chunked():
-        return settle(None, done) is not None
-    try:
-        return settle(make(CONFIG.part(LabelledSettings), *arguments), done) is not None
-    except VirnucError:  # `sheet_and_tables` says so where the product is asked for
-        return settle(None, done) is not None
+    product = None
+    if PLAN.are_chunked():
+        # An error in the sheet: `sheet_and_tables` says so where the product is asked for.
+        with contextlib.suppress(VirnucError):
+            product = make(CONFIG.part(LabelledSettings), *arguments)
+    return settle(product, done) is not None
 
 
 def sheet_and_tables(wildcards):
