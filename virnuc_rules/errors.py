@@ -4,6 +4,17 @@
 class VirnucError(Exception):
     """Something the user can fix. The message names the file, the record and the fix."""
 
+    exit_code = 1
+
+
+class EnvironmentProblem(VirnucError):
+    """Not the data: a file that cannot be opened, no memory, no space. It may pass by itself.
+
+    Nothing is deleted and no data blamed; the message has the cause and the path that is meant.
+    """
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+
 
 class InputError(VirnucError):
     """A sequence file that cannot be used: its content is wrong, or there is no such file."""

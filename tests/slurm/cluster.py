@@ -3,7 +3,8 @@
 munge, slurmctld and two slurmd run in the foreground as children of the tests, on free ports, with
 everything they write in one folder. Two links lie outside it, /etc/slurm/slurm.conf and gres.conf:
 Snakemake's job step drops SLURM_* variables, so its `srun` looks only there. A machine that has a
-configuration of its own is left alone.
+configuration of its own is left alone. A daemon that ends without being asked is started again, as
+a service manager would do (Slurm 22.05's controller crashed once in CI), and named at the end.
 """
 
 import contextlib
@@ -13,7 +14,9 @@ import signal
 import socket
 import stat
 import subprocess
+import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +80,9 @@ class Cluster:
         self.folder = folder
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.links = [ETC / "slurm.conf", ETC / "gres.conf"]
+        self._lock = threading.Lock()  # held while daemons are started or stopped
+        self._closed = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
 
     def __enter__(self) -> "Cluster":
         try:
@@ -85,6 +91,7 @@ class Cluster:
             self.start("slurmctld")
             for node in NODES:
                 self.start(node)
+            self._supervisor.start()
             self.wait_idle()
         except BaseException:
             self.__exit__()
@@ -92,6 +99,9 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        if self._supervisor.is_alive():
+            self._supervisor.join()
         for name in reversed(list(self.daemons)):
             self.stop(name)
         self._kill_steps()
@@ -149,14 +159,29 @@ class Cluster:
             self._spawn(name, "slurmd", "-D", "-N", name, "-f", config)
 
     def _spawn(self, name: str, *command: str) -> None:
-        with (self.folder / f"{name}.out").open("ab") as out:
+        with self._lock, (self.folder / f"{name}.out").open("ab") as out:
             self.daemons[name] = subprocess.Popen(
                 command, stdout=out, stderr=out, env={**os.environ, "PATH": _path()}
             )
 
+    def _supervise(self) -> None:
+        """Start daemons again that ended by themselves."""
+        while not self._closed.wait(0.5):
+            with self._lock:
+                ended = {name: d for name, d in self.daemons.items() if d.poll() is not None}
+            for name, daemon in ended.items():
+                out = (self.folder / f"{name}.out").read_text(errors="replace")
+                last = "\n".join(out.splitlines()[-30:])
+                warnings.warn(
+                    f"{name} ended by itself ({daemon.returncode}), started again:\n{last}",
+                    stacklevel=1,
+                )
+                self._spawn(name, *daemon.args)
+
     def stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
         """Stop a daemon; with SIGKILL, as when its host dies."""
-        daemon = self.daemons.pop(name)
+        with self._lock:
+            daemon = self.daemons.pop(name)
         daemon.send_signal(number)
         try:
             daemon.wait(30)

@@ -67,7 +67,7 @@ def main() -> None:
         app()
     except VirnucError as error:
         logger.error("error: %s", error)
-        sys.exit(1)
+        sys.exit(error.exit_code)
     except OSError as error:  # a full disk under a log, a folder that cannot be written
         logger.error("error: %s: %s", error.filename or "files", error.strerror or error)
         sys.exit(1)
