@@ -15,7 +15,7 @@ from virnuc_rules.bundles.checkpoints import read_classifier, read_dnabert_s, re
 from virnuc_rules.bundles.definition import Definition, HubSource
 from virnuc_rules.bundles.fetch import Fetched, fetch
 from virnuc_rules.errors import ModelError, one_line
-from virnuc_rules.files.atomic import staged_folder
+from virnuc_rules.files.atomic import put_folder, staged_folder, sync_files
 from virnuc_rules.models import card
 from virnuc_rules.models.bundle import write_card
 from virnuc_rules.models.dnabert import open_tokenizer
@@ -58,7 +58,8 @@ def prepare_bundle(
     try:
         with staged_folder(out) as stage:
             bundle = _convert(definition, fetched, stage)
-            stage.rename(out)
+            sync_files(stage.iterdir())
+            put_folder(stage, out)
     except (OSError, SafetensorError) as error:
         reason = one_line(error)
         raise ModelError(f"{out}: cannot be written ({reason}); nothing of it was kept") from None
