@@ -116,18 +116,21 @@ def replacing(path: Path) -> Iterator[IO[str]]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
+    file = partial.open("x", encoding="utf-8", newline="")
     try:
-        with partial.open("x", encoding="utf-8", newline="") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         try:
             partial.replace(path)
         except FileNotFoundError:  # another process replaced it meanwhile,
             if not path.exists():  # which is as if it had done so after this one
                 raise
-    finally:
-        partial.unlink(missing_ok=True)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
     sync_directory(path.parent)
     remove_partials(path)
 
