@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_rules.errors import EnvironmentProblem
+from virnuc_rules.errors import EnvironmentProblem, VirnucError
 from virnuc_rules.files import atomic
 from virnuc_rules.files.atomic import (
     file_sha256,
@@ -193,12 +193,12 @@ def test_an_older_folder_that_was_moved_aside_comes_back(
 
 
 def test_an_error_of_the_filesystem_is_one_line_with_the_real_path(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentProblem) as raised, writing(tmp_path / "out"):
+    with pytest.raises(VirnucError) as raised, writing(tmp_path / "out"):
         (tmp_path / "absent" / "it").touch()
     reason = "cannot be written (No such file or directory)"
     assert str(raised.value) == f"{tmp_path}/absent/it: {reason}"
     with (
-        pytest.raises(EnvironmentProblem, match=r"out: cannot be written \(odd\)"),
+        pytest.raises(VirnucError, match=r"out: cannot be written \(odd\)"),
         writing(Path("out")),
     ):
         raise OSError("odd")

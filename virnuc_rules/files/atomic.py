@@ -15,7 +15,8 @@ from typing import IO
 
 from pydantic import BaseModel
 
-from virnuc_rules.errors import EnvironmentProblem
+from virnuc_rules.errors import EnvironmentProblem, VirnucError
+from virnuc_rules.files.environment import environment_problem, open_regular
 
 _BLOCK = 1 << 22  # bytes read at once for a hash
 _UUID = "[0-9a-f]" * 32
@@ -143,13 +144,18 @@ def write_json(path: Path, model: BaseModel) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an error of the filesystem, such as a full disk, into an EnvironmentProblem."""
+    """Turn an error of the filesystem, such as a full disk, into a VirnucError.
+
+    An EnvironmentProblem, unless it is the path that is wrong.
+    """
     try:
         yield
     except OSError as error:
+        if problem := environment_problem(error, path):
+            raise problem from error
         reason = os.strerror(error.errno) if error.errno else str(error)
         where = error.filename or path
-        raise EnvironmentProblem(f"{where}: cannot be written ({reason})") from error
+        raise VirnucError(f"{where}: cannot be written ({reason})") from error
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -179,7 +185,7 @@ def sync_files(paths: Iterable[Path]) -> None:
 def file_sha256(path: Path) -> str:
     """Return the hash of a file in hexadecimal. Reads the next block while it hashes one."""
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as handle, ThreadPoolExecutor(1) as background:
+    with open_regular(path) as handle, ThreadPoolExecutor(1) as background:
         ahead = background.submit(handle.read, _BLOCK)
         while block := ahead.result():
             ahead = background.submit(handle.read, _BLOCK)

@@ -7,6 +7,7 @@ otherwise                                                          -> pending
 """
 
 import os
+import uuid
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,7 +35,7 @@ class Store:
 
     def __init__(self, results: Path) -> None:
         folder = RunFolder(results)
-        self.embeddings = folder.embeddings
+        self.embeddings, self.damaged = folder.embeddings, folder.damaged
         self.claims, self.failures = folder.claims, folder.failures
         self.workers = folder.worker_reports
 
@@ -54,9 +55,14 @@ class Store:
             done.update(key for key in members if f"{key}.safetensors" in names)
         return done
 
-    def forget(self, key: str) -> None:
-        """Make a task pending again."""
-        self.result(key).unlink(missing_ok=True)
+    def set_aside(self, key: str) -> Path | None:
+        """Move a damaged result away, so that its task is pending; return where it is now."""
+        aside = self.damaged / f"{key}.{uuid.uuid4().hex[:8]}.safetensors"
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return self.result(key).rename(aside)
+        except FileNotFoundError:
+            return None
 
     def failure(self, key: str) -> Failure | None:
         """Return the failure of a task; None if it has not failed."""
