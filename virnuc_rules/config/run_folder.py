@@ -113,9 +113,11 @@ class RunFolder:
         self.report = ReportFolder(results / "report.html")
         self.evaluation = EvaluationFiles(results / EVALUATION)
         self.embeddings = results / "embeddings"  # in folders by the first two digits of their keys
+        self.damaged = results / "damaged"  # files that were found damaged, moved here
         self._queue = results / "queue"
         self.claims = self._queue / "claims"  # a file for each claimed chunk
-        self.failures = self._queue / "failed"  # a file for each failed chunk
+        self.failures = self._queue / "failed"  # a file for each failed attempt
+        self.lost = self._queue / "lost"  # the claims of workers that were lost
         self.worker_reports = self._queue / "workers"  # a file for each worker
         self.runs = self._queue / "runs"  # a file for each Snakemake at work
         self.stamps = self._queue / "stamps"  # empty: there while nothing is left to embed
@@ -150,7 +152,7 @@ class RunFolder:
     def own_names(self) -> set[str]:
         """Return VirNuc's names directly below `results`, which no sample may have."""
         evaluation = self.evaluation.files()
-        folders = (self.chunk_folders, self.embeddings, self._queue)
+        folders = (self.chunk_folders, self.embeddings, self.damaged, self._queue)
         jobs = (self.log("x"), self.benchmark("x"))
         paths = (self.config, *folders, *jobs, *evaluation, *self.report.files())
         return {path.relative_to(self.results).parts[0] for path in paths}

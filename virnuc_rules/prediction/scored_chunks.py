@@ -57,7 +57,7 @@ def usable_results(tasks: list[Task], run: Run) -> Iterator[tuple[Chunk, Embeddi
         except ResultError as error:
             failed = store.failure(task.key) is not None and not store.is_done(task.key)
             if not (failed and run.on_failed_chunks == "report"):
-                store.forget(task.key)
+                store.set_aside(task.key)
                 unusable.append(error)
         yield chunk, result
     for unusable_result in unusable[1:]:
