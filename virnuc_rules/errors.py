@@ -23,6 +23,8 @@ class InputError(VirnucError):
 class UnreadableInput(InputError):
     """A sequence file that could not be read now: permission, disk, network. Worth another try."""
 
+    exit_code = EnvironmentProblem.exit_code
+
 
 class ChunkError(VirnucError):
     """A chunk file or manifest that is missing, damaged or inconsistent."""
@@ -34,6 +36,10 @@ class UnusableSample(ChunkError):
 
 class ResultError(VirnucError):
     """An embedding file that is missing, damaged, or belongs to other open frames."""
+
+
+class MissingResult(ResultError):
+    """There is no such embedding file."""
 
 
 class ModelError(VirnucError):

@@ -25,7 +25,7 @@ from published import (
 from virnuc_rules.bundles.definition import PathSource, UrlSource, read_definition
 from virnuc_rules.bundles.fetch import fetch
 from virnuc_rules.bundles.prepare import prepare_bundle
-from virnuc_rules.errors import ModelError, UnreachableError
+from virnuc_rules.errors import EnvironmentProblem, ModelError, UnreachableError
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.card import FILES, read_card
 
@@ -177,7 +177,7 @@ def test_what_is_not_there(server: Server, tmp_path: Path) -> None:
 
 def test_a_full_disk_is_no_missing_network(server: Server, tmp_path: Path) -> None:
     with (
-        pytest.raises(ModelError, match=r"big\.pt\.partial: File too large"),
+        pytest.raises(EnvironmentProblem, match=r"big\.pt\.partial: File too large"),
         files_of_at_most(MIB),
     ):
         fetch(source(server), tmp_path)

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from harness import no_more_open_files
 from planning_run import Run
 
 from virnuc_rules.config.run_folder import worker_names
@@ -335,6 +336,12 @@ def test_what_cannot_be_opened_is_not_damaged(run: Run) -> None:
     """Its filesystem may be away for a moment: nothing is embedded again for that."""
     run.chunk("a")
     tasks, card = run.tasks("a"), run.plan().card
-    run.store.result(tasks[0].key).mkdir(parents=True)
-    assert card and short_results(tasks[:1], run.store, card) == []
-    assert lacking(tasks[:1], run.store, card) == []
+    result = run.store.result(tasks[0].key)
+    result.parent.mkdir(parents=True)
+    result.write_bytes(b"short")
+    assert card and short_results(tasks[:1], run.store, card) == tasks[:1]
+    with no_more_open_files():
+        assert short_results(tasks[:1], run.store, card) == []
+    result.unlink()
+    result.mkdir()  # no file at all
+    assert lacking(tasks[:1], run.store, card) == tasks[:1]

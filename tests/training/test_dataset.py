@@ -20,6 +20,7 @@ from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.embedding.embedding_file import Computation, Embeddings, write_result
 from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.errors import VirnucError
+from virnuc_rules.models.card import read_card
 from virnuc_rules.queue.store import Failure, Store
 from virnuc_rules.training import dataset as module
 from virnuc_rules.training.dataset import Block, Rows, read_rows
@@ -42,7 +43,7 @@ def blocks(sizes: list[int], kept: float = 1.0) -> list[Block]:
 
 def seen(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> list[tuple[float, float, int]]:
     return [
-        (*features.tolist(), int(label))
+        (features[0].item(), features[-1].item(), int(label))
         for x, y in batches
         for features, label in zip(x, y, strict=True)
     ]
@@ -162,11 +163,14 @@ class Run:
     def embed(self, task: Task, label: str) -> None:
         chunk, first = task.read(), len(self.frames)
         name = torch.arange(first, first + len(chunk.ids), dtype=torch.float32)[:, None]
+        dnabert_s, esm2 = (name.repeat(1, width) for width in read_card(BUNDLE).widths)
         for number, row in enumerate(chunk.table.to_pylist(), first):
             self.frames[number] = {**row, "label": label}
         path = Store(self.config.run.results).result(task.key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        result = Embeddings(chunk.ids, name, -name, Computation(precision="fp32", device="cpu"))
+        result = Embeddings(
+            chunk.ids, dnabert_s, -esm2, Computation(precision="fp32", device="cpu")
+        )
         write_result(path, task.key, self.config.embedding, result)
 
     def expected(self, part: str, label: str) -> list[float]:

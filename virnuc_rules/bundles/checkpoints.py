@@ -21,7 +21,8 @@ from pydantic import BaseModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from virnuc_rules.errors import ModelError, one_line
+from virnuc_rules.errors import EnvironmentProblem, ModelError, one_line
+from virnuc_rules.files.environment import environment_named, open_regular
 from virnuc_rules.models.card import ClassifierShape, DnabertConfig, Esm2Config
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.models.dnabert import Dnabert
@@ -235,7 +236,11 @@ def _read_folder(folder: Path) -> dict[str, Any]:
             tensors |= _named(_load(path), path)
             continue
         try:
-            tensors |= load_file(path, device="cpu")
+            with environment_named(path):
+                open_regular(path).close()  # safetensors would hide why it cannot be opened
+                tensors |= load_file(path, device="cpu")
+        except EnvironmentProblem:
+            raise
         except Exception as error:  # SafetensorError or OSError; a bare one in old versions
             raise ModelError(f"{path}: cannot be read ({one_line(error)[:200]})") from None
     return tensors
@@ -257,7 +262,8 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        with environment_named(path):
+            content = json.loads(path.read_text())
         if isinstance(content, dict):
             return content
         reason = "no JSON object"
@@ -284,9 +290,12 @@ def _load(path: Path, classes: tuple[str, ...] = ()) -> Any:
     try:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals([(_Inert, name) for name in classes])
-        with warnings.catch_warnings(action="ignore"):
+        with environment_named(path), warnings.catch_warnings(action="ignore"):
+            open_regular(path).close()
             mapped = zipfile.is_zipfile(path)  # torch wrote none before 1.6
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except EnvironmentProblem:
+        raise
     except Exception as error:  # a damaged file can raise anything
         reason = str(error)
     finally:

@@ -20,6 +20,7 @@ from pydantic import (
 
 from virnuc_rules.config.model import Config
 from virnuc_rules.errors import ModelError, one_line
+from virnuc_rules.files.environment import environment_problem
 from virnuc_rules.models.card import BundleCard, is_bundle, read_card
 
 _SHIPPED = Path(__file__).parent / "definitions"
@@ -180,7 +181,8 @@ def read_definition(path: Path) -> Definition:
     try:
         definition = Definition.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
+        missing = ModelError(f"{path}: cannot be read ({error.strerror})")
+        raise environment_problem(error) or missing from None
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"])) or "the file"

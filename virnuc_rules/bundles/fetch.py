@@ -16,6 +16,7 @@ from virnuc_rules.bundles.checkpoints import checkpoint_files
 from virnuc_rules.bundles.definition import HubSource, PathSource, UrlSource
 from virnuc_rules.errors import ModelError, UnreachableError, one_line
 from virnuc_rules.files.atomic import file_sha256
+from virnuc_rules.files.environment import environment_problem
 
 logger = logging.getLogger("virnuc_rules")
 _FIXES = {
@@ -64,7 +65,8 @@ def _local(source: PathSource) -> Fetched:
     try:
         sha256 = {path.name: file_sha256(path) for path in paths}
     except OSError as error:
-        raise ModelError(f"{source.path}: cannot be read ({error.strerror})") from None
+        problem = f"{source.path}: cannot be read ({error.strerror or error})"
+        raise environment_problem(error) or ModelError(problem) from None
     for name, expected in source.sha256.items():
         if name not in sha256:
             raise ModelError(f"{source.path}: {name}: not among the files that are read")
@@ -101,10 +103,8 @@ def _download(url: str, path: Path, expected: str | None, headers: dict[str, str
             return sha256
         partial.unlink()
     except OSError as error:
-        reason = error.strerror or error
-        raise ModelError(
-            f"{partial}: {reason}; correct that, and run the same command again"
-        ) from None
+        problem = f"{partial}: {error.strerror or error}; correct that, and run again"
+        raise environment_problem(error, partial) or ModelError(problem) from None
     raise ModelError(f"{url}: expected sha256 {expected}, found {sha256}; nothing of it was kept")
 
 
@@ -141,7 +141,8 @@ def _locked(cache: Path) -> Iterator[None]:
         cache.mkdir(parents=True, exist_ok=True)
         handle = (cache / ".lock").open("w")
     except OSError as error:
-        raise ModelError(f"{cache}: {error.strerror}; choose another --cache") from None
+        problem = f"{cache}: {error.strerror}; choose another --cache"
+        raise environment_problem(error) or ModelError(problem) from None
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,6 +16,7 @@ from virnuc_rules.bundles.definition import Definition, HubSource
 from virnuc_rules.bundles.fetch import Fetched, fetch
 from virnuc_rules.errors import ModelError, one_line
 from virnuc_rules.files.atomic import staged_folder
+from virnuc_rules.files.environment import environment_problem
 from virnuc_rules.models import card
 from virnuc_rules.models.bundle import write_card
 from virnuc_rules.models.dnabert import open_tokenizer
@@ -60,8 +61,8 @@ def prepare_bundle(
             bundle = _convert(definition, fetched, stage)
             stage.rename(out)
     except (OSError, SafetensorError) as error:
-        reason = one_line(error)
-        raise ModelError(f"{out}: cannot be written ({reason}); nothing of it was kept") from None
+        problem = f"{out}: cannot be written ({one_line(error)}); nothing of it was kept"
+        raise environment_problem(error, out) or ModelError(problem) from None
     return bundle
 
 

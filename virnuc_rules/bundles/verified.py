@@ -7,6 +7,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from virnuc_rules.errors import ModelError, one_line
 from virnuc_rules.files.atomic import write_json
+from virnuc_rules.files.environment import (
+    environment_named,
+    environment_problem,
+    patient,
+    read_regular,
+)
 
 FILE = "verified.json"  # in the folder of a bundle
 EXACT = "fp32"  # the reference of all other precisions
@@ -100,11 +106,16 @@ class Verified(BaseModel):
         return precision == EXACT or (precision, device) in runs
 
 
+@patient
 def read_verified(bundle: Path, fingerprint: str) -> Verified:
-    """Return the results for these networks; empty if the file is missing."""
+    """Return the results for these networks; empty if the file is missing.
+
+    Raises ModelError if it is damaged, EnvironmentProblem if it cannot be read.
+    """
     path = bundle / FILE
     try:
-        verified = Verified.model_validate_json(path.read_bytes())
+        with environment_named(path):
+            verified = Verified.model_validate_json(read_regular(path))
     except FileNotFoundError:
         return Verified()
     except (OSError, ValidationError) as error:
@@ -123,4 +134,5 @@ def write_verified(bundle: Path, verified: Verified) -> None:
     try:
         write_json(path, verified)
     except OSError as error:
-        raise ModelError(f"{path}: cannot be written ({error.strerror})") from None
+        problem = f"{path}: cannot be written ({error.strerror})"
+        raise environment_problem(error, path) or ModelError(problem) from None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from virnuc_rules.chunking.format import PARQUET, REMEDY, damage_named
 from virnuc_rules.config.run_folder import ChunkFolder
 from virnuc_rules.errors import ChunkError
+from virnuc_rules.files.environment import open_regular
 
 _BLOCK = 1 << 20  # bases in a row
 _SCHEMA = pa.schema(
@@ -89,13 +90,15 @@ def _packed(block: bytes) -> dict[str, object]:
 class Bases:
     """Reads the bases of a sample; memory holds one block.
 
-    Raises ChunkError for a file that is missing, damaged, or has not `total` bases.
+    Raises ChunkError for a file that is missing, damaged, or has not `total` bases, and
+    EnvironmentProblem for one that cannot be read.
     """
 
     def __init__(self, folder: ChunkFolder, total: int) -> None:
         self._path = folder.bases
         with damage_named(self._path):
-            self._file = pq.ParquetFile(self._path, page_checksum_verification=True)
+            self._opened = open_regular(self._path)
+            self._file = pq.ParquetFile(self._opened, page_checksum_verification=True)
             length = self._file.read(["length"])["length"].to_numpy().astype(np.int64)
         self._end = np.cumsum(length)  # of each block
         if length.sum() != total or len(length) != self._file.num_row_groups:
@@ -126,4 +129,4 @@ class Bases:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._opened.close()

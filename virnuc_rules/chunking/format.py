@@ -23,6 +23,7 @@ from virnuc_rules.chunking.manifest import ChunkEntry, Manifest
 from virnuc_rules.chunking.windows import count
 from virnuc_rules.config.run_folder import ChunkFolder
 from virnuc_rules.errors import ChunkError, one_line
+from virnuc_rules.files.environment import environment_named, open_regular, patient, read_regular
 
 REMEDY = "delete the sample's chunk folder and run again"
 PARQUET = {"compression": "zstd", "write_page_checksum": True}
@@ -71,13 +72,16 @@ class Chunk:
     table: pa.Table  # the columns of CHUNK_SCHEMA
 
 
+@patient
 def read_chunk(path: Path, entry: ChunkEntry) -> Chunk:
     """Read a chunk file and check it against its manifest entry (rows and sha256).
 
-    Raises ChunkError for a file that is missing, damaged, or has other content.
+    Raises ChunkError for a file that is missing, damaged, or has other content, and
+    EnvironmentProblem for one that cannot be read.
     """
     with damage_named(path):
-        table = pq.read_table(path, page_checksum_verification=True)
+        content = pa.BufferReader(read_regular(path))
+        table = pq.ParquetFile(content, page_checksum_verification=True).read()
         if table.schema != CHUNK_SCHEMA:
             raise ChunkError(f"{path}: not a chunk file of this version; {REMEDY}")
         if (table.num_rows, content_hash(table)) != (entry.open_frames, entry.sha256):
@@ -87,12 +91,16 @@ def read_chunk(path: Path, entry: ChunkEntry) -> Chunk:
 
 
 def read_table(path: Path) -> Iterator[pa.Table]:
-    """Yield a table of a chunk folder in parts. Raises ChunkError if it is missing or damaged."""
-    with damage_named(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-        for batch in file.iter_batches():
+    """Yield a table of a chunk folder in parts.
+
+    Raises ChunkError if it is missing or damaged, EnvironmentProblem if it cannot be read.
+    """
+    with damage_named(path), open_regular(path) as file:
+        for batch in pq.ParquetFile(file, page_checksum_verification=True).iter_batches():
             yield pa.Table.from_batches([batch])
 
 
+@patient
 def read_columns(path: Path, *names: str) -> list[Int]:
     """Return columns of integers of a table as `read_table` reads it, each [all rows]."""
     parts = [[part[name].to_numpy() for name in names] for part in read_table(path)]
@@ -129,10 +137,11 @@ def contig_indices(folder: ChunkFolder, manifest: Manifest, lengths: Int) -> Int
 
 @contextlib.contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Turn the errors of Arrow for a damaged file into a ChunkError."""
+    """Turn errors of reading a file into a ChunkError, or an EnvironmentProblem."""
     try:
-        yield
-    except FileNotFoundError:
+        with environment_named(path):
+            yield
+    except (FileNotFoundError, NotADirectoryError):
         raise ChunkError(f"{path}: no such file; {REMEDY}") from None
     except (OSError, IndexError, pa.ArrowException) as error:
         raise ChunkError(f"{path}: the file is damaged ({one_line(error)}); {REMEDY}") from None

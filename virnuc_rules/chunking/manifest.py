@@ -5,6 +5,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from virnuc_rules.config.model import Chunking
 from virnuc_rules.config.run_folder import ChunkFolder
 from virnuc_rules.errors import ChunkError, UnusableSample
+from virnuc_rules.files.environment import environment_named, patient, read_regular
 from virnuc_rules.files.made import read_made
 
 
@@ -36,17 +37,19 @@ class Manifest(_Record):
     chunks: list[ChunkEntry]
 
 
+@patient
 def read_manifest(folder: ChunkFolder) -> Manifest:
     """Read the manifest.
 
     Raises UnusableSample where `chunk` could not use the files of the sample, and ChunkError where
-    the manifest is missing or not one.
+    the manifest is missing or not one; EnvironmentProblem where it cannot be read.
     """
     path, made = folder.manifest, read_made(folder.made)
     if made and made.problem:
         raise UnusableSample(made.problem)
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        with environment_named(path):
+            return Manifest.model_validate_json(read_regular(path))
     except OSError as error:
         reason = error.strerror or error
         raise ChunkError(f"{path}: cannot be read ({reason}); chunk the sample first") from None

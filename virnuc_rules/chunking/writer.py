@@ -82,6 +82,8 @@ def write_chunks(
 def _move_into_place(stage: ChunkFolder, out: ChunkFolder) -> None:
     """Move the finished files to `out`, the manifest last; other files in `out` stay.
 
+    Older files are replaced, damaged ones too: nothing is lost with them, for all are made again of
+    the user's files.
     An older manifest is removed first, so that a folder with a manifest is complete at any moment.
     An equal manifest stays: another run may be reading it.
     """

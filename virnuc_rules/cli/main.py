@@ -13,6 +13,7 @@ from virnuc_rules.cli import inspection, models, run, training
 from virnuc_rules.cli.settings import SECTIONS_OF
 from virnuc_rules.config.model import Config
 from virnuc_rules.errors import VirnucError
+from virnuc_rules.files.environment import environment_problem
 from virnuc_rules.logs import logger
 
 app = typer.Typer(
@@ -51,7 +52,7 @@ def command_options(config: Config, command: str) -> str:
 
 
 def main() -> None:
-    """Run the command line; an error that a user can fix is one line and exit code 1."""
+    """Run the command line; an error that a user can fix is one line and its exit code."""
     # Read when CUDA starts: without it, chunks of different lengths fragment the memory.
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     # Read when torch is imported: threads must not spin while they wait on a shared node.
@@ -65,9 +66,14 @@ def main() -> None:
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         app()
-    except VirnucError as error:
-        logger.error("error: %s", error)
-        sys.exit(error.exit_code)
-    except OSError as error:  # a full disk under a log, a folder that cannot be written
-        logger.error("error: %s: %s", error.filename or "files", error.strerror or error)
-        sys.exit(1)
+    except BaseException as error:  # a panic in Rust is not an Exception
+        if isinstance(error, VirnucError):
+            known: VirnucError | None = error
+        else:  # a full disk under a log, no memory to import a module
+            known = environment_problem(error)
+        if known is None and isinstance(error, OSError):
+            known = VirnucError(f"{error.filename or 'files'}: {error.strerror or error}")
+        if known is None:
+            raise
+        logger.error("error: %s", known)
+        sys.exit(known.exit_code)

@@ -14,6 +14,7 @@ from virnuc_rules.config.model import Config, check_config
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.atomic import replacing
+from virnuc_rules.files.environment import environment_problem
 
 _DEFAULT_FILE = Path("config/config.yaml")
 
@@ -51,7 +52,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise VirnucError(f"{path}: cannot be read ({error.strerror})") from None
+        problem = VirnucError(f"{path}: cannot be read ({error.strerror})")
+        raise environment_problem(error) or problem from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise VirnucError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(settings, dict | None):

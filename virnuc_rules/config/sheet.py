@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from virnuc_rules.config.model import expanded
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import VirnucError
+from virnuc_rules.files.environment import environment_problem
 
 # The names that a sample may have; names of files are made from them, of at most 255 bytes.
 SAMPLE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -47,7 +48,8 @@ def read_table(path: Path, *needed: str) -> Table:
     except UnicodeDecodeError:
         raise VirnucError(f"{path}: not UTF-8 text; save it as tab-separated text") from None
     except OSError as error:
-        raise VirnucError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        problem = f"{path}: cannot be read ({error.strerror}); check the path"
+        raise environment_problem(error) or VirnucError(problem) from None
     return Table(path, columns, rows)
 
 

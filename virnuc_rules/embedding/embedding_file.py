@@ -1,19 +1,25 @@
 """The result files: the embeddings of a chunk, with hashes and metadata."""
 
 import hashlib
+import io
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
+import torch
+from pydantic import BaseModel, ConfigDict, Field, Json
 from safetensors.torch import save
 from torch import Tensor
 
 from virnuc_rules.config.model import Embedding
 from virnuc_rules.embedding.tasks import SCHEMA
-from virnuc_rules.errors import ResultError, one_line
+from virnuc_rules.errors import MissingResult, ResultError, one_line
+from virnuc_rules.files.environment import environment_named, open_regular, patient
 
 _METADATA = "virnuc"  # a single key: safetensors writes several keys in random order
+_FLOAT32 = 4  # bytes
+_BLOCK = 1 << 20  # bytes hashed at once
 
 
 class Computation(BaseModel):
@@ -53,6 +59,30 @@ class ResultCard(BaseModel):
     computed: Computation
 
 
+class _Metadata(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    virnuc: Json[ResultCard]
+
+
+class _Matrix(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    dtype: Literal["F32"]
+    shape: list[int]
+    data_offsets: list[int]
+
+
+class _Header(BaseModel):
+    """The header of a result, a file of safetensors: after its length in 8 bytes, JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    metadata: _Metadata = Field(alias="__metadata__")
+    dnabert_s: _Matrix
+    esm2: _Matrix
+
+
 def write_result(path: Path, key: str, settings: Embedding, result: Embeddings) -> None:
     """Write a result file: both matrices, and key, ids, hashes and notes as metadata."""
     tensors = {"dnabert_s": result.dnabert_s.contiguous(), "esm2": result.esm2.contiguous()}
@@ -69,25 +99,67 @@ def write_result(path: Path, key: str, settings: Embedding, result: Embeddings) 
     path.write_bytes(save(tensors, metadata={_METADATA: card.model_dump_json()}))
 
 
+@patient
 def read_result(path: Path, key: str, ids: list[str]) -> Embeddings:
-    """Read a result file and check that it is complete and belongs to the rows `ids`.
+    """Read a result file and check that it is complete and belongs to the R rows `ids`.
 
-    Raises ResultError if it is missing, truncated, changed, or belongs to other rows.
+    All bytes are read and hashed; the matrices stay mapped from the file. Raises ResultError if it
+    is missing, truncated, changed, or belongs to other rows, and EnvironmentProblem if it cannot be
+    read.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            card = ResultCard.model_validate_json((file.metadata() or {}).get(_METADATA, ""))
-            tensors = {name: file.get_tensor(name) for name in ("dnabert_s", "esm2")}
-    except FileNotFoundError:
-        raise ResultError(f"{path}: no such result; run again to embed the chunk") from None
-    except (SafetensorError, OSError, ValidationError) as error:
+        with environment_named(path), open_regular(path) as file:
+            header, start = _read_header(file)
+            card = header.metadata.virnuc
+            if (card.key, card.ids) != (key, ids):
+                raise ResultError(f"{path}: the result belongs to other open frames")
+            end = _check_matrices(file, header, len(ids))
+            # Not by the open file: Python keeps a file open as long as it is mapped.
+            content = torch.from_file(str(path), size=start + end, dtype=torch.uint8)
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingResult(f"{path}: no such result; run again to embed the chunk") from None
+    except (OSError, ValueError) as error:  # pydantic's is a ValueError
         raise ResultError(f"{path}: the result is damaged ({one_line(error)})") from None
-    if (card.key, card.ids) != (key, ids):
-        raise ResultError(f"{path}: the result belongs to other open frames")
-    for name, tensor in tensors.items():
-        if len(tensor) != len(ids) or card.sha256.get(name) != _tensor_hash(tensor):
-            raise ResultError(f"{path}: the result is damaged (sha256 of {name} differs)")
-    return Embeddings(ids, tensors["dnabert_s"], tensors["esm2"], card.computed, notes=card.notes)
+    dnabert_s, esm2 = (
+        content[start + matrix.data_offsets[0] : start + matrix.data_offsets[1]]
+        .view(torch.float32)
+        .view(matrix.shape)
+        for matrix in (header.dnabert_s, header.esm2)
+    )
+    return Embeddings(ids, dnabert_s, esm2, card.computed, notes=card.notes)
+
+
+def _read_header(file: io.FileIO) -> tuple[_Header, int]:
+    """Return the header, and the position of the first matrix. Raises ValueError, OSError."""
+    length = int.from_bytes(file.read(8), "little")
+    start, size = 8 + length, file.seek(0, io.SEEK_END)
+    if start > size or start % _FLOAT32:
+        raise ValueError(f"its header has {length} bytes of {size}")
+    file.seek(8)
+    return _Header.model_validate_json(file.read(length)), start
+
+
+def _check_matrices(file: io.FileIO, header: _Header, rows: int) -> int:
+    """Read the rest of a file; return its length. Raises ValueError where it is not as written."""
+    end, sha256 = 0, header.metadata.virnuc.sha256
+    for name, matrix in (("dnabert_s", header.dnabert_s), ("esm2", header.esm2)):
+        first, end = end, end + math.prod(matrix.shape) * _FLOAT32
+        if len(matrix.shape) != 2 or matrix.shape[0] != rows or min(matrix.shape) < 1:
+            raise ValueError(f"{name} is {matrix.shape}, not a matrix of {rows} rows")
+        if matrix.data_offsets != [first, end] or sha256.get(name) != _file_hash(file, end - first):
+            raise ValueError(f"sha256 of {name} differs")
+    if file.read(1):
+        raise ValueError("it has more bytes than its matrices")
+    return end
+
+
+def _file_hash(file: io.FileIO, size: int) -> str:
+    """Hash the next bytes of a file, or fewer at its end."""
+    digest, block = hashlib.sha256(), memoryview(bytearray(_BLOCK))
+    while size and (read := file.readinto(block[:size])):
+        digest.update(block[:read])
+        size -= read
+    return digest.hexdigest()
 
 
 def _tensor_hash(tensor: Tensor) -> str:

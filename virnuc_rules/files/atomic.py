@@ -15,6 +15,7 @@ import psutil
 from pydantic import BaseModel
 
 from virnuc_rules.errors import VirnucError
+from virnuc_rules.files.environment import environment_problem, open_regular
 
 _BLOCK = 1 << 22  # bytes read at once for a hash
 
@@ -78,10 +79,15 @@ def write_json(path: Path, model: BaseModel) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an error of the filesystem, such as a full disk, into a VirnucError."""
+    """Turn an error of the filesystem, such as a full disk, into a VirnucError.
+
+    An EnvironmentProblem, unless it is the path that is wrong.
+    """
     try:
         yield
     except OSError as error:
+        if problem := environment_problem(error, path):
+            raise problem from error
         reason = os.strerror(error.errno) if error.errno else str(error)
         where = error.filename or path
         raise VirnucError(f"{where}: cannot be written ({reason})") from error
@@ -106,7 +112,7 @@ def sync_files(paths: Iterable[Path]) -> None:
 def file_sha256(path: Path) -> str:
     """Return the hash of a file in hexadecimal. Reads the next block while it hashes one."""
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as handle, ThreadPoolExecutor(1) as background:
+    with open_regular(path) as handle, ThreadPoolExecutor(1) as background:
         ahead = background.submit(handle.read, _BLOCK)
         while block := ahead.result():
             ahead = background.submit(handle.read, _BLOCK)

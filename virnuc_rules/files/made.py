@@ -19,6 +19,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from virnuc_rules.files.atomic import file_sha256, write_json
+from virnuc_rules.files.environment import environment_named, read_regular
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +63,14 @@ class Seen(_Record):
     def is_whole(self, path: Path) -> bool:
         """Compare a file that was made. A later time is no change: Snakemake touches outputs.
 
-        Only seconds are compared: not every copy keeps their fractions.
+        Only seconds are compared: not every copy keeps their fractions. Raises EnvironmentProblem
+        where it cannot be looked at.
         """
-        now = _look(path)
-        if now is None or now.size != self.size:
+        if is_absent(path):
+            return False
+        with environment_named(path):
+            now = Seen.of(path)
+        if now.size != self.size:
             return False
         return now.mtime_ns // _SECOND >= self.mtime_ns // _SECOND
 
@@ -91,10 +96,14 @@ class Made(_Record):
 
 
 def read_made(path: Path) -> Made | None:
-    """Read a `made.json`; None where there is none, or another version wrote it."""
+    """Read a `made.json`; None where there is none, or another version wrote it.
+
+    Raises EnvironmentProblem where it cannot be read.
+    """
     try:
-        return Made.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValidationError):
+        with environment_named(path):
+            return Made.model_validate_json(read_regular(path))
+    except (OSError, ValidationError):
         return None
 
 

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from virnuc_rules.errors import ModelError
 from virnuc_rules.files.atomic import file_sha256, write_json
+from virnuc_rules.files.environment import environment_named, open_regular, patient
 from virnuc_rules.models.card import (
     CARD,
     CLASSIFIER,
@@ -41,12 +42,17 @@ class Bundle:
         self.folder = folder
         self.card = read_card(folder)
 
+    @patient
     def check(self, *names: str) -> None:
-        """Compare files with the hashes in the card. Raises ModelError if one differs."""
+        """Compare files with the hashes in the card.
+
+        Raises ModelError if one is missing or differs, EnvironmentProblem if one cannot be read.
+        """
         for name in names:
             path = self.folder / name
             try:
-                is_damaged = file_sha256(path) != self.card.sha256[name]
+                with environment_named(path):
+                    is_damaged = file_sha256(path) != self.card.sha256[name]
             except OSError as error:
                 problem = f"cannot be read ({error.strerror or error}); make the bundle again"
                 raise ModelError(f"{path}: {problem}") from None
@@ -78,7 +84,7 @@ class Bundle:
         """
         path = self.folder / name
         with suppress(OSError):  # `check` reports the error
-            path.open("rb").close()
+            open_regular(path).close()
         with ThreadPoolExecutor(1) as background:
             check = background.submit(self.check, name)
             try:

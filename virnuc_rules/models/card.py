@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from virnuc_rules.errors import ModelError
+from virnuc_rules.files.environment import environment_named, patient, read_regular
 from virnuc_rules.vocabulary import Label
 
 DNABERT_S, TOKENIZER = "dnabert_s.safetensors", "tokenizer.json"
@@ -142,8 +143,7 @@ class BundleCard(BaseModel):
 
     @model_validator(mode="after")
     def _classifier_fits(self) -> Self:
-        width = self.dnabert_s.hidden_size + self.esm2.hidden_size
-        if self.classifier and self.classifier.features != width:
+        if self.classifier and self.classifier.features != sum(self.widths):
             raise ValueError("the classifier's features are not those of the two networks")
         if self.calibration and self.calibration.classifier != self.sha256.get(CLASSIFIER):
             raise ValueError("the calibration is of another classifier; calibrate again")
@@ -161,6 +161,11 @@ class BundleCard(BaseModel):
         return hashlib.sha256(json.dumps([shapes, hashes], sort_keys=True).encode()).hexdigest()
 
     @property
+    def widths(self) -> tuple[int, int]:
+        """Return the widths of the embeddings of DNABERT-S and ESM-2."""
+        return self.dnabert_s.hidden_size, self.esm2.hidden_size
+
+    @property
     def prediction_fingerprint(self) -> str:
         """Hash everything that tables depend on: every file of the bundle and the calibration."""
         calibration = self.calibration and self.calibration.model_dump()
@@ -173,11 +178,16 @@ def is_bundle(folder: Path) -> bool:
     return (folder / CARD).exists()
 
 
+@patient
 def read_card(folder: Path) -> BundleCard:
-    """Read `bundle.json`. Raises ModelError if it is missing, invalid, or was changed."""
+    """Read `bundle.json`. Raises ModelError if it is missing, invalid, or was changed.
+
+    Raises EnvironmentProblem if it cannot be read.
+    """
     path = folder / CARD
     try:
-        card = BundleCard.model_validate_json(path.read_bytes())
+        with environment_named(path):
+            card = BundleCard.model_validate_json(read_regular(path))
     except (FileNotFoundError, NotADirectoryError):
         raise ModelError(
             f"{path}: no such file; give the folder of a model bundle, or make it: "

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from virnuc_rules.errors import ModelError
+from virnuc_rules.errors import ModelError, VirnucError
+from virnuc_rules.files.environment import environment_named, read_regular
 from virnuc_rules.models.card import DnabertConfig
 from virnuc_rules.models.layers import Linear, product
 
@@ -149,7 +150,10 @@ def alibi_slopes(heads: int) -> list[float]:
 def open_tokenizer(path: Path) -> Tokenizer:
     """Open `tokenizer.json`, without its padding and its truncation to 2,000 tokens."""
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        with environment_named(path):
+            tokenizer = Tokenizer.from_buffer(read_regular(path))
+    except VirnucError:
+        raise
     except Exception as error:  # the library raises bare Exception
         raise ModelError(f"{path}: not a tokenizer ({error})") from None
     tokenizer.no_padding()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from virnuc_rules.errors import ModelError, one_line
+from virnuc_rules.files.environment import environment_named, open_regular
 from virnuc_rules.models.layers import Linear
 
 _AT_ONCE = 8  # tensors mapped from one opening of the file
@@ -52,24 +53,21 @@ def load_network(
     The weights of matrix products (`Linear`) get `dtype`, all others float32. On the CPU, weights
     that have their dtype already stay mapped from the file. Keys that begin with one of `ignore`
     are not used. Raises ModelError for a missing or damaged file, and for any other missing or
-    unexpected key or shape: a network with a single random weight would seem to work.
+    unexpected key or shape: a network with a single random weight would seem to work; and
+    EnvironmentProblem for a file that cannot be read, or for too little memory.
     """
     network = skeleton(kind, shape)
     products = {name for name, module in network.named_modules() if isinstance(module, Linear)}
-    tensors: dict[str, Tensor] = {}
+
+    def converted(key: str, tensor: Tensor) -> Tensor:
+        target = dtype if key.rpartition(".")[0] in products else torch.float32
+        target = target if tensor.is_floating_point() else tensor.dtype
+        # Tensors that are not converted are copied too, or they keep the file mapped.
+        return tensor.to(device, target, copy=dtype != torch.float32)
+
     try:
-        with safe_open(path, "pt") as file:
-            keys = iter([key for key in file.keys() if not key.startswith(ignore)])  # noqa: SIM118
-        # Reopened for every few tensors so that converted pages are released.
-        while batch := list(itertools.islice(keys, _AT_ONCE)):
-            with safe_open(path, "pt") as file:
-                for key in batch:
-                    tensor = file.get_tensor(key)
-                    target = dtype if key.rpartition(".")[0] in products else torch.float32
-                    target = target if tensor.is_floating_point() else tensor.dtype
-                    # Tensors that are not converted are copied too, or they keep the file mapped.
-                    tensors[key] = tensor.to(device, target, copy=dtype != torch.float32)
-                    del tensor
+        with environment_named(path):
+            tensors = _read(path, ignore, converted)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; prepare the model bundle again") from None
     except (SafetensorError, OSError) as error:
@@ -79,3 +77,19 @@ def load_network(
     except RuntimeError as error:
         raise ModelError(f"{path}: does not fit the network: {one_line(error)}") from None
     return network.requires_grad_(False).eval()
+
+
+def _read(
+    path: Path, ignore: tuple[str, ...], converted: Callable[[str, Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Read all tensors but those of keys that begin with one of `ignore`."""
+    open_regular(path).close()  # safetensors says FileNotFoundError for any file that is not opened
+    tensors: dict[str, Tensor] = {}
+    with safe_open(path, "pt") as file:
+        keys = iter([key for key in file.keys() if not key.startswith(ignore)])  # noqa: SIM118
+    # Reopened for every few tensors so that converted pages are released.
+    while batch := list(itertools.islice(keys, _AT_ONCE)):
+        with safe_open(path, "pt") as file:
+            for key in batch:
+                tensors[key] = converted(key, file.get_tensor(key))
+    return tensors

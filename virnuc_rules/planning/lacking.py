@@ -1,10 +1,12 @@
 """Which chunks have no result of the right length: cheap, as it is asked before each run."""
 
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from virnuc_rules.embedding.tasks import Task
+from virnuc_rules.files.environment import cause, open_regular
 from virnuc_rules.models.card import BundleCard
 from virnuc_rules.queue.store import Store
 
@@ -23,13 +25,13 @@ def lacking(tasks: Iterable[Task], store: Store, card: BundleCard) -> list[Task]
 
 def short_results(tasks: list[Task], store: Store, card: BundleCard) -> list[Task]:
     """Return those of some tasks with results whose file was cut, or grew."""
-    width = card.dnabert_s.hidden_size + card.esm2.hidden_size
+    width = sum(card.widths)
 
     def is_short(task: Task) -> bool:
         try:
             size = _matrices(store.result(task.key))
-        except OSError:  # what cannot be opened is not damaged
-            return False
+        except OSError as error:  # what cannot be opened is not damaged; a folder there is
+            return not (cause(error) or isinstance(error, FileNotFoundError))
         return size != task.entry.open_frames * width * _FLOAT32
 
     with ThreadPoolExecutor(_THREADS) as threads:
@@ -38,6 +40,6 @@ def short_results(tasks: list[Task], store: Store, card: BundleCard) -> list[Tas
 
 def _matrices(path: Path) -> int:
     """Return the bytes of the matrices in a result file; negative: even the header is cut."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         header = int.from_bytes(file.read(_PREFIX), "little")
-        return path.stat().st_size - _PREFIX - header
+        return file.seek(0, os.SEEK_END) - _PREFIX - header

@@ -38,10 +38,10 @@ def predict(
     """Write the tables of a sample into the folder `out`, all or none; see `SampleFolder`.
 
     Returns the names of chunks without embeddings, which `on_failed_chunks: report` allows.
-    Raises ResultError for missing or damaged embeddings (a damaged file is removed, so that the
+    Raises ResultError for missing or damaged embeddings (a damaged file is moved aside, so that the
     next run embeds it again), ChunkError for an incomplete chunk folder, ModelError for a damaged
-    bundle or a classifier with scores that are not finite, and VirnucError for a full disk. After
-    an error older tables are unchanged.
+    bundle or a classifier with scores that are not finite, and EnvironmentProblem for what cannot
+    be read, written or held in memory. After an error older tables are unchanged.
     """
     bundle = Bundle(run.bundle)
     verified = read_verified(bundle.folder, bundle.card.fingerprint)

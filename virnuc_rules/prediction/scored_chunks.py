@@ -15,7 +15,8 @@ from virnuc_rules.config.model import Run
 from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result
 from virnuc_rules.embedding.scoring import frame_scores
 from virnuc_rules.embedding.tasks import Task
-from virnuc_rules.errors import ResultError
+from virnuc_rules.errors import MissingResult, ResultError
+from virnuc_rules.models.card import read_card
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.queue.store import Store
 from virnuc_rules.vocabulary import Frame
@@ -47,18 +48,24 @@ def usable_results(tasks: list[Task], run: Run) -> Iterator[tuple[Chunk, Embeddi
     """Yield the chunks of a sample in order with their embeddings.
 
     None: the chunk failed, and `on_failed_chunks` is `report`. Checks every chunk before it raises
-    ResultError, and removes damaged results, so that one more run embeds all of them again.
+    ResultError, and moves damaged results aside, so that one more run embeds all of them again.
+    Raises EnvironmentProblem where a file cannot be read: nothing is then known of the chunk.
     """
-    store, unusable = Store(run.results), list[ResultError]()
+    store, widths = Store(run.results), read_card(run.bundle).widths
+    unusable: list[str] = []
     for task in tasks:
         chunk, result = task.read(), None
         try:
             result = read_result(store.result(task.key), task.key, chunk.ids)
+            if (result.dnabert_s.shape[1], result.esm2.shape[1]) != widths:
+                path = store.result(task.key)
+                raise ResultError(f"{path}: the result is damaged (it is of other networks)")
+        except MissingResult as error:
+            if run.on_failed_chunks == "error" or store.failure(task.key) is None:
+                unusable.append(str(error))
         except ResultError as error:
-            failed = store.failure(task.key) is not None and not store.is_done(task.key)
-            if not (failed and run.on_failed_chunks == "report"):
-                store.set_aside(task.key)
-                unusable.append(error)
+            aside = store.set_aside(task.key)
+            unusable.append(f"{error}; moved to {aside}" if aside else str(error))
         yield chunk, result
     for unusable_result in unusable[1:]:
         logger.error("%s", unusable_result)

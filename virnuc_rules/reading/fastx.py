@@ -5,14 +5,14 @@ are read as two independent files.
 """
 
 import codecs
-import errno
 import itertools
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from virnuc_rules.errors import InputError, UnreadableInput, VirnucError
+from virnuc_rules.errors import EnvironmentProblem, InputError, UnreadableInput, VirnucError
+from virnuc_rules.files.environment import cause
 from virnuc_rules.reading.streams import STDIN, Source
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,8 @@ class Contig:
 
 
 def _not_held(error: OSError) -> VirnucError:
-    return VirnucError(
+    kind = EnvironmentProblem if cause(error) else VirnucError
+    return kind(
         f"{tempfile.gettempdir()}: cannot hold a long contig ({error.strerror}); make room there, "
         "or set TMPDIR to another folder"
     )
@@ -107,8 +108,7 @@ class Sequences:
 
 def _kind(error: OSError | ValueError) -> type[InputError]:
     """Tell a file that could not be read now from one that is missing or has wrong content."""
-    number = getattr(error, "errno", None)  # decompressors give none
-    return InputError if number in (None, errno.ENOENT) else UnreadableInput
+    return UnreadableInput if cause(error) else InputError
 
 
 class _File:

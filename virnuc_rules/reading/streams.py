@@ -12,6 +12,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from virnuc_rules.errors import one_line
+from virnuc_rules.files.environment import environment_problem
 
 STDIN = Path("-")
 _BUFFER = 1 << 18  # bytes read from the disk at a time
@@ -74,7 +75,7 @@ class Source:
             while block := stream.read(size):
                 yield block
         except (pa.ArrowException, lzma.LZMAError, zlib.error) as error:
-            raise OSError(one_line(error)) from None
+            raise environment_problem(error) or OSError(one_line(error)) from None
 
     @property
     def sha256(self) -> str:

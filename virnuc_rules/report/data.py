@@ -21,6 +21,7 @@ from virnuc_rules.chunking.manifest import Manifest, read_manifest
 from virnuc_rules.config.labels import Labels
 from virnuc_rules.config.run_folder import RunFolder, SampleFolder
 from virnuc_rules.errors import ChunkError, ResultError
+from virnuc_rules.files.environment import environment_named, open_regular
 from virnuc_rules.vocabulary import Call, Label
 
 BINS = 40  # of score histograms
@@ -148,7 +149,8 @@ def _joined(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
 
 def _batches(path: Path, *columns: str) -> Iterator[pa.RecordBatch]:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with environment_named(path), open_regular(path) as opened:
+            file = pq.ParquetFile(opened, page_checksum_verification=True)
             if missing := sorted(set(columns) - set(file.schema_arrow.names)):
                 raise KeyError(f"no column {missing[0]}: written by another version")
             yield from file.iter_batches(columns=list(columns))

@@ -16,7 +16,8 @@ from Bio.SeqRecord import SeqRecord
 from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Int
-from virnuc_rules.errors import InputError
+from virnuc_rules.errors import InputError, one_line
+from virnuc_rules.files.environment import environment_problem
 from virnuc_rules.reading.streams import Source
 
 _BLOCK = 1 << 20  # bytes
@@ -72,8 +73,9 @@ def read_genbank(path: Path) -> dict[str, CodingSequences]:
                 if name:
                     records[name] = coding
     except (OSError, ValueError, AssertionError) as error:  # Biopython asserts
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise InputError(f"{path}: not a GenBank file ({reason})") from None
+        reason = getattr(error, "strerror", None) or one_line(error)
+        problem = InputError(f"{path}: not a GenBank file ({reason})")
+        raise environment_problem(error, path) or problem from None
     if not records:
         raise InputError(f"{path}: no records; give a GenBank file with features")
     return records
