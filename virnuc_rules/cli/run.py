@@ -142,6 +142,7 @@ def serve(
     Chunks of samples whose tables are up to date are left out: their embeddings may be deleted.
     """
     from virnuc_rules.embedding.tasks import Tasks
+    from virnuc_rules.serving.lifetime import snakemakes
     from virnuc_rules.serving.worker import Worker
 
     every = Tasks.of(settings.run, settings.embedding)
@@ -158,7 +159,8 @@ def serve(
     if late := sorted(set(samples) - set(chunked)):
         logger.warning("sample %s is not chunked, and left out", late[0])
     tasks = every.of_samples(chunked)
-    _work(Worker(settings, str(worker), worker, tasks, deadline), stamp, log)
+    name, by_hand = str(worker), not snakemakes()  # Snakemake begins the run itself
+    _work(Worker(settings, name, worker, tasks, deadline, _name(log), begins=by_hand), stamp)
 
 
 @app.command()
@@ -178,7 +180,8 @@ def embed(
     selected = {task.key: task for task in tasks if task.path.name == chunk}
     if not selected:
         raise VirnucError(f"sample {sample}: no chunk {chunk} in its manifest; run `chunk` first")
-    _work(Worker(settings, f"{sample}-{chunk}", 0, selected), stamp, log, report=False)
+    name = f"{sample}-{chunk}"
+    _work(Worker(settings, name, 0, selected, log=_name(log), has_report=False), stamp)
 
 
 @app.command()
@@ -248,10 +251,14 @@ def check(
         touch(stamp)
 
 
-def _work(worker: "Worker", stamp: Path | None, log: Path | None, report: bool = True) -> None:
+def _name(log: Path | None) -> str:
+    return str(log or "standard error")
+
+
+def _work(worker: "Worker", stamp: Path | None) -> None:
     from virnuc_rules.serving.worker import Exit
 
-    code = worker.run(str(log or "standard error"), report)
+    code = worker.run()
     if code == Exit.DRAINED and stamp:
         touch(stamp)
     raise typer.Exit(int(code))
