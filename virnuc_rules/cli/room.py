@@ -13,7 +13,14 @@ from types import ModuleType
 from virnuc_rules.errors import EnvironmentProblem
 
 # MB of addresses that must be free before an import: for the library, those that follow, and work.
-_NEEDED = {"numpy": 400, "pyarrow": 400, "torch": 1100}
+_NEEDED = {
+    "numpy": 400,
+    "pyarrow": 400,
+    "scipy": 300,
+    "sklearn": 300,
+    "matplotlib": 300,
+    "torch": 1100,
+}
 
 
 class _Room:
