@@ -56,7 +56,7 @@ def test_the_table_of_keys() -> None:
     assert rows["| `window`"] == ["`0`", "integer, from 0"]
     assert rows["| `bundle`"] == ["`demo/bundle`", "path"]
     assert rows["| `min_score`"] == ["`0.5`", "number, 0 to 1"]
-    assert rows["| `lease_seconds`"] == ["`60.0`", "number, above 0, at most 1000000.0"]
+    assert rows["| `lease_seconds`"] == ["`60.0`", "number, 0.5 to 86400"]
     assert rows["| `persistent_models`"] == ["`true`", "`true`, `false`"]
     assert rows["| `duplicate_ids`"] == ["`error`", "`error`, `keep`"]
 
@@ -119,6 +119,9 @@ def test_a_key_belongs_to_one_section() -> None:
         ("load_timeout", -1),
         ("load_timeout", float("inf")),
         ("lease_seconds", float("inf")),
+        ("lease_seconds", 1e-9),
+        ("load_timeout", 1e-9),
+        ("load_timeout", 86_401),
         ("on_failed_chunks", "ignore"),
         ("samples", 5),
         ("samples", "~no-such-user/samples.tsv"),

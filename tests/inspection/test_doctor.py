@@ -163,7 +163,8 @@ def test_two_processes_that_do_not_see_each_other(
 
 
 def test_a_heartbeat_that_is_seen_too_late(site: Config) -> None:
-    found = findings(site.replace(lease_seconds=1e-9))["two processes"]
+    serving = site.serving.model_copy(update={"lease_seconds": 1e-9})  # not a value for users
+    found = findings(site.model_copy(update={"serving": serving}))["two processes"]
     assert found.level == "FAILED" and "a heartbeat of another process was not seen" in found.found
     assert list(site.run.results.iterdir()) == []
     children = psutil.Process().children()

@@ -10,6 +10,7 @@ import typer
 from virnuc_rules import __version__
 from virnuc_rules.cli import config as config_commands
 from virnuc_rules.cli import inspection, models, run, training
+from virnuc_rules.cli.room import look_for_room
 from virnuc_rules.cli.settings import SECTIONS_OF
 from virnuc_rules.config.model import Config
 from virnuc_rules.errors import VirnucError
@@ -64,6 +65,7 @@ def main() -> None:
     # Read when pyarrow is first imported. Its own pool releases and reallocates pages between
     # blocks: 10 % of the run time of `chunk`, and 40 MB more (benchmarks/chunk.py).
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    look_for_room()
     try:
         app()
     except BaseException as error:  # a panic in Rust is not an Exception

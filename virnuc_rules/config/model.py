@@ -51,7 +51,7 @@ UserPath = Annotated[Path, AfterValidator(_user_path)]
 Count = Annotated[int, Field(ge=1)]
 CountOrNone = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Seconds = Annotated[float, Field(gt=0, le=1e6)]
+Seconds = Annotated[float, Field(ge=0.5, le=86_400)]
 
 
 class Section(BaseModel):
