@@ -1,9 +1,10 @@
 """Short runs of all commands with faults at random: `python faulty_runs.py FOLDER SEED FAULTS`.
 
-To be started with the library of injector.c. In each run a fresh project goes through chunk, serve,
-predict, report and train; each command is called again and again, with faults and sometimes killed,
-and at last without faults. Nothing may be lost, changed or blamed by it. What happened is printed as
-JSON; `wrong` is empty if all is well.
+To be started with the library of injector.c. In each run a fresh project goes through chunk,
+serve, predict, report and train; each command is called again and again, with faults and sometimes
+killed, and at last without faults. Nothing may be lost, changed or blamed by it. What happened is
+printed as JSON; `wrong` is empty if all is well. With 0 faults, `train` replaces a bundle and is
+killed before each step of that.
 """
 
 import functools
@@ -23,11 +24,17 @@ from typing import NamedTuple
 
 from injector import Ended, Faults, command, import_everything
 
+from virnuc_rules.models.bundle import Bundle
+from virnuc_rules.models.card import CLASSIFIER
+
 SAMPLES = ("virus", "non_viral")
-PROBABILITIES = (0.003, 0.01, 0.03)
+PROBABILITIES = (0.003, 0.01, 0.03, 0.1)
 KILLED, LIFE = 0.15, 300  # fraction of commands that are killed; at one of so many calls
-CALLS = 6  # of a command with faults, until it is called without
+MANY = 20  # problems: enough to look at
+STEPS_OF_PUTTING = "rename renameat2"
+CALLS = 12  # of a command with faults, until it is called without
 BUSY = 75
+UNREAD = "cannot be read "  # a sample: noted, tried again in the next run; `check` fails till then
 PARTIAL = re.compile(r"\.([^/]+)\.[0-9a-f]{32}\.partial")
 # Of an undisturbed run, other bytes each time: times, logs, names of processes.
 CHANGING = re.compile(
@@ -48,11 +55,11 @@ def steps() -> Iterator[Step]:
 
     def step(makes: str, name: str, *words: str) -> Step:
         stamp = f"--stamp=results/queue/stamps/{name}_{makes.strip('/').rpartition('/')[2]}"
-        return Step([name, *words, stamp, f"--log=results/logs/{name}/{words[0]}.log"], makes)
+        return Step([name, *words, stamp, f"--log=results/logs/{name}.log"], makes)
 
     for sample in SAMPLES:
         out = f"results/chunks/{sample}"
-        sizes = ("--window=500", "--chunk-size=80")
+        sizes = ("--window=500", "--chunk-size=20")
         yield step(f"{out}/", "chunk", f"{sample}.fa", f"--out={out}", *sizes)
     worker = ("--worker=0", "--threads=1", "--lease-seconds=1")
     yield step("results/embeddings/", "serve", *worker, *settings)
@@ -60,7 +67,7 @@ def steps() -> Iterator[Step]:
         out = f"results/{sample}"
         yield step(f"{out}/", "predict", f"--sample={sample}", f"--out={out}", *settings[1:])
     yield step("results/multiqc/", "report", *settings)
-    fitting = ("--trained-bundle=trained", "--hidden=8", "--max-epochs=2", "--seed=3")
+    fitting = ("--trained-bundle=trained", "--hidden=8", "--max-epochs=1", "--seed=63")
     yield step("trained/", "train", *fitting, "--threads=1", *settings)
 
 
@@ -72,7 +79,7 @@ class Runs:
         self.chance, self.seeds = random.Random(seed), itertools.count(1_000_000 * seed)
         self.faults, self.codes = Counter[str](), Counter[str]()
         self.wrong: list[str] = []
-        self.commands = 0
+        self.old: list[bool] = []  # whether the old bundle was there after each kill
         self.expected: dict[str, str] = {}
 
     def undisturbed(self) -> None:
@@ -100,6 +107,33 @@ class Runs:
         self.note(bool(left), f"left over: {left}", step, ended)
         shutil.rmtree(project)
 
+    def killed_at_each_step(self) -> None:
+        """Replace a trained bundle, killed before each rename: the old or the new one is there."""
+        project = self._project("killed")
+        *others, train = steps()
+        for step in (*others, train):
+            assert command(project, step.words).code == 0
+        old = trained(project)
+        other = train._replace(words=[*train.words, "--hidden=9"])
+        for step in itertools.count(1):
+            faults = Faults(
+                below=project, log=self.folder / "faults", calls=STEPS_OF_PUTTING, kill_at=step
+            )
+            ended = command(project, other.words, faults)
+            self.codes[f"train {ended.code}"] += 1
+            there = trained(project)
+            if ended.code == 0:
+                break
+            self.old.append(there == old)
+            self.note(ended.code != -signal.SIGKILL, "it was not killed", other, ended)
+            if there != old:  # put it back
+                again = command(project, train.words)
+                assert again.code == 0, again.errors
+                assert trained(project) == old
+        self.note(there == old, "it made no other bundle", other, ended)
+        left = self.left_over(project)
+        self.note(bool(left), f"left over: {left}", other, ended)
+
     def disturb(self, project: Path, step: Step) -> int:
         """Call a command once with faults; return its exit code."""
         faults = Faults(
@@ -111,7 +145,6 @@ class Runs:
         )
         before = lasting(project)
         ended = command(project, step.words, faults)
-        self.commands += 1
         self.faults.update(f"{f.call}{' (reply lost)' * f.is_lost}" for f in ended.faults)
         self.codes[f"{step.words[0]} {ended.code}"] += 1
         self.compare(before, lasting(project), step, ended)
@@ -121,14 +154,14 @@ class Runs:
     def compare(
         self, before: dict[str, str], after: dict[str, str], step: Step, ended: Ended
     ) -> None:
-        """Compare files with those before: all that was right still is, and nothing is half done."""
+        """Compare files with those before: what was right still is, and nothing is half done."""
         for name in sorted(before.keys() | after.keys()):
             right = self.expected.get(name)
             if before.get(name) == right and after.get(name) != right and name in before:
                 self.note(True, f"{name}: was right, and is changed or gone", step, ended)
             elif name in after and after[name] not in (right, before.get(name)):
                 self.note(True, f"{name}: not as in an undisturbed run", step, ended)
-        if ended.code == 0:
+        if ended.code == 0 and UNREAD not in ended.errors:
             made = {n for n in self.expected if n.startswith(step.makes)}
             lost = sorted(n for n in made if after.get(n) != self.expected[n])
             self.note(bool(lost), f"exit code 0 without {lost}", step, ended)
@@ -140,7 +173,7 @@ class Runs:
         self.note("damaged" in text, "data are blamed", step, ended)
         expected = ended.code in (0, BUSY, -signal.SIGKILL)
         self.note(not expected, f"exit code {ended.code}", step, ended)
-        if ended.code > 0:
+        if ended.code > 0 or UNREAD in text:
             named = [f for f in faults if any(cause in text for cause in causes(f.number))]
             self.note(not named, "the cause is not named", step, ended)
             where = any(name in text for fault in faults for name in names(project, fault.path))
@@ -166,6 +199,13 @@ def causes(number: int) -> tuple[str, ...]:
     """Return what a message says of an errno."""
     said = os.strerror(number)
     return (said, "not enough memory") if number == 12 else (said,)
+
+
+def trained(project: Path) -> str:
+    """Return the hash of the classifier of the trained bundle, which is whole."""
+    bundle = Bundle(project / "trained")
+    bundle.check(*bundle.card.sha256)
+    return bundle.card.sha256[CLASSIFIER]
 
 
 def names(project: Path, path: str) -> set[str]:
@@ -195,22 +235,16 @@ def sha256(path: Path, *_: int) -> str:
 def main(folder: Path, seed: int, faults: int) -> None:
     import_everything()
     runs = Runs(folder, seed)
-    runs.undisturbed()
+    if not faults:
+        runs.killed_at_each_step()
+    else:
+        runs.undisturbed()
     for number in itertools.count(1):
-        if runs.faults.total() >= faults or len(runs.wrong) > 30:
+        if runs.faults.total() >= faults or len(runs.wrong) >= MANY:
             break
         runs.run(number)
-    print(
-        json.dumps(
-            {
-                "runs": number - 1,
-                "commands": runs.commands,
-                "faults": runs.faults,
-                "codes": runs.codes,
-                "wrong": runs.wrong,
-            }
-        )
-    )
+    seen = {"runs": number - 1, "faults": runs.faults, "codes": runs.codes, "old": runs.old}
+    print(json.dumps({**seen, "wrong": runs.wrong}))
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def read_definition(path: Path) -> Definition:
         definition = Definition.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
         missing = ModelError(f"{path}: cannot be read ({error.strerror})")
-        raise environment_problem(error) or missing from None
+        raise environment_problem(error, path) or missing from None
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"])) or "the file"

@@ -27,7 +27,14 @@ from virnuc_rules.chunking.virnucpro_fasta import UpstreamFasta
 from virnuc_rules.chunking.windows import Windows, count, cut, span
 from virnuc_rules.config.model import Chunking
 from virnuc_rules.config.run_folder import ChunkFolder
-from virnuc_rules.files.atomic import link_or_copy, put_folder, staged_folder, write_json, writing
+from virnuc_rules.files.atomic import (
+    is_partial,
+    link_or_copy,
+    put_folder,
+    staged_folder,
+    write_json,
+    writing,
+)
 from virnuc_rules.reading.fastx import Contig, Sequences
 from virnuc_rules.vocabulary import NO_REASON, Frame, Reason
 
@@ -91,7 +98,7 @@ def _keep_others(out: ChunkFolder, stage: ChunkFolder) -> None:
     for path in out.path.iterdir() if out.path.is_dir() else ():
         if path.is_dir():
             shutil.copytree(path, stage.path / path.name, symlinks=True)
-        elif path.name not in own:
+        elif path.name not in own and not is_partial(path):
             link_or_copy(path, stage.path / path.name)
 
 

@@ -53,7 +53,7 @@ def _read(path: Path) -> dict[str, Any]:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         problem = VirnucError(f"{path}: cannot be read ({error.strerror})")
-        raise environment_problem(error) or problem from None
+        raise environment_problem(error, path) or problem from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise VirnucError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(settings, dict | None):

@@ -49,7 +49,7 @@ def read_table(path: Path, *needed: str) -> Table:
         raise VirnucError(f"{path}: not UTF-8 text; save it as tab-separated text") from None
     except OSError as error:
         problem = f"{path}: cannot be read ({error.strerror}); check the path"
-        raise environment_problem(error) or VirnucError(problem) from None
+        raise environment_problem(error, path) or VirnucError(problem) from None
     return Table(path, columns, rows)
 
 

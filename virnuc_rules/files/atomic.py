@@ -16,7 +16,7 @@ from typing import IO
 from pydantic import BaseModel
 
 from virnuc_rules.errors import EnvironmentProblem, VirnucError
-from virnuc_rules.files.environment import environment_problem, open_regular
+from virnuc_rules.files.environment import environment_problem, naming, open_regular
 
 _BLOCK = 1 << 22  # bytes read at once for a hash
 _UUID = "[0-9a-f]" * 32
@@ -26,6 +26,11 @@ _HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD of fcntl.h, RENAME_EXCHANGE of lin
 def partial_path(path: Path) -> Path:
     """Return a hidden path beside `path`, of no other process, at which to write it."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+
+
+def is_partial(path: Path) -> bool:
+    """Tell whether a path is one of `partial_path`."""
+    return path.match(f".*.{_UUID}.partial")
 
 
 def remove_partials(path: Path, own: Path | None = None) -> None:
@@ -110,20 +115,18 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """Open a text file that replaces `path` only if the block ends without an error.
+def replacing_path(path: Path) -> Iterator[Path]:
+    """Give a path for a file that replaces `path` only if the block ends without an error.
 
     The new file is in the same directory, so the rename is atomic; it is flushed to disk first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
-    file = partial.open("x", encoding="utf-8", newline="")
     try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        with naming(partial):
+            yield partial
         try:
+            sync_files([partial])
             partial.replace(path)
         except FileNotFoundError:  # another process replaced it meanwhile,
             if not path.exists():  # which is as if it had done so after this one
@@ -134,6 +137,16 @@ def replacing(path: Path) -> Iterator[IO[str]]:
         raise
     sync_directory(path.parent)
     remove_partials(path)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """Open a text file that replaces `path` only if the block ends without an error."""
+    with (
+        replacing_path(path) as partial,
+        partial.open("x", encoding="utf-8", newline="") as file,
+    ):
+        yield file
 
 
 def write_json(path: Path, model: BaseModel) -> None:
@@ -163,14 +176,16 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)
     except OSError:
-        shutil.copyfile(source, target)
+        if not (target.exists() and target.samefile(source)):  # else only the reply was lost
+            shutil.copyfile(source, target)
 
 
 def sync_directory(folder: Path) -> None:
     """Make renames in a folder survive a power cut. Raises OSError if the filesystem cannot."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -178,14 +193,14 @@ def sync_directory(folder: Path) -> None:
 def sync_files(paths: Iterable[Path]) -> None:
     """Flush the content of files to the disk."""
     for path in paths:
-        with path.open("rb") as handle:
+        with path.open("rb") as handle, naming(path):
             os.fsync(handle.fileno())
 
 
 def file_sha256(path: Path) -> str:
     """Return the hash of a file in hexadecimal. Reads the next block while it hashes one."""
     digest = hashlib.sha256()
-    with open_regular(path) as handle, ThreadPoolExecutor(1) as background:
+    with open_regular(path) as handle, naming(path), ThreadPoolExecutor(1) as background:
         ahead = background.submit(handle.read, _BLOCK)
         while block := ahead.result():
             ahead = background.submit(handle.read, _BLOCK)

@@ -34,7 +34,7 @@ _NO_MEMORY = re.compile(
     r"|failed to map segment|start new thread|pthread_create|ThreadPoolBuildError|Error -4 while",
     re.IGNORECASE,
 )
-_NOT_OPENED = re.compile(r"unable to open file .*\(\d+\)")  # torch; the number is that of errno
+_ERRNO = re.compile(r"\((?:os error )?(\d+)\)$")  # torch and safetensors end with it
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -45,19 +45,26 @@ def cause(error: BaseException) -> str:
     if isinstance(error, VirnucError):
         return ""
     text = one_line(error)[:200]
-    if isinstance(error, OSError) and error.errno and error.errno != errno.ENOMEM:
-        name = errno.errorcode.get(error.errno, str(error.errno))
-        return "" if error.errno in _NOT_PASSING else f"{os.strerror(error.errno)} ({name})"
+    number = _errno(error)
+    if number and number != errno.ENOMEM:
+        name = errno.errorcode.get(number, str(number))
+        return "" if number in _NOT_PASSING else f"{os.strerror(number)} ({name})"
     if isinstance(error, MemoryError | OSError) and not _NO_MEMORY.search(text):
         is_memory = isinstance(error, MemoryError) or error.errno == errno.ENOMEM
         return f"not enough memory{f' ({text})' if text else ''}" if is_memory else ""
     if _NO_MEMORY.search(text):
         return f"not enough memory ({text})"
-    if _NOT_OPENED.search(text):
-        return text
     # Modules that fail to import another one hide why.
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return cause(before) if before and isinstance(error, ImportError | SystemError) else ""
+
+
+def _errno(error: BaseException) -> int:
+    """Return the errno of an error, 0 if it has none; of one of a library from its text."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    found = _ERRNO.search(text := one_line(error))
+    return int(found[1]) if found and os.strerror(int(found[1])) in text else 0
 
 
 def environment_problem(
@@ -74,6 +81,17 @@ def environment_problem(
     where = getattr(error, "filename", None)
     where = os.fsdecode(where) if isinstance(where, str | bytes) else path
     return EnvironmentProblem(f"{where}: {why}" if where else why)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Add the path to an OSError without one: of a call on an open file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager

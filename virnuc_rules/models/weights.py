@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from virnuc_rules.errors import ModelError, one_line
-from virnuc_rules.files.environment import environment_named, open_regular
+from virnuc_rules.errors import EnvironmentProblem, ModelError, one_line
+from virnuc_rules.files.environment import environment_named, open_regular, patient
 from virnuc_rules.models.layers import Linear
 
 _AT_ONCE = 8  # tensors mapped from one opening of the file
@@ -83,13 +83,24 @@ def _read(
     path: Path, ignore: tuple[str, ...], converted: Callable[[str, Tensor], Tensor]
 ) -> dict[str, Tensor]:
     """Read all tensors but those of keys that begin with one of `ignore`."""
-    open_regular(path).close()  # safetensors says FileNotFoundError for any file that is not opened
     tensors: dict[str, Tensor] = {}
-    with safe_open(path, "pt") as file:
+    with _opened(path) as file:
         keys = iter([key for key in file.keys() if not key.startswith(ignore)])  # noqa: SIM118
     # Reopened for every few tensors so that converted pages are released.
     while batch := list(itertools.islice(keys, _AT_ONCE)):
-        with safe_open(path, "pt") as file:
+        with _opened(path) as file:
             for key in batch:
                 tensors[key] = converted(key, file.get_tensor(key))
     return tensors
+
+
+@patient
+def _opened(path: Path) -> Any:
+    """Open a file with safetensors, which says FileNotFoundError of any that it cannot open."""
+    with environment_named(path):
+        open_regular(path).close()
+        try:
+            return safe_open(path, "pt")
+        except FileNotFoundError:
+            open_regular(path).close()  # says why, if it is still so
+            raise EnvironmentProblem(f"{path}: cannot be opened by safetensors") from None

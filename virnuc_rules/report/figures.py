@@ -10,6 +10,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from virnuc_rules.config.run_folder import FIGURES, ReportFolder
+from virnuc_rules.files.atomic import replacing_path
 from virnuc_rules.report.data import LENGTHS, SampleSummary
 from virnuc_rules.vocabulary import Call
 
@@ -25,14 +26,14 @@ STYLE: Any = {
 
 def write_figures(samples: list[SampleSummary], folder: ReportFolder) -> None:
     """Write each figure as PNG and SVG."""
-    folder.figure(FIGURES[0], "png").parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         for name, draw in zip(FIGURES, (_scores, _by_length, _calls), strict=True):
             figure, axes = plt.subplots(figsize=(6.4, 3.6))
             draw(axes, samples)
             for kind in ("png", "svg"):
                 metadata = {"Date": None} if kind == "svg" else {"Software": None}
-                figure.savefig(folder.figure(name, kind), dpi=150, metadata=metadata)
+                with replacing_path(folder.figure(name, kind)) as path:
+                    figure.savefig(path, format=kind, dpi=150, metadata=metadata)
             plt.close(figure)
 
 

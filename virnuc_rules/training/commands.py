@@ -79,7 +79,8 @@ def _check_target(out: Path, base: Path) -> None:
     """Raise VirnucError where `out` is anything but a bundle that `train` made."""
     if out.resolve() == base.resolve():
         raise VirnucError(f"{out}: is the bundle to train with; give `trained_bundle` another name")
-    if out.exists() and (unknown := {path.name for path in out.iterdir()} - _BUNDLE_FILES):
+    names = {p.name for p in out.iterdir() if not atomic.is_partial(p)} if out.exists() else set()
+    if unknown := names - _BUNDLE_FILES:
         raise VirnucError(f"{out}: holds {min(unknown)}, which no bundle has; give another folder")
     made = EvaluationFiles(out / EVALUATION).made  # also beside a card that was damaged
     if card.is_bundle(out) and not made.exists() and card.read_card(out).training is None:
