@@ -9,13 +9,13 @@ are drawn from a fixed seed:
 - a chunk takes 60 s (log-normal, sigma 0.25): 10,000 open frames at 167 a second; 2 % of the
   workers are three times slower; 1 % of the attempts fail, at a random moment; 2 % of the workers
   are killed and come back after 1 to 5 minutes; their chunk is free after the lease of 60 s;
-- a worker ends when no chunk is left to claim. If chunks have failed it exits with 1, and Snakemake
-  starts it again, once: the second round.
+- a chunk that failed is tried a second time, when a worker finds nothing else: by another worker
+  than before, where one is free. A worker ends when no chunk is left.
 
 efficiency = seconds of attempts whose result was published first
              / seconds from the grant of a GPU to the exit of its worker, over all workers
 Waste is loading, failed and lost attempts, calls, pauses and the wait for the last chunk.
-Prints it for the first round and with the second, the waste by its cause, and the calls a second.
+Prints it, the waste by its cause, the chunks that failed twice, and the calls a second.
 """
 
 import argparse
@@ -25,18 +25,20 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
 
-from virnuc_rules.queue import claims as queue_module
+from virnuc_rules.queue import claims, pace, rounds, watched
+from virnuc_rules.queue.claim_text import ClaimText
 from virnuc_rules.queue.claims import Claim, Queue
-from virnuc_rules.queue.store import Failure, Store
+from virnuc_rules.queue.store import ATTEMPTS, Store
 
 LEASE, BEAT = 60.0, 12.0
 CALL = 0.001  # seconds
 # Calls of each step, about as `queue.py` counts them; a listing has one more per 1,000 names.
-LISTING, READING, LOOKING, CLAIMING, PUBLISHING, FAILING = 4, 3, 1, 12, 25, 25
+LISTING, READING, LOOKING, CLAIMING, PUBLISHING, FAILING = 4, 3, 1, 15, 26, 25
 MEAN, SIGMA = 60.0, 0.25  # seconds of a chunk
 SLOW, TIMES = 0.02, 3.0
 FAIL, KILL = 0.01, 0.02
@@ -62,7 +64,9 @@ class Holder:
     killed: float = float("inf")
 
     def content(self, now: float) -> bytes:
-        return f"{self.name} {int((min(now, self.killed) - self.since) / BEAT)}".encode()
+        beats = int((min(now, self.killed) - self.since) / BEAT)
+        claim = ClaimText(key="0", owner=self.name, index=0, life=beats, work=beats, limit=3600)
+        return claim.content()
 
 
 @dataclass
@@ -74,6 +78,7 @@ class World:
     done: set[str] = field(default_factory=set)
     failures: dict[str, int] = field(default_factory=dict)
     claims: dict[str, Holder] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)  # names of shards
     calls: Counter[int] = field(default_factory=Counter)  # by BIN
 
     def ask(self, calls: int) -> None:
@@ -95,6 +100,10 @@ class ClaimFile:
 
     def __truediv__(self, key: str) -> "ClaimFile":
         return ClaimFile(self.world, key)
+
+    @property
+    def name(self) -> str:
+        return self.key
 
     def read_bytes(self) -> bytes:
         if self.key not in self.world.claims:
@@ -121,15 +130,25 @@ class MemoryStore(Store):
             self.world.ask(LISTING + self.world.names[shard] // 1000)
         return self.world.done.intersection(keys)
 
-    def failure(self, key: str) -> Failure | None:
-        self.world.ask(LOOKING)
-        attempts = self.world.failures.get(key)
-        return Failure.model_construct(key=key, attempts=attempts) if attempts else None
+    def claimed(self) -> set[str]:
+        self.world.ask(LISTING + len(self.world.claims) // 1000)
+        return set(self.world.claims)
 
-    def failed(self, keys: Iterable[str]) -> dict[str, Failure]:
+    def attempts(self) -> dict[str, int]:
         self.world.ask(LISTING + len(self.world.failures) // 1000)
-        failures = (self.failure(key) for key in keys if key in self.world.failures)
-        return {failure.key: failure for failure in failures if failure}
+        return dict(self.world.failures)
+
+    def finished_shards(self) -> set[str]:
+        self.world.ask(LISTING)
+        return self.world.finished
+
+    def finish(self, name: str) -> None:
+        self.world.ask(LOOKING)
+        self.world.finished.add(name)
+
+    def losses(self) -> dict[str, int]:
+        self.world.ask(LISTING)
+        return {}  # the few that are lost are lost once
 
 
 class SimulatedQueue(Queue):
@@ -140,13 +159,18 @@ class SimulatedQueue(Queue):
         self.world, self.owner, self.store = world, name, MemoryStore(world)
 
     def claim(self, key: str) -> Claim | None:
-        if self.store.is_done(key) or not self._take_over(key):
+        if not self._take_over(key):
             return None
         self.world.ask(CLAIMING)
+        if key in self.world.done:
+            return None
         self.world.claims[key] = Holder(self.owner, self.world.clock.now)
-        return Claim(key, self.owner, 0, descriptor=-1)
+        return Claim(
+            key=key, owner=self.owner, index=0, descriptor=-1,
+            attempts=self.world.failures.get(key, 0),
+        )  # fmt: skip
 
-    def _remove(self, key: str, meant: bytes) -> bool:
+    def _remove(self, key: str, beginning: bytes, keep: bool = False) -> bool:
         return bool(self.world.claims.pop(key, None))
 
     def release(self, claim: Claim) -> None:
@@ -158,7 +182,6 @@ class Worker:
     """One process, from the grant of its GPU to its exit."""
 
     index: int
-    round: int  # 2: started again because chunks had failed
     name: str
     slow: float
     granted: float
@@ -170,32 +193,33 @@ Life = Iterator[tuple[str, float]]  # the kind of each step, and its seconds
 
 
 class Simulation:
-    """Runs workers until none is left; `seconds` of GPU time by round and kind of step."""
+    """Runs workers until none is left; `seconds` of GPU time by kind of step."""
 
     def __init__(self, workers: int, chunks: int, seed: int = 1) -> None:
         self.random, self.world = random.Random(seed), World()
         self.keys = [hashlib.sha256(b"%d" % index).hexdigest() for index in range(chunks)]
-        self.seconds: dict[int, Counter[str]] = {1: Counter(), 2: Counter()}
-        self.left_failed = 0  # after the first round
+        self.seconds: Counter[str] = Counter()
         self.events: list[tuple[float, int, Worker, Life]] = []
         self.counter = itertools.count()
         self.length = MEAN * chunks / workers
         for index in range(workers):
             slow = TIMES if self.random.random() < SLOW else 1.0
-            self.start(index, 1, slow, self.random.uniform(0, GRANTS))
+            is_killed = self.random.random() < KILL
+            self.start(index, slow, self.random.uniform(0, GRANTS), is_killed)
 
-    def start(self, index: int, round: int, slow: float, granted: float) -> None:
-        is_killed = round == 1 and self.random.random() < KILL
+    def start(self, index: int, slow: float, granted: float, is_killed: bool = False) -> None:
         killed = granted + self.random.uniform(0, self.length) if is_killed else float("inf")
         name = f"{index}-{next(self.counter)}"
-        worker = Worker(index, round, name, slow, granted, killed)
+        worker = Worker(index, name, slow, granted, killed)
         self.push(granted, worker, self.life(worker))
 
     def push(self, when: float, worker: Worker, life: Life) -> None:
         heapq.heappush(self.events, (when, next(self.counter), worker, life))
 
     def run(self) -> None:
-        with patch.object(queue_module, "time", self.world.clock):
+        with ExitStack() as stack:
+            for module in (claims, pace, rounds, watched):
+                stack.enter_context(patch.object(module, "time", self.world.clock))
             while self.events:
                 now, _, worker, life = heapq.heappop(self.events)
                 self.world.clock.now = now
@@ -205,7 +229,7 @@ class Simulation:
         """Do a worker's next step: calls, which move the clock, then work that takes time."""
         begun, clock = self.world.clock.now, self.world.clock
         kind, seconds = next(life, ("", 0.0))
-        spent = self.seconds[worker.round]
+        spent = self.seconds
         spent["calls"] += clock.now - begun
         if clock.now + seconds > worker.killed:
             self.kill(worker)
@@ -214,52 +238,50 @@ class Simulation:
             self.push(clock.now + seconds, worker, life)
         else:
             spent["held"] += clock.now - worker.granted
-            self.exit(worker)
 
     def kill(self, worker: Worker) -> None:
-        now, spent = max(self.world.clock.now, worker.killed), self.seconds[worker.round]
+        now, spent = max(self.world.clock.now, worker.killed), self.seconds
         spent["killed"] += now - self.world.clock.now
         spent["held"] += now - worker.granted
         if worker.claim in self.world.claims:
             self.world.claims[worker.claim].killed = now
-        self.start(worker.index, worker.round, worker.slow, now + self.random.uniform(*REQUEUED))
-
-    def exit(self, worker: Worker) -> None:
-        if worker.round == 1 and self.world.failures:
-            self.left_failed = max(self.left_failed, len(self.world.failures))
-            self.start(
-                worker.index, 2, worker.slow, self.world.clock.now + self.random.uniform(*REQUEUED)
-            )
+        self.start(worker.index, worker.slow, now + self.random.uniform(*REQUEUED))
 
     def life(self, worker: Worker) -> Life:
         if len(self.world.done) == len(self.keys):
             return
         yield "loading", self.random.uniform(*LOADING)
-        for step in SimulatedQueue(self.world, worker.name).steps(self.keys):
+        queue = SimulatedQueue(self.world, worker.name)
+        for step in queue.steps(self.keys, worker.index):
             if isinstance(step, Claim):
                 worker.claim = step.key
-                yield from self.work_on(step.key, worker)
+                yield from self.work_on(step.key, worker, queue)
                 self.world.claims.pop(step.key, None)
                 worker.claim = ""
             else:
                 yield "waiting", step
+        self.world.ask(3 * LISTING)  # what `sweep` looks at
 
-    def work_on(self, key: str, worker: Worker) -> Life:
+    def work_on(self, key: str, worker: Worker, queue: SimulatedQueue) -> Life:
         seconds = worker.slow * MEAN * self.random.lognormvariate(-(SIGMA**2) / 2, SIGMA)
         if self.random.random() < FAIL:
             yield "failed", seconds * self.random.random()
             self.world.ask(FAILING)
             self.world.failures[key] = self.world.failures.get(key, 0) + 1
+            queue.postponed.add(key)
             return
         # No other worker can publish it first: a claim with a heartbeat is not taken over.
         yield "useful", seconds
         self.world.ask(PUBLISHING)
         self.world.finish(key)
 
-    def efficiency(self, rounds: int) -> float:
-        """Useful seconds as a fraction of those held, up to a round."""
-        spent = [self.seconds[round] for round in range(1, rounds + 1)]
-        return sum(s["useful"] for s in spent) / sum(s["held"] for s in spent)
+    def efficiency(self) -> float:
+        """Useful seconds as a fraction of those held."""
+        return self.seconds["useful"] / self.seconds["held"]
+
+    def failed(self) -> int:
+        """Chunks that failed for good."""
+        return sum(attempts == ATTEMPTS for attempts in self.world.failures.values())
 
     def busiest(self) -> tuple[float, float]:
         """Calls a second to the filesystem: the median of the bins, and the maximum."""
@@ -273,25 +295,16 @@ def main() -> None:
     parser.add_argument("--chunks-per-worker", type=int, nargs="+", default=[10, 30, 100])
     options = parser.parse_args()
     kinds = ("loading", "waiting", "calls", "failed", "killed")
-    print(f"{options.workers:,} workers; waste of the first round by its cause, in % of its time")
-    heads = (
-        "chunks/worker",
-        "efficiency",
-        *kinds,
-        "left failed",
-        "2nd round",
-        "calls/s",
-        "maximum",
-    )
+    print(f"{options.workers:,} workers; waste by its cause, in % of the GPU time")
+    heads = ("chunks/worker", "efficiency", *kinds, "failed twice", "calls/s", "maximum")
     print(" ".join(f"{head:>13}" for head in heads))
     for ratio in options.chunks_per_worker:
         simulation = Simulation(options.workers, ratio * options.workers)
         simulation.run()
-        first = simulation.seconds[1]
-        waste = [f"{first[kind] / first['held']:.2%}" for kind in kinds]
+        spent = simulation.seconds
+        waste = [f"{spent[kind] / spent['held']:.2%}" for kind in kinds]
         calls = [f"{rate:,.0f}" for rate in simulation.busiest()]
-        both = f"{simulation.efficiency(2):.1%}"
-        row = (f"{simulation.efficiency(1):.1%}", *waste, simulation.left_failed, both, *calls)
+        row = (f"{simulation.efficiency():.1%}", *waste, simulation.failed(), *calls)
         print(" ".join(f"{cell!s:>13}" for cell in (ratio, *row)), flush=True)
 
 

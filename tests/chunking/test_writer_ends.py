@@ -1,6 +1,5 @@
 """Chunking that ends in the middle: what was there stays, and nothing else is left."""
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ import pytest
 from chunk_folders import SOURCE, chunk_it, contents, manifest_of, windows_of
 
 from virnuc_rules.chunking import writer as chunks
-from virnuc_rules.errors import InputError, VirnucError
+from virnuc_rules.errors import EnvironmentProblem, InputError, VirnucError
 from virnuc_rules.reading.fastx import Contig, Sequences
 
 FAILING = {
@@ -86,19 +85,6 @@ chunks.write_chunks([Path(sys.argv[1])], Path(sys.argv[2]), chunking, sample="a"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_what_a_killed_run_of_the_same_process_number_left_is_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a container the process number is often the same each time."""
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
-        with pytest.raises(InputError):
-            chunk_it(tmp_path / "absent.fa", tmp_path / "out")
-    assert len(list(tmp_path.iterdir())) == 1
-    chunk_it(SOURCE, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
 def test_samples_with_names_alike_do_not_disturb_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,20 +103,45 @@ def test_samples_with_names_alike_do_not_disturb_each_other(
     assert {path.name for path in tmp_path.iterdir()} == {"lake", "lake.2"}
 
 
-@pytest.mark.parametrize("chunk_size", [9, 10])
-def test_a_manifest_is_there_only_beside_its_chunks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_size: int
+def test_an_older_folder_is_replaced_in_one_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An older one goes before the first file moves; an equal one stays for those who read it."""
-    chunk_it(SOURCE, tmp_path / "out", chunk_size=9)
-    manifest, replace, seen = tmp_path / "out/manifest.json", Path.replace, []
+    """Up to the last moment it is as it was; what is not of `chunk` moves into the new one."""
+    out = tmp_path / "out"
+    chunk_it(SOURCE, out, chunk_size=9)
+    (out / "notes").mkdir()
+    for name in ("done", "made.json", "notes.txt", "notes/more.txt"):
+        (out / name).write_text("of the older one")
+    before, put, moved = contents(out), chunks.put_folder, []
 
-    def spy(path: Path, target: Path) -> Path:
-        if target.parent == manifest.parent:
-            seen.append((target.name, manifest.exists()))
-        return replace(path, target)
+    def spy(stage: Path, path: Path) -> None:
+        assert contents(path) == before
+        moved.append(contents(stage))
+        put(stage, path)
 
-    monkeypatch.setattr(Path, "replace", spy)
-    chunk_it(SOURCE, tmp_path / "out", chunk_size=chunk_size)
-    assert len(seen) > 3 and seen[-1][0] == "manifest.json"
-    assert {there for _, there in seen} == {chunk_size == 9}
+    monkeypatch.setattr(chunks, "put_folder", spy)
+    chunk_it(SOURCE, out, chunk_size=1000)
+    assert [contents(out)] == moved and [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {"notes.txt", "notes/more.txt"} < moved[0].keys()
+    assert not {"done", "made.json"} & moved[0].keys()
+
+
+def test_two_processes_chunk_a_sample_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in containers, where both have the same host name and id: as here, in one process."""
+    contigs, begun = Sequences.contigs, []
+
+    def interrupted(self: Sequences) -> Iterator[Contig]:
+        if not begun:
+            begun.append(True)
+            chunk_it(SOURCE, tmp_path / "out")
+        return contigs(self)
+
+    monkeypatch.setattr(Sequences, "contigs", interrupted)
+    with pytest.raises(EnvironmentProblem, match="another process has made it at the same time"):
+        chunk_it(SOURCE, tmp_path / "out", chunk_size=9)
+    made = contents(tmp_path / "out")
+    chunk_it(SOURCE, tmp_path / "alone")
+    assert made == contents(tmp_path / "alone")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "out"]

@@ -124,7 +124,7 @@ class Run:
         mine = f"-{child.pid}-"
         claims = [path for path in self.store.claims.glob("*") if mine in read(path)]
         partial = list(self.store.embeddings.glob(f"*/.*{mine}*.partial"))
-        report = list(self.store.workers.glob(f".*.{child.pid}.partial"))
+        report = list(self.store.workers.glob(f".{worker}.json.*.partial"))
         self.seen["kills"] += 1
         self.seen["with a claim"] += bool(claims)
         self.seen["with two claims"] += len(claims) > 1

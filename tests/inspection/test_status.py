@@ -19,8 +19,9 @@ from virnuc_rules.config.model import Chunking, Config
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.inspection.status import Observer, Status, render, watch
-from virnuc_rules.queue.heartbeats import Heartbeats
-from virnuc_rules.queue.store import Failure, Store
+from virnuc_rules.queue.claim_text import ClaimText
+from virnuc_rules.queue.store import ATTEMPTS, Failure, Store
+from virnuc_rules.queue.watched import Watched
 from virnuc_rules.serving.worker_report import WorkerReport
 
 
@@ -38,9 +39,10 @@ class Run:
         self.tasks = Tasks.of(self.config.run, self.config.embedding).of_samples(("lake", "gut"))
         self.keys = sorted(self.tasks)
 
-    def claim(self, key: str, owner: str, beats: int = 1, age: float = 0) -> None:
+    def claim(self, key: str, owner: str, beats: int = 1, age: float = 0, still: int = 0) -> None:
         path = self.store.claims / key
-        path.write_text(f".{key}.{owner}-7 {beats:012d}\n")
+        claim = ClaimText(key=key, owner=owner, index=7, life=beats, still=still, limit=600)
+        path.write_bytes(claim.content())
         os.utime(path, (time.time() - age,) * 2)
 
     def finish(self, *keys: str) -> None:
@@ -52,8 +54,8 @@ class Run:
 
     def fail(self, key: str, error: str) -> None:
         failure = Failure(key=key, task="lake/chunk_000000.parquet", error=error, traceback="",
-                          worker="0", host="n1", log="w0.log", attempts=1)  # fmt: skip
-        (self.store.failures / f"{key}.json").write_text(failure.model_dump_json())
+                          worker="0", host="n1", log="w0.log", attempts=2)  # fmt: skip
+        self.store.attempt(key, ATTEMPTS).write_text(failure.model_dump_json())
 
     def report(self, worker: str, host: str, owner: str, reason: str | None = None) -> None:
         now = datetime.now(UTC)
@@ -145,19 +147,42 @@ def test_a_watcher_trusts_the_counter_more_than_the_clock(
 ) -> None:
     """A file server whose clock is wrong makes the living look dead, and the dead alive."""
     now = [1000.0]
-    monkeypatch.setattr("virnuc_rules.queue.heartbeats.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("virnuc_rules.queue.watched.time.monotonic", lambda: now[0])
     living, dead = run.keys[0], run.keys[1]
-    heartbeats = Heartbeats(60)
+    watched = Watched(60)
+
+    def at_work() -> dict[str, str | None]:
+        claims = watched.all(run.store)
+        return {
+            key: seen.claim.owner if seen.claim and not seen.is_lost(60) else None
+            for key, seen in claims.items()
+        }
+
     run.claim(living, owner("0", "n1"), beats=1, age=3600)
     run.claim(dead, owner("1", "n2"), beats=1, age=-3600)
-    assert heartbeats.owners(run.store) == {living: None, dead: owner("1", "n2")}
+    assert at_work() == {living: None, dead: owner("1", "n2")}
     now[0] += 12
     run.claim(living, owner("0", "n1"), beats=2, age=3600)
-    assert set(heartbeats.owners(run.store).values()) == {owner("0", "n1"), owner("1", "n2")}
-    now[0] += 49
-    assert heartbeats.owners(run.store) == {living: owner("0", "n1"), dead: None}
+    assert set(at_work().values()) == {owner("0", "n1"), owner("1", "n2")}
+    for _ in range(2):
+        now[0] += 25
+        run.claim(living, owner("0", "n1"), beats=3, age=3600)
+        at_work()
+    assert at_work() == {living: owner("0", "n1"), dead: None}
     run.claim(dead, owner("2", "n3"), age=3600)  # taken over
-    assert heartbeats.owners(run.store)[dead] == owner("2", "n3")
+    assert at_work()[dead] == owner("2", "n3")
+
+
+def test_how_long_a_chunk_has_stood_still(run: Run) -> None:
+    run.report("0", "n1", owner("0", "n1"))
+    run.claim(run.keys[0], owner("0", "n1"), still=59)
+    run.claim(run.keys[1], owner("1", "n2"), still=754)
+    now = run.read()
+    assert [(w.seconds_still, w.state) for w in now.workers] == [
+        (59, "working"),
+        (754, "working, no progress for 0:12:34"),
+    ]
+    assert "no progress for 0:12:34" in drawn(now)
 
 
 def test_failed_chunks_and_odd_texts(run: Run) -> None:

@@ -295,9 +295,12 @@ def test_damaged_results(
 def test_a_bundle_that_cannot_be_written_to(
     bundle: Path, verify: Verify, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Root may write everywhere, so a folder is where the new file would be begun, and stays."""
-    monkeypatch.setattr(atomic, "remove_dead_partials", lambda _: None)
-    atomic.partial_path(bundle / "verified.json").mkdir()
+    """Root may write everywhere, so a folder is where the new file would be begun."""
+    partial, usual = bundle / ".verified.json.partial", atomic.partial_path
+    partial.mkdir()
+    monkeypatch.setattr(
+        atomic, "partial_path", lambda path: partial if path.parent == bundle else usual(path)
+    )
     printed = verify(bundle, "--data", small, *BF16, code=1)
     assert printed.stdout.startswith("bf16 against fp32")  # it was computed: it is shown
     (line,) = printed.stderr.splitlines()

@@ -1,15 +1,16 @@
 """Two runs on one folder of results: with the same settings or not at all."""
 
 import os
-import socket
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from harness import BUNDLE, wait_until
 
@@ -19,8 +20,13 @@ from virnuc_rules.errors import VirnucError
 from virnuc_rules.planning import lease as module
 from virnuc_rules.planning.lease import Lease
 
-HERE = socket.gethostname()
-OLD = 3600  # seconds since the last beat
+DEAD = 0.5  # seconds
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BEAT", 0.02)
+    monkeypatch.setattr(module, "_DEAD", DEAD)
 
 
 @pytest.fixture
@@ -28,46 +34,32 @@ def config(tmp_path: Path) -> Config:
     return Config.of(results=tmp_path / "results", bundle=BUNDLE, chunk_size=30)
 
 
-@pytest.fixture
-def living() -> Iterator[int]:
-    """A process that is not this one."""
-    process = subprocess.Popen([sys.executable, "-c", "open(0).read()"], stdin=subprocess.PIPE)
-    yield process.pid
-    process.communicate()
+def files(config: Config) -> list[Path]:
+    return sorted(RunFolder(config.run.results).runs.iterdir())
 
 
-@pytest.fixture
-def dead() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def files(config: Config) -> list[str]:
-    folder = RunFolder(config.run.results).runs
-    return sorted(path.name for path in folder.iterdir())
-
-
-def other(
-    config: Config, pid: int, host: str = HERE, age: float = 0, started: float = 0, **settings: Any
-) -> Path:
-    """Write what a run in another process has."""
+@contextmanager
+def other(config: Config, **settings: Any) -> Iterator[Path]:
+    """A run that is at work, as another process would be: by its file and its beats."""
     lease = Lease(config.replace(**settings))
-    if host == HERE and not started and psutil.pid_exists(pid):
-        started = psutil.Process(pid).create_time()
-    path = RunFolder(config.run.results).runs / f"{host}.{pid}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    run = lease._run.model_copy(update={"host": host, "pid": pid, "started": started})
-    path.write_text(run.model_dump_json())
-    os.utime(path, (time.time() - age,) * 2)
-    return path
+    lease.take()
+    try:
+        yield lease._path
+    finally:
+        lease.give_up()
+
+
+def killed(config: Config, **settings: Any) -> Path:
+    """What a run in this very process id, of this very host, leaves if it is killed."""
+    with other(config, **settings) as path:
+        return Path(shutil.copy(path, path.with_name("killed.json")))
 
 
 def refusal(config: Config) -> str:
-    lease = Lease(config)
+    before = files(config)
     with pytest.raises(VirnucError) as raised:
-        lease.take()
-    assert f"{HERE}.{os.getpid()}.json" not in files(config)  # nor does it keep its own
+        Lease(config).take()
+    assert files(config) == before  # nor does it keep its own
     message = str(raised.value)
     assert "\n" not in message
     return message
@@ -77,29 +69,26 @@ def test_a_lease_is_taken_and_given_up(config: Config) -> None:
     lease = Lease(config)
     lease.take()
     lease.take()  # twice is once
-    assert files(config) == [f"{HERE}.{os.getpid()}.json"]
+    assert files(config) == [lease._path]
     lease.give_up()
     lease.give_up()
     assert files(config) == []
 
 
-def test_two_runs_with_the_same_settings(config: Config, living: int) -> None:
-    path = other(config, living)
-    lease = Lease(config)
-    lease.take()
-    assert len(files(config)) == 2
-    lease.give_up()
-    assert files(config) == [path.name]
+def test_two_runs_with_the_same_settings(config: Config) -> None:
+    with other(config) as path:
+        lease = Lease(config)
+        lease.take()
+        assert files(config) == sorted([path, lease._path])
+        lease.give_up()
 
 
 def test_another_name_of_the_same_results_is_no_other_setting(
-    config: Config, living: int, monkeypatch: pytest.MonkeyPatch
+    config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other(config, living)
     monkeypatch.chdir(config.run.results.parent)
-    lease = Lease(config.replace(results=Path("results")))
-    lease.take()
-    lease.give_up()
+    with other(config), other(config, results=Path("results")):
+        assert len(files(config)) == 2
 
 
 @pytest.mark.parametrize(
@@ -109,67 +98,77 @@ def test_another_name_of_the_same_results_is_no_other_setting(
         ({"chunk_size": 7}, "`chunk_size: 7`, not 30;"),
     ],
 )
-def test_other_settings_are_refused(
-    config: Config, living: int, settings: dict[str, Any], said: str
-) -> None:
-    path = other(config, living, **settings)
-    message = refusal(config)
-    assert message.startswith(
-        f"{config.run.results}: another run (process {living} on {HERE}) is at work here with "
-    )
-    assert said in message and message.endswith(f"(is it gone? delete {path})")
-    assert files(config) == [path.name]  # what others have stays
-    path.unlink()
+def test_other_settings_are_refused(config: Config, settings: dict[str, Any], said: str) -> None:
+    with other(config, **settings) as path:
+        message = refusal(config)
+        assert message.startswith(
+            f"{config.run.results}: another run (process {os.getpid()} on {os.uname().nodename}) "
+            "is at work here with "
+        )
+        assert said in message
+        assert files(config) == [path]  # what others have stays
     lease = Lease(config)
     lease.take()
     lease.give_up()
 
 
-def test_a_dead_process_has_no_lease(config: Config, dead: int) -> None:
-    other(config, dead, precision="fp16")
+def test_a_killed_run_is_forgotten_after_a_while(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither its host nor its process id says that it is dead: containers share both."""
+    path, begun = killed(config, precision="fp16"), time.monotonic()
+    os.utime(path, (0, 0))  # whatever the time of the filesystem
     Lease(config).check()
-    assert files(config) == []
+    assert time.monotonic() - begun > DEAD and files(config) == []
+    (said,) = caplog.messages
+    assert said.startswith(f"{config.run.results}: is another run (process ")
 
 
-def test_another_process_with_its_id_is_not_it(config: Config, living: int) -> None:
-    started = psutil.Process(living).create_time() - 100
-    other(config, living, started=started, precision="fp16")
+def test_a_killed_run_with_the_same_settings_is_not_waited_for(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = killed(config)
     Lease(config).check()
-    assert files(config) == []
+    assert files(config) == [path] and caplog.messages == []
 
 
-def test_a_silent_process_of_this_host_has_its_lease(config: Config, living: int) -> None:
-    """It is there: it may only be stopped, or the filesystem was away."""
-    other(config, living, age=OLD, precision="fp16")
-    assert f"process {living}" in refusal(config)
-
-
-def test_another_host_has_its_lease_while_it_beats(config: Config) -> None:
-    path = other(config, 1, host="node-7", precision="fp16")
-    assert "another run (process 1 on node-7)" in refusal(config)
-    os.utime(path, (time.time() - OLD,) * 2)
+def test_one_that_ends_meanwhile_is_not_waited_for(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_DEAD", 600)
+    path = killed(config, precision="fp16")
+    threading.Timer(0.2, path.unlink).start()
     Lease(config).check()
-    assert files(config) == [path.name]  # we cannot know that it is dead: its file is not ours
 
 
-def test_an_unreadable_file_is_no_run(config: Config) -> None:
-    path = other(config, 1, host="node-7", precision="fp16")
+def test_time_in_which_the_observer_stood_still_is_not_counted(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was stopped for longer than a run may be silent; the other was not."""
+    path, sleep = killed(config, precision="fp16"), time.sleep
+
+    def stopped(seconds: float) -> None:
+        sleep(2 * DEAD)
+        os.utime(path)
+
+    monkeypatch.setattr(time, "sleep", stopped)
+    assert "`precision: fp16`" in refusal(config)
+
+
+def test_a_file_without_settings_is_no_run(config: Config) -> None:
+    path = killed(config, precision="fp16")
     path.write_text("{")
     Lease(config).check()
-    assert files(config) == [path.name]
+    assert files(config) == [path]
 
 
-def test_it_beats(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BEAT", 0.01)
-    lease = Lease(config)
-    lease.take()
-    path = RunFolder(config.run.results).runs / f"{HERE}.{os.getpid()}.json"
-    os.utime(path, (0, 0))
-    wait_until(lambda: path.stat().st_mtime > 0)
-    path.unlink()  # by a user who deletes the results meanwhile
-    time.sleep(0.05)
-    assert not path.exists()
-    lease.give_up()
+def test_a_lease_of_deleted_results_does_not_make_them_again(config: Config) -> None:
+    with other(config) as path:
+        os.utime(path, (0, 0))
+        wait_until(lambda: path.stat().st_mtime > 0)
+        path.unlink()
+        time.sleep(0.1)
+        assert not path.exists()
 
 
 def test_a_process_that_ends_gives_it_up(config: Config) -> None:
@@ -182,5 +181,5 @@ def test_a_process_that_ends_gives_it_up(config: Config) -> None:
     )
     command = [sys.executable, "-c", script, str(config.run.results)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert f"queue/runs/{HERE}." in done.stdout
+    assert "queue/runs/" in done.stdout
     assert files(config) == []

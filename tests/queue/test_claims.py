@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from virnuc_rules.queue import claims as queue_module
+from virnuc_rules.queue import pace, rounds, watched
 from virnuc_rules.queue.claims import Claim, Queue
-from virnuc_rules.queue.store import Store, by_shard, listing
+from virnuc_rules.queue.store import ATTEMPTS, Store, by_shard, listing
 
 LEASE = 10.0  # seconds of the fake clock
 KEY = "ab" + "0" * 62
@@ -46,10 +47,19 @@ class Waiting(threading.Event):
         return self.is_set()
 
 
+def faked(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Give the queue a fake clock."""
+    fake = Clock()
+    for module in (queue_module, watched, rounds, pace):
+        monkeypatch.setattr(module, "time", fake)
+    return fake
+
+
 def worker(results: Path, name: str = "a") -> Queue:
     """A worker without a heartbeat: a test calls `Claim.beat` by hand."""
     queue = Queue(results, name, LEASE, log=f"{name}.log")
-    for folder in (queue.store.claims, queue.store.failures, queue.store.workers):
+    store = queue.store
+    for folder in (store.claims, store.failures, store.lost, store.finished, store.workers):
         folder.mkdir(parents=True, exist_ok=True)
     return queue
 
@@ -102,9 +112,7 @@ def owner_in_file(queue: Queue, key: str = KEY) -> str:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    fake = Clock()
-    monkeypatch.setattr(queue_module, "time", fake)
-    return fake
+    return faked(monkeypatch)
 
 
 @pytest.fixture
@@ -132,16 +140,6 @@ class TestClaim:
         publish(a, claimed(a))
         assert b.claim(KEY) is None
         assert listing(b.store.claims) == set()
-
-    def test_none_if_published_after_the_first_look(
-        self, a: Queue, b: Queue, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        publish(a, claimed(a))
-        looks = iter([False, True])
-        monkeypatch.setattr(b.store, "is_done", lambda _: next(looks))
-        assert b.claim(KEY) is None
-        assert listing(b.store.claims) == set()
-        assert b.held == {}
 
     def test_release_makes_way(self, a: Queue, b: Queue) -> None:
         a.release(claimed(a))
@@ -316,7 +314,7 @@ class TestPublish:
         def write(path: Path) -> None:
             path.write_bytes(payload(KEY))
             publish(b, taken_over(b, clock))
-            b.sweep([KEY])
+            b.store.sweep([KEY])
             assert not path.exists()
 
         a.publish(claimed(a), write)
@@ -332,7 +330,8 @@ class TestPublish:
 class TestFail:
     def test_says_what_happened(self, a: Queue) -> None:
         failure = a.fail(claimed(a), "lake/3", "ValueError: bad", "Traceback ...")
-        assert a.store.failure(KEY) == failure
+        assert a.store.attempts() == {KEY: 1}
+        assert a.store.failure(KEY) is None  # it will be tried again
         assert failure.model_dump() == {
             "key": KEY,
             "task": "lake/3",
@@ -344,35 +343,58 @@ class TestFail:
             "attempts": 1,
         }
         assert listing(a.store.claims) == set()
-        assert listing(a.store.failures) == {f"{KEY}.json"}
+        assert listing(a.store.failures) == {f"{KEY}.1.json"}
 
     def test_counts_attempts_of_all_workers(self, a: Queue, b: Queue) -> None:
-        assert [fail(queue, claimed(queue)) for queue in (a, b, a)] == [1, 2, 3]
+        assert [fail(queue, claimed(queue)) for queue in (a, b)] == [1, 2]
+        assert a.store.attempts() == {KEY: 2}
+        failure = a.store.failure(KEY)
+        assert failure and failure.worker == "b"
+        assert listing(a.store.failures) == {f"{KEY}.1.json", f"{KEY}.2.json"}
+
+    def test_a_run_begins_without_failures_and_losses(
+        self, a: Queue, b: Queue, clock: Clock
+    ) -> None:
+        for key in (KEY, OTHER):
+            fail(a, claimed(a, key))
+        claimed(a)
+        b.release(taken_over(b, clock))
+        assert a.store.losses() == {KEY: 1}
+        a.store.begin([KEY])
+        assert a.store.attempts() == {OTHER: 1} and a.store.losses() == {}
+        a.store.begin()
+        assert a.store.attempts() == {}
 
     def test_success_removes_the_record(self, a: Queue, b: Queue) -> None:
         fail(a, claimed(a))
         publish(b, claimed(b))
-        assert a.store.failure(KEY) is None
+        assert a.store.attempts() == {}
         assert listing(a.store.failures) == set()
 
     def test_an_unreadable_record_counts_as_none(self, a: Queue) -> None:
-        (a.store.failures / f"{KEY}.json").write_text('{"key": "ab')
+        a.store.attempt(KEY, ATTEMPTS).write_text('{"key": "ab')
         assert a.store.failure(KEY) is None
-        assert fail(a, claimed(a)) == 1
+        assert a.store.failed([KEY]) == {}
 
 
 def taken_over(queue: Queue, clock: Clock, key: str = KEY) -> Claim:
     """Watch another's claim for a lease, in which it does not beat, and take it."""
-    assert queue.claim(key) is None
-    clock.now += LEASE
+    watch(queue, clock, key)
     return claimed(queue, key)
+
+
+def watch(queue: Queue, clock: Clock, key: str = KEY) -> None:
+    """See another's claim stand still until just before the lease is over."""
+    for _ in range(2):
+        assert queue.claim(key) is None
+        clock.now += LEASE / 2
 
 
 class TestTakeOver:
     def test_only_after_the_lease(self, a: Queue, b: Queue, clock: Clock) -> None:
         claimed(a)
         clock.now += 100 * LEASE  # for how long a has been dead does not count: b has not looked
-        for pause in (0.0, 0.5, 0.4, 0.09):
+        for pause in (0.0, 0.4, 0.4, 0.19):
             clock.now += pause * LEASE
             assert b.claim(KEY) is None
         clock.now += 0.011 * LEASE
@@ -384,7 +406,7 @@ class TestTakeOver:
         claim = claimed(a)
         for _ in range(100):
             assert b.claim(KEY) is None
-            claim.beat()
+            claim.beat(a.pace)
             clock.now += 0.9 * LEASE
         assert owner_in_file(a) == claim.identity
 
@@ -392,7 +414,7 @@ class TestTakeOver:
         claim = claimed(a)
         assert b.claim(KEY) is None
         clock.now += 5 * LEASE
-        claim.beat()
+        claim.beat(a.pace)
         assert b.claim(KEY) is None
         clock.now += 0.9 * LEASE
         assert b.claim(KEY) is None
@@ -410,9 +432,10 @@ class TestTakeOver:
     def test_only_one_wins(self, a: Queue, b: Queue, tmp_path: Path, clock: Clock) -> None:
         claimed(a)
         c = worker(tmp_path, "c")
-        assert b.claim(KEY) is None
-        assert c.claim(KEY) is None
-        clock.now += LEASE
+        for _ in range(2):
+            assert b.claim(KEY) is None
+            assert c.claim(KEY) is None
+            clock.now += LEASE / 2
         claim = claimed(b)
         assert c.claim(KEY) is None  # b's claim is new to c
         assert owner_in_file(c) == claim.identity
@@ -423,8 +446,9 @@ class TestTakeOver:
         keys = [f"{number:064x}" for number in range(20)]
         for key in keys:
             claimed(dead, key)
-            assert all(queue.claim(key) is None for queue in queues)
-            clock.now += LEASE
+            for _ in range(2):
+                assert all(queue.claim(key) is None for queue in queues)
+                clock.now += LEASE / 2
             # A claim that is put back leaves a gap, in which another can claim: two can win.
             won = claim_together(queues, key)
             assert owner_in_file(dead, key) in {claim.identity for claim in won}
@@ -443,8 +467,7 @@ class TestTakeOver:
 
         monkeypatch.setattr(Path, "read_bytes", slow_read)
         assert b.claim(KEY) is None
-        monkeypatch.undo()
-        monkeypatch.setattr(queue_module, "time", clock)
+        monkeypatch.setattr(Path, "read_bytes", read)
         clock.now += 0.1 * LEASE
         assert b.claim(KEY) is None
 
@@ -473,7 +496,7 @@ class TestTakeOver:
     ) -> None:
         stalled = claimed(a)
         claim = taken_over(b, clock)
-        stalled.beat()
+        stalled.beat(a.pace)
         assert owner_in_file(b) == claim.identity
         publish(a, stalled)
         assert owner_in_file(b) == claim.identity
@@ -492,6 +515,150 @@ class TestTakeOver:
         assert owner_in_file(b) == claim.identity
 
 
+class TestWorkThatStandsStill:
+    """A worker that lives but hangs: its second counter stands still."""
+
+    def test_is_taken_over_after_its_own_limit(self, a: Queue, b: Queue, clock: Clock) -> None:
+        claim = hanging(a)
+        limit = a.pace.limit()
+        assert limit == 20 * 8.0  # times the slowest step of a chunk that was done
+        begun = clock.now
+        while not (taken := b.claim(KEY)):
+            clock.now += LEASE / 4
+            claim.beat(a.pace)
+        assert limit <= clock.now - begun <= limit + LEASE
+        assert owner_in_file(b) == taken.identity
+        assert [lost.owner for lost in taken.lost] == [a.owner]
+
+    def test_a_step_in_time_keeps_it(self, a: Queue, b: Queue, clock: Clock) -> None:
+        claim = hanging(a)
+        for _ in range(200):
+            clock.now += LEASE / 2
+            if clock.now % 100 < LEASE / 2:
+                a.pace.step()
+            claim.beat(a.pace)
+            assert b.claim(KEY) is None
+
+    def test_the_owner_knows(self, a: Queue, clock: Clock) -> None:
+        claim = hanging(a)
+        clock.now += a.pace.limit()
+        assert a.hangs() == ""
+        clock.now += 2
+        claim.beat(a.pace)
+        assert a.hangs() == "no progress for 162 s (limit 160 s)" and claim.still == 162
+        a.release(claim)
+        clock.now += 1e6
+        assert a.hangs() == ""  # it waits for others
+
+    def test_the_limit(self, a: Queue, clock: Clock) -> None:
+        assert a.pace.limit() == 60 * LEASE  # nothing is known yet: an hour, with a lease of 60 s
+        a.pace.begin()
+        clock.now += 1
+        a.pace.step()
+        assert a.pace.limit() == 60 * LEASE  # not before a chunk is done
+        a.pace.done()
+        assert a.pace.limit() == 10 * LEASE  # 20 s would be too hasty
+        clock.now += 1e6  # waiting for work is no step
+        a.pace.begin()
+        clock.now += 30
+        a.pace.step()
+        a.pace.done()
+        assert a.pace.limit() == 600
+
+
+def hanging(queue: Queue) -> Claim:
+    """A claim of a worker whose slowest step was 8 seconds, right after it was read by others."""
+    queue.pace.begin()
+    clock = pace.time
+    clock.now += 8  # type: ignore[attr-defined]
+    queue.pace.done()
+    claim = claimed(queue)
+    queue.pace.begin()
+    claim.beat(queue.pace)
+    return claim
+
+
+class TestLosses:
+    def test_a_take_over_is_counted_with_the_owners_name(
+        self, a: Queue, b: Queue, clock: Clock
+    ) -> None:
+        claimed(a)
+        claim = taken_over(b, clock)
+        assert [(lost.owner, lost.log) for lost in claim.lost] == [(a.owner, "a.log")]
+        assert a.store.losses() == {KEY: 1}
+        assert not claim.is_suspect and not claim.is_poison
+
+    def test_two_put_a_task_last_and_a_third_ends_it(self, tmp_path: Path, clock: Clock) -> None:
+        for number in range(3):
+            dead, fresh = worker(tmp_path, f"dead{number}"), worker(tmp_path, "fresh")
+            fresh.interrupted = Waiting(clock)
+            steps = dead.drain(KEYS)
+            dead.interrupted = Waiting(clock)
+            claims = [next(steps)]
+            while claims[-1].key != KEY:
+                dead.release(claims[-1])
+                dead.postponed.add(claims[-1].key)
+                claims.append(next(steps))
+            assert claims[-1].is_suspect == (number == 2)
+            assert (len(claims) > 1) or number < 2  # last, once it is suspect
+            watch(fresh, clock)
+            claim = claimed(fresh)
+            assert len(claim.lost) == number + 1
+            fresh.release(claim)
+        assert claim.is_poison
+        failure = fresh.fail(claimed(fresh), "lake/3", "3 workers were lost", "", last=True)
+        assert failure.attempts == ATTEMPTS
+        assert sorted(work(fresh, KEYS)) == sorted(set(KEYS) - {KEY})
+
+    def test_who_comes_back_was_not_lost(self, a: Queue, b: Queue, clock: Clock) -> None:
+        stalled = claimed(a)
+        b.release(taken_over(b, clock))
+        a.release(stalled)
+        assert claimed(b).lost == []
+
+    def test_a_release_that_fails_is_no_loss(
+        self, a: Queue, b: Queue, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        claim = claimed(a)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", refused)
+            a.release(claim)
+        assert listing(a.store.claims) == {KEY} and a.held == {}
+        assert taken_over(b, clock).lost == []
+
+    def test_an_odd_claim_is_taken_over_and_no_loss(self, a: Queue, clock: Clock) -> None:
+        for content in (b"", b"odd\n", b"\xff\xfe\x00", b"x" * 10**6):
+            (a.store.claims / KEY).write_bytes(content)
+            claim = taken_over(a, clock)
+            assert claim.lost == [] and a.store.losses() == {}
+            a.release(claim)
+
+    def test_what_cannot_be_read_does_not_count(
+        self, a: Queue, b: Queue, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither for nor against the owner: it is held, and after a while an error."""
+        claimed(a)
+        assert b.claim(KEY) is None
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", refused)
+            for _ in range(5):
+                clock.now += LEASE / 2
+                assert b.claim(KEY) is None
+            clock.now += LEASE
+            with pytest.raises(OSError, match="refused"):
+                b.claim(KEY)
+        clock.now += LEASE
+        assert b.claim(KEY) is None
+        clock.now += LEASE / 2
+        assert b.claim(KEY) is None
+        clock.now += LEASE / 2
+        assert claimed(b)
+
+
+def refused(*_: object) -> None:
+    raise OSError(errno.EIO, "refused")
+
+
 class TestRemove:
     def test_puts_back_what_is_another_ones(self, a: Queue, b: Queue) -> None:
         claim = claimed(a)
@@ -499,13 +666,13 @@ class TestRemove:
         assert not b._remove(KEY, b"another")
         assert (a.store.claims / KEY).stat().st_ino == before
         assert listing(a.store.claims) == {KEY}
-        claim.beat()
+        claim.beat(a.pace)
         assert (a.store.claims / KEY).read_bytes() == claim.content()
 
     def test_puts_back_a_claim_that_has_beaten_since_the_look(self, a: Queue, b: Queue) -> None:
         claim = claimed(a)
         looked = (a.store.claims / KEY).read_bytes()
-        claim.beat()
+        claim.beat(a.pace)
         assert not b._remove(KEY, looked)
         assert owner_in_file(a) == claim.identity
 
@@ -550,7 +717,7 @@ class TestHeartbeat:
 
         claim, a._closed = claimed(a), Closed()
         a._heartbeat()
-        assert claim.beats == 3
+        assert claim.life == 3
         assert max(pauses) <= LEASE / 4
 
     def test_a_beat_is_on_disk(self, a: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -562,7 +729,7 @@ class TestHeartbeat:
             synced.append((a.store.claims / KEY).read_bytes())
 
         monkeypatch.setattr(os, "fsync", spy)
-        claim.beat()
+        claim.beat(a.pace)
         assert synced == [claim.content()]
 
     def test_the_end_releases_what_is_held(self, tmp_path: Path) -> None:
@@ -582,7 +749,7 @@ class TestHeartbeat:
         claim = claimed(a)
         length = len(claim.content())
         for _ in range(12):
-            claim.beat()
+            claim.beat(a.pace)
             content = (a.store.claims / KEY).read_bytes()
             assert content == claim.content()
             assert len(content) == length
@@ -590,7 +757,7 @@ class TestHeartbeat:
     def test_beating_for_a_removed_claim_is_no_error(self, a: Queue) -> None:
         claim = claimed(a)
         (a.store.claims / KEY).unlink()
-        claim.beat()
+        claim.beat(a.pace)
         a.release(claim)
         assert listing(a.store.claims) == set()
 
@@ -610,62 +777,84 @@ class TestDrain:
         publish(b, claimed(b))
         assert KEY not in work(a, KEYS)
 
-    def test_a_failure_is_final_for_this_worker(self, a: Queue, clock: Clock) -> None:
+    def test_what_fails_is_tried_twice(self, a: Queue, clock: Clock) -> None:
+        """A worker that is alone tries it again itself, when nothing else is left."""
         a.interrupted = Waiting(clock)
-        assert sorted(work(a, KEYS, bad=[KEY])) == sorted(KEYS)
+        tried = work(a, KEYS, bad=[KEY])
+        assert sorted(tried[:5]) == sorted(KEYS) and tried[5:] == [KEY]
         assert a.store.done(KEYS) == set(KEYS) - {KEY}
+        assert a.store.failed(KEYS).keys() == {KEY}
 
-    def test_an_earlier_failure_gets_one_more_try(self, a: Queue, b: Queue, clock: Clock) -> None:
-        b.interrupted = Waiting(clock)
-        for key in (KEY, OTHER):
-            fail(a, claimed(a, key))
-        assert sorted(work(b, KEYS, bad=[KEY])) == sorted(KEYS)
-        failure = b.store.failure(KEY)
-        assert failure
-        assert failure.attempts == 2
-        assert b.store.done(KEYS) == set(KEYS) - {KEY}
+    def test_what_failed_in_this_run_is_not_tried_by_one_that_starts(
+        self, a: Queue, b: Queue, clock: Clock
+    ) -> None:
+        a.interrupted = b.interrupted = Waiting(clock)
+        work(a, KEYS, bad=[KEY])
+        assert work(b, KEYS) == []
+        b.store.begin()
+        assert work(b, KEYS) == [KEY]
 
-    def test_the_one_more_try_can_be_another_ones(self, a: Queue, b: Queue, clock: Clock) -> None:
-        b.interrupted = Waiting(clock)
-        fail(a, claimed(a))
-        drain = b.drain(KEYS)
-        tried = [next(drain)]
-        if tried[0].key == KEY:
-            assert fail(b, tried[0]) == 2
-        else:
-            publish(b, tried[0])
-            assert fail(a, claimed(a)) == 2
-        for claim in drain:
-            assert claim.key != KEY
+    def test_the_second_try_is_another_ones_where_there_is_one(
+        self, a: Queue, b: Queue, clock: Clock
+    ) -> None:
+        drains = {queue.worker: queue.drain(KEYS) for queue in (a, b)}
+        for queue in (a, b):
+            queue.interrupted = Waiting(clock)
+        held = next(drains["a"])
+        fail(a, held)
+        for claim in drains["b"]:
+            last = claim
             publish(b, claim)
-        assert b.store.done(KEYS) == set(KEYS) - {KEY}
+        assert last.key == held.key and last.attempts == 1
+        assert list(drains["a"]) == [] and a.store.done(KEYS) == set(KEYS)
 
-    def test_does_not_try_what_fails_meanwhile(self, a: Queue, b: Queue, clock: Clock) -> None:
+    def test_what_failed_once_comes_last(self, a: Queue, b: Queue, clock: Clock) -> None:
+        b.interrupted = Waiting(clock)
+        for key in KEYS[:3]:
+            fail(a, claimed(a, key))
+        assert set(work(b, KEYS)[2:]) == set(KEYS[:3])
+
+    def test_does_not_try_at_once_what_fails_meanwhile(
+        self, a: Queue, b: Queue, clock: Clock
+    ) -> None:
         held = claimed(a)
         b.interrupted = Waiting(clock, lambda: fail(a, held) if a.held else None)
-        assert sorted(work(b, KEYS)) == sorted(set(KEYS) - {KEY})
+        tried = work(b, KEYS)
+        assert sorted(tried) == sorted(KEYS) and tried[-1] == KEY
 
-    def test_does_not_try_what_fails_between_look_and_claim(
+    def test_what_fails_between_look_and_claim_comes_last(
         self, a: Queue, b: Queue, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         b.interrupted = Waiting(clock)
-        claim = b.claim
+        claim, seen = b.claim, []
 
         def late(key: str) -> Claim | None:
-            if not a.store.failure(KEY):
+            if not a.store.attempts():
                 fail(a, claimed(a))
-            return claim(key)
+            found = claim(key)
+            seen.append(found)
+            return found
 
         monkeypatch.setattr(b, "claim", late)
-        assert work(b, [KEY]) == []
+        assert work(b, [KEY]) == [KEY]
+        assert len(seen) == 2  # the first was given back
         assert listing(b.store.claims) == set()
+
+    def test_what_was_postponed_is_left_to_others_first(
+        self, a: Queue, b: Queue, clock: Clock
+    ) -> None:
+        a.interrupted = Waiting(clock)
+        a.postponed.add(KEY)
+        tried = work(a, KEYS)
+        assert sorted(tried) == sorted(KEYS) and tried[-1] == KEY
+        assert a.interrupted.waits == 1
 
     def test_waits_for_what_others_hold(self, a: Queue, b: Queue, clock: Clock) -> None:
         held, begun = claimed(a), clock.now
 
         def beat_and_end() -> None:
             if clock.now < begun + 5 * LEASE:
-                held.beat()
+                held.beat(a.pace)
             elif a.held:
                 publish(a, held)
 
@@ -691,16 +880,15 @@ class TestDrain:
     ) -> None:
         """At most a tenth of the time goes into looking; but it looks once in a lease."""
         claimed(a)
-        looks, is_done = iter([0.5, 100.0]), b.store.is_done
+        looks, attempts = iter([0.5, 100.0]), b.store.attempts
 
-        def slow(key: str) -> bool:
+        def slow() -> dict[str, int]:
             clock.now += next(looks)
-            return is_done(key)
+            return attempts()
 
-        monkeypatch.setattr(b.store, "is_done", slow)
+        monkeypatch.setattr(b.store, "attempts", slow)
         steps = b.steps([KEY])
         assert next(steps) == pytest.approx(9 * 0.5)
-        monkeypatch.setattr(b, "_take_over", lambda _: False)
         assert next(steps) == LEASE
 
     def test_takes_over_from_the_dead(self, a: Queue, b: Queue, clock: Clock) -> None:
@@ -746,18 +934,106 @@ class TestDrain:
         assert b.store.done(KEYS) == set()
 
 
+class TestFinishedFolders:
+    def test_what_one_has_found_finished_is_not_listed_again(
+        self, a: Queue, b: Queue, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        a.interrupted = b.interrupted = Waiting(clock)
+        work(a, KEYS)
+        work(a, KEYS)
+        assert {name[:2] for name in a.store.finished_shards()} == {key[:2] for key in KEYS}
+        with monkeypatch.context() as patch:
+            patch.setattr(b.store, "done", lambda _: pytest.fail("listed"))
+            patch.setattr(b.store, "is_done", lambda _: pytest.fail("asked"))
+            assert work(b, KEYS) == []
+
+    def test_a_folder_with_other_tasks_is_another(self, a: Queue, clock: Clock) -> None:
+        a.interrupted = Waiting(clock)
+        for keys in (KEYS[:1], KEYS):
+            work(a, keys)
+            work(a, keys)
+        assert a.store.done(KEYS) == set(KEYS)
+
+    def test_one_with_failures_is_not_finished(self, a: Queue, clock: Clock) -> None:
+        a.interrupted = Waiting(clock)
+        work(a, KEYS, bad=[KEY])
+        work(a, KEYS)
+        assert KEY[:2] not in {name[:2] for name in a.store.finished_shards()}
+
+    def test_one_whose_result_is_damaged_is_open_again(self, a: Queue, clock: Clock) -> None:
+        a.interrupted = Waiting(clock)
+        for _ in range(2):
+            work(a, KEYS)
+        a.store.set_aside(KEY)
+        assert work(a, KEYS) == [KEY]
+
+    def test_a_run_begins_with_none(self, a: Queue, clock: Clock) -> None:
+        a.interrupted = Waiting(clock)
+        for _ in range(2):
+            work(a, KEYS)
+        a.store.result(KEY).unlink()  # by a person
+        a.store.begin()
+        assert work(a, KEYS) == [KEY]
+
+
+class TestLeaving:
+    """Of waiting workers as many stay as there are tasks that may need one."""
+
+    def test_one_too_many_leaves_what_the_living_hold(
+        self, a: Queue, b: Queue, clock: Clock
+    ) -> None:
+        held = [claimed(a, key) for key in KEYS[:2]]
+
+        def beat() -> None:
+            for claim in held:
+                claim.beat(a.pace)
+
+        b.interrupted = Waiting(clock, beat)
+        assert list(b.drain(KEYS[:2], index=3)) == []
+        assert listing(b.store.claims) == set(KEYS[:2]) and b.store.done(KEYS) == set()
+
+    @pytest.mark.parametrize("index", [0, 1, 2])
+    def test_who_may_be_needed_stays(self, a: Queue, b: Queue, clock: Clock, index: int) -> None:
+        held, begun = [claimed(a, key) for key in KEYS[:2]], clock.now
+
+        def beat_then_die() -> None:
+            if clock.now < begun + 10 * LEASE:
+                for claim in held:
+                    claim.beat(a.pace)
+
+        b.interrupted = Waiting(clock, beat_then_die)
+        for claim in b.drain(KEYS[:2], index):
+            publish(b, claim)
+        assert b.store.done(KEYS) == set(KEYS[:2])
+
+    def test_nobody_leaves_what_the_dead_hold(self, a: Queue, b: Queue, clock: Clock) -> None:
+        living, dead = claimed(a), claimed(a, OTHER)
+        b.interrupted = Waiting(clock, lambda: living.beat(a.pace) if a.held else None)
+        taken = []
+        for claim in b.drain([KEY, OTHER], index=9):
+            taken.append(claim.key)
+            publish(b, claim)
+        assert taken == [dead.key] and not b.store.is_done(KEY)
+
+    def test_nobody_leaves_what_is_free(self, a: Queue, b: Queue, clock: Clock) -> None:
+        b.interrupted = Waiting(clock)
+        fail(b, claimed(b))
+        assert work(b, [KEY]) == [KEY]
+
+
 class TestSweep:
     def test_removes_what_the_killed_left_of_done_keys(self, a: Queue, b: Queue) -> None:
         left = [leave_behind(b, key) for key in (KEY, OTHER)]
         for key, paths in zip((KEY, OTHER), left, strict=True):
             paths += [
-                b.store.failures / f"{key}.json",
-                b.store.failures / f".{key}.json.h.1.partial",
+                b.store.attempt(key, 1),
+                b.store.failures / f".{key}.1.json.h.1.partial",
+                b.store.loss(key, 1),
             ]
-            for path in paths[-2:]:
+            for path in paths[-3:]:
                 path.touch()
         write_result(a, KEY)
-        a.sweep(KEYS)
+        a.store.sweep(KEYS)
         assert not any(path.exists() for path in left[0])
         assert all(path.exists() for path in left[1])
         assert a.store.result(KEY).read_bytes() == payload(KEY)
@@ -765,11 +1041,11 @@ class TestSweep:
     def test_touches_only_its_keys(self, a: Queue, b: Queue) -> None:
         left = leave_behind(b, OTHER)
         write_result(a, OTHER)
-        a.sweep([KEY])
+        a.store.sweep([KEY])
         assert all(path.exists() for path in left)
 
     def test_with_nothing_there(self, a: Queue) -> None:
-        a.sweep(KEYS)
+        a.store.sweep(KEYS)
 
 
 def leave_behind(queue: Queue, key: str) -> list[Path]:
@@ -816,12 +1092,16 @@ class TestStore:
         assert a.store.done([KEY]) == set()
         claimed(a)
 
-    def test_forget_removes_the_result(self, a: Queue) -> None:
-        publish(a, claimed(a))
+    def test_a_damaged_result_is_set_aside_each_time(self, a: Queue) -> None:
         publish(a, claimed(a, OTHER))
-        a.store.forget(KEY)
-        assert a.store.done([KEY, OTHER]) == {OTHER}
-        a.store.forget(KEY)  # twice is no error
+        kept = []
+        for content in (b"one", b"two"):
+            publish(a, claimed(a))
+            a.store.result(KEY).write_bytes(content)
+            kept.append(a.store.set_aside(KEY))
+            assert a.store.done([KEY, OTHER]) == {OTHER}
+        assert [path and path.read_bytes() for path in kept] == [b"one", b"two"]
+        assert a.store.set_aside(KEY) is None  # gone already
 
     def test_shards_keep_all_keys_in_order(self) -> None:
         shards = by_shard(KEYS)

@@ -15,11 +15,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from test_claims import LEASE, Clock, Waiting, payload, writer
+from test_claims import LEASE, Waiting, faked, payload, writer
 
-from virnuc_rules.queue import claims as queue_module
 from virnuc_rules.queue.claims import Claim, Queue
-from virnuc_rules.queue.store import listing
+from virnuc_rules.queue.store import ATTEMPTS, listing
 
 BEATS = 5  # per lease, as the heartbeat's thread does
 KEYS = [f"{shard}{number:062x}" for number, shard in enumerate(("aa", "aa", "bb", "cc"))]
@@ -46,6 +45,7 @@ class Model:
     owner: dict[str, str] = field(default_factory=dict)  # identity of the claim in claims/<key>
     beaten: dict[str, float] = field(default_factory=dict)  # when the counter rose, by identity
     hidden: dict[str, str] = field(default_factory=dict)  # partial and other hidden files -> key
+    lost: set[str] = field(default_factory=set)  # keys of claims that were taken over
 
 
 class Machine(RuleBasedStateMachine):
@@ -54,9 +54,9 @@ class Machine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.end = contextlib.ExitStack()
-        self.clock, self.model = Clock(), Model()
+        monkeypatch = self.end.enter_context(pytest.MonkeyPatch.context())
+        self.clock, self.model = faked(monkeypatch), Model()
         self.folder = Path(self.end.enter_context(tempfile.TemporaryDirectory()))
-        self.end.enter_context(patch.object(queue_module, "time", self.clock))
         self.end.enter_context(patch("os.fsync"))  # no power is cut here
         self.queues = [self.new_worker() for _ in range(WORKERS)]
         self.store = self.queues[0].store
@@ -64,7 +64,8 @@ class Machine(RuleBasedStateMachine):
 
     def new_worker(self) -> Queue:
         queue = Queue(self.folder, "w", LEASE)
-        for folder in (queue.store.claims, queue.store.failures):
+        store = queue.store
+        for folder in (store.claims, store.failures, store.lost, store.finished):
             folder.mkdir(parents=True, exist_ok=True)
         return queue
 
@@ -91,7 +92,7 @@ class Machine(RuleBasedStateMachine):
             self.clock.now += LEASE / BEATS
             for number, key in self.working():
                 claim = self.queues[number].held[key]
-                claim.beat()
+                claim.beat(self.queues[number].pace)
                 self.model.beaten[claim.identity] = self.clock.now
 
     @some_working
@@ -119,6 +120,8 @@ class Machine(RuleBasedStateMachine):
             return
         assert key not in self.model.done
         assert not before or self.clock.now - self.model.beaten[before] >= LEASE, "taken too early"
+        if before:
+            self.model.lost.add(key)
         self.model.owner[key] = claim.identity
         self.model.beaten[claim.identity] = self.clock.now
 
@@ -128,9 +131,11 @@ class Machine(RuleBasedStateMachine):
         """Who looks again after a lease gets what the dead and stalled hold, and only that."""
         _, key = who
         self.claim(who)
+        for _ in range(BEATS):
+            if who in self.looking() and key not in self.model.done:
+                self.pass_time(1)
+                self.claim(who)
         if who in self.looking() and key not in self.model.done:
-            self.pass_time(BEATS)
-            self.claim(who)
             beating = {self.queues[n].held[k].identity for n, k in self.working()}
             assert self.model.owner[key] in beating, "nobody works on it"
 
@@ -193,10 +198,10 @@ class Machine(RuleBasedStateMachine):
     @rule(who=who_works)
     def fail(self, who: Hand) -> None:
         number, key = who
-        claim, attempts = self.queues[number].held[key], self.model.attempts.get(key, 0) + 1
+        claim = self.queues[number].held[key]
         failure = self.queues[number].fail(claim, "lake/1", "ValueError: bad", "Traceback")
-        assert failure.attempts == attempts
-        self.model.attempts[key] = attempts
+        assert failure.attempts == min(claim.attempts + 1, ATTEMPTS)
+        self.model.attempts[key] = max(failure.attempts, self.model.attempts.get(key, 0))
         self.has_ended(claim)
 
     @some_working
@@ -219,19 +224,20 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.awake() and (self.model.owner or self.model.hidden))
     @rule(number=who_is_awake)
     def sweep(self, number: int) -> None:
-        self.queues[number].sweep(KEYS)
+        self.queues[number].store.sweep(KEYS)
         done = self.model.done
         self.model.owner = {k: v for k, v in self.model.owner.items() if k not in done}
         self.model.hidden = {k: v for k, v in self.model.hidden.items() if v not in done}
         # A stalled owner can fail at what another has published: of that nothing stays.
         self.model.attempts = {k: n for k, n in self.model.attempts.items() if k not in done}
+        self.model.lost -= done
 
     @precondition(lambda self: self.model.done)
     @rule(data=st.data())
     def forget(self, data: st.DataObject) -> None:
         """A person deletes a result: the task is pending again."""
         key = data.draw(st.sampled_from(sorted(self.model.done)))
-        self.store.forget(key)
+        self.store.result(key).unlink()
         self.model.done.remove(key)
 
     # How workers die
@@ -298,9 +304,10 @@ class Machine(RuleBasedStateMachine):
         assert hidden == set(self.model.hidden)
         claims = {name: (self.store.claims / name).read_text() for name in names - hidden}
         assert {key: text.split()[0] for key, text in claims.items()} == self.model.owner
-        failures = {key: self.store.failure(key) for key in KEYS}
-        assert {key: f.attempts for key, f in failures.items() if f} == self.model.attempts
-        assert listing(self.store.failures) == {f"{key}.json" for key in self.model.attempts}
+        assert self.store.attempts() == self.model.attempts
+        failed = {key for key, attempts in self.model.attempts.items() if attempts == ATTEMPTS}
+        assert self.store.failed(KEYS).keys() == failed
+        assert self.store.losses().keys() == self.model.lost
 
     def results_are_whole(self) -> None:
         assert self.store.done(KEYS) == self.model.done
@@ -323,11 +330,12 @@ class Machine(RuleBasedStateMachine):
             self.die(number)
         queue, tried = self.new_worker(), []
         queue.interrupted = Waiting(self.clock)
+        queue.store.begin()
         for claim in queue.drain(KEYS):
             tried.append(claim.key)
             queue.publish(claim, writer(claim.key))
         assert sorted(tried) == sorted(set(KEYS) - self.model.done)
-        queue.sweep(KEYS)
+        queue.store.sweep(KEYS)
         self.model = Model(done=set(KEYS))
         self.folders_agree()
 

@@ -15,7 +15,7 @@ from virnuc_rules.bundles.checkpoints import read_classifier, read_dnabert_s, re
 from virnuc_rules.bundles.definition import Definition, HubSource
 from virnuc_rules.bundles.fetch import Fetched, fetch
 from virnuc_rules.errors import ModelError, one_line
-from virnuc_rules.files.atomic import staged_folder
+from virnuc_rules.files.atomic import put_folder, staged_folder, sync_files
 from virnuc_rules.files.environment import environment_problem
 from virnuc_rules.models import card
 from virnuc_rules.models.bundle import write_card
@@ -59,7 +59,8 @@ def prepare_bundle(
     try:
         with staged_folder(out) as stage:
             bundle = _convert(definition, fetched, stage)
-            stage.rename(out)
+            sync_files(stage.iterdir())
+            put_folder(stage, out)
     except (OSError, SafetensorError) as error:
         problem = f"{out}: cannot be written ({one_line(error)}); nothing of it was kept"
         raise environment_problem(error, out) or ModelError(problem) from None

@@ -1,5 +1,6 @@
 """Writing the chunk folder of a sample; `chunking.format` describes and reads it."""
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from virnuc_rules.chunking.virnucpro_fasta import UpstreamFasta
 from virnuc_rules.chunking.windows import Windows, count, cut, span
 from virnuc_rules.config.model import Chunking
 from virnuc_rules.config.run_folder import ChunkFolder
-from virnuc_rules.files.atomic import staged_folder, sync_directory, write_json, writing
+from virnuc_rules.files.atomic import link_or_copy, put_folder, staged_folder, write_json, writing
 from virnuc_rules.reading.fastx import Contig, Sequences
 from virnuc_rules.vocabulary import NO_REASON, Frame, Reason
 
@@ -47,13 +48,16 @@ def write_chunks(
     sample: str,
     upstream_fasta: Path | None = None,
     advance: Callable[[int], object] = lambda _: None,
+    finish: Callable[[ChunkFolder, Manifest], None] = lambda *_: None,
 ) -> Manifest:
     """Cut sequence files into windows, find their open frames, and write the chunk folder `out`.
 
-    Everything is written beside `out` and moved there when complete, so bad input leaves an older
-    folder unchanged. The files that VirNucPro would write go to the folder `upstream_fasta`.
-    Windows that the settings exclude have a reason and no open frames. `advance` is called with the
-    number of bytes read. Raises InputError (see `Sequences.contigs`), VirnucError for a full disk.
+    Everything is written beside `out` and moved there in one step when complete, so bad input
+    leaves an older folder unchanged. The files that VirNucPro would write go to the folder
+    `upstream_fasta`. Windows that the settings exclude have a reason and no open frames. `advance`
+    is called with the number of bytes read, `finish` with the complete folder before it is moved.
+    Raises InputError (see `Sequences.contigs`), EnvironmentProblem for a full disk, or where
+    another process has made the folder at the same time.
     """
     keep, window = chunking.duplicate_ids == "keep", chunking.window
     sequences = Sequences(sources, sample, keep_duplicates=keep, advance=advance)
@@ -75,30 +79,20 @@ def write_chunks(
             **writer.counts(),
         )
         write_json(stage.manifest, manifest)
-        _move_into_place(stage, ChunkFolder(out))
+        finish(stage, manifest)
+        _keep_others(ChunkFolder(out), stage)
+        put_folder(staged, out)
     return manifest
 
 
-def _move_into_place(stage: ChunkFolder, out: ChunkFolder) -> None:
-    """Move the finished files to `out`, the manifest last; other files in `out` stay.
-
-    Older files are replaced, damaged ones too: nothing is lost with them, for all are made again of
-    the user's files.
-    An older manifest is removed first, so that a folder with a manifest is complete at any moment.
-    An equal manifest stays: another run may be reading it.
-    """
-    new, manifest = stage.manifest, out.manifest
-    out.path.mkdir(exist_ok=True)
-    out.made.unlink(missing_ok=True)
-    if manifest.exists() and manifest.read_bytes() != new.read_bytes():
-        manifest.unlink(missing_ok=True)
-    for path in out.chunk_files():
-        if not (stage.path / path.name).exists():
-            path.unlink(missing_ok=True)
-    for path in (stage.contigs, stage.windows, stage.bases, *stage.chunk_files()):
-        path.replace(out.path / path.name)
-    new.replace(manifest)
-    sync_directory(out.path)
+def _keep_others(out: ChunkFolder, stage: ChunkFolder) -> None:
+    """Link what is not of `chunk` in an older folder `out` into the one that replaces it."""
+    own = {path.name for path in (*out.files([]), *out.chunk_files(), out.made, out.done)}
+    for path in out.path.iterdir() if out.path.is_dir() else ():
+        if path.is_dir():
+            shutil.copytree(path, stage.path / path.name, symlinks=True)
+        elif path.name not in own:
+            link_or_copy(path, stage.path / path.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,14 @@ from virnuc_rules.config.model import (
 )
 from virnuc_rules.config.run_folder import ChunkFolder, RunFolder, SampleFolder
 from virnuc_rules.config.sheet import read_samples
-from virnuc_rules.errors import ChunkError, InputError, UnreadableInput, VirnucError
-from virnuc_rules.files.made import read_made, touch
+from virnuc_rules.errors import (
+    ChunkError,
+    EnvironmentProblem,
+    InputError,
+    UnreadableInput,
+    VirnucError,
+)
+from virnuc_rules.files.made import Product, Seen, read_made, touch
 from virnuc_rules.logs import logger
 from virnuc_rules.models.card import read_card
 from virnuc_rules.planning import products
@@ -56,15 +62,15 @@ def chunk(
 
     With --stamp, files that cannot be used are recorded, and `check` is the command that fails.
     """
-    folder = ChunkFolder(out)
-    product = products.chunks(folder, chunking, files)
+    product = products.chunks(ChunkFolder(out), chunking, files)
     is_stream = any(path == _STDIN or path.is_fifo() for path in files)
-    if not is_stream and upstream_fasta is None and product.up_to_date(stamp):
+    can_be_current = not is_stream and upstream_fasta is None
+    if can_be_current and product.up_to_date(stamp):
         return
     seen = product.look(content=False)
     sample = sample or ("stdin" if files[0] == _STDIN else files[0].name.split(".")[0])
     try:
-        manifest = _write_chunks(files, out, chunking, sample, upstream_fasta)
+        _write_chunks(product, seen, out, chunking, sample, upstream_fasta)
     except InputError as error:
         if stamp is None:
             raise
@@ -72,28 +78,43 @@ def chunk(
         again = [sample] if isinstance(error, UnreadableInput) else []
         product.finish(seen, [], stamp, problem=str(error), failed=again)
         return
-    hashed = zip(seen, manifest.sources_sha256, strict=True)
-    inputs = [each.model_copy(update={"sha256": sha256}) for each, sha256 in hashed]
-    product.finish(inputs, folder.files([entry.file for entry in manifest.chunks]), stamp)
+    except EnvironmentProblem:  # another process may have made it at the same time
+        if not can_be_current or not product.up_to_date(stamp):
+            raise
+        return
+    if stamp:
+        touch(stamp)
 
 
 def _write_chunks(
-    files: list[Path], out: Path, chunking: Chunking, sample: str, upstream_fasta: Path | None
-) -> Manifest:
+    product: Product,
+    seen: list[Seen],
+    out: Path,
+    chunking: Chunking,
+    sample: str,
+    upstream_fasta: Path | None,
+) -> None:
     from virnuc_rules.chunking.writer import write_chunks
     from virnuc_rules.progress import progress
     from virnuc_rules.reading.streams import size_on_disk
 
+    def finish(stage: ChunkFolder, manifest: Manifest) -> None:
+        hashed = zip(seen, manifest.sources_sha256, strict=True)
+        inputs = [each.model_copy(update={"sha256": sha256}) for each, sha256 in hashed]
+        made = stage.files([entry.file for entry in manifest.chunks])
+        product.at(stage.made).finish(inputs, made, None)
+
+    files = product.inputs
     with progress(f"chunk {sample}", size_on_disk(files)) as advance:
         manifest = write_chunks(
-            files, out, chunking, sample=sample, upstream_fasta=upstream_fasta, advance=advance
-        )
+            files, out, chunking, sample=sample, upstream_fasta=upstream_fasta, advance=advance,
+            finish=finish,
+        )  # fmt: skip
     logger.info(
         "%s: %d files, %d contigs, %d bases, %d windows, %d open frames in %d chunks",
         sample, len(files), manifest.contigs, manifest.bases, manifest.windows,
         manifest.open_frames, len(manifest.chunks),
     )  # fmt: skip
-    return manifest
 
 
 @app.command()
@@ -121,6 +142,7 @@ def serve(
     Chunks of samples whose tables are up to date are left out: their embeddings may be deleted.
     """
     from virnuc_rules.embedding.tasks import Tasks
+    from virnuc_rules.serving.lifetime import snakemakes
     from virnuc_rules.serving.worker import Worker
 
     every = Tasks.of(settings.run, settings.embedding)
@@ -137,7 +159,8 @@ def serve(
     if late := sorted(set(samples) - set(chunked)):
         logger.warning("sample %s is not chunked, and left out", late[0])
     tasks = every.of_samples(chunked)
-    _work(Worker(settings, str(worker), worker, tasks, deadline), stamp, log)
+    name, by_hand = str(worker), not snakemakes()  # Snakemake begins the run itself
+    _work(Worker(settings, name, worker, tasks, deadline, _name(log), begins=by_hand), stamp)
 
 
 @app.command()
@@ -157,7 +180,8 @@ def embed(
     selected = {task.key: task for task in tasks if task.path.name == chunk}
     if not selected:
         raise VirnucError(f"sample {sample}: no chunk {chunk} in its manifest; run `chunk` first")
-    _work(Worker(settings, f"{sample}-{chunk}", 0, selected), stamp, log, report=False)
+    name = f"{sample}-{chunk}"
+    _work(Worker(settings, name, 0, selected, log=_name(log), has_report=False), stamp)
 
 
 @app.command()
@@ -187,8 +211,17 @@ def predict(
     elif not product.up_to_date(stamp):
         from virnuc_rules.prediction.predict import predict as write_predictions
 
-        failed = write_predictions(run, embedding, calling, probability, sample, out)
-        product.finish([], folder.files(), stamp, failed=failed)
+        def finish(stage: SampleFolder, failed: list[str]) -> None:
+            product.at(stage.made).finish([], stage.files(), None, failed=failed)
+
+        try:
+            write_predictions(run, embedding, calling, probability, sample, out, finish)
+        except EnvironmentProblem:  # another process may have made them at the same time
+            if not product.up_to_date(stamp):
+                raise
+            return
+        if stamp:
+            touch(stamp)
 
 
 @app.command()
@@ -218,10 +251,14 @@ def check(
         touch(stamp)
 
 
-def _work(worker: "Worker", stamp: Path | None, log: Path | None, report: bool = True) -> None:
+def _name(log: Path | None) -> str:
+    return str(log or "standard error")
+
+
+def _work(worker: "Worker", stamp: Path | None) -> None:
     from virnuc_rules.serving.worker import Exit
 
-    code = worker.run(str(log or "standard error"), report)
+    code = worker.run()
     if code == Exit.DRAINED and stamp:
         touch(stamp)
     raise typer.Exit(int(code))

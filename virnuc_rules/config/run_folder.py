@@ -116,7 +116,9 @@ class RunFolder:
         self.damaged = results / "damaged"  # files that were found damaged, moved here
         self._queue = results / "queue"
         self.claims = self._queue / "claims"  # a file for each claimed chunk
-        self.failures = self._queue / "failed"  # a file for each failed chunk
+        self.failures = self._queue / "failed"  # a file for each failed attempt
+        self.finished = self._queue / "finished"  # empty files, see `queue.rounds`
+        self.lost = self._queue / "lost"  # the claims of workers that were lost
         self.worker_reports = self._queue / "workers"  # a file for each worker
         self.runs = self._queue / "runs"  # a file for each Snakemake at work
         self.stamps = self._queue / "stamps"  # empty: there while nothing is left to embed

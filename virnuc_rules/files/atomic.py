@@ -1,54 +1,112 @@
 """Writing files atomically: a reader sees a complete file or none."""
 
 import contextlib
+import ctypes
+import errno
 import glob
 import hashlib
 import os
 import shutil
-import socket
+import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-import psutil
 from pydantic import BaseModel
 
-from virnuc_rules.errors import VirnucError
+from virnuc_rules.errors import EnvironmentProblem, VirnucError
 from virnuc_rules.files.environment import environment_problem, open_regular
 
 _BLOCK = 1 << 22  # bytes read at once for a hash
+_UUID = "[0-9a-f]" * 32
+_HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD of fcntl.h, RENAME_EXCHANGE of linux/fs.h
 
 
 def partial_path(path: Path) -> Path:
-    """Return the hidden path beside `path` at which this process writes it."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+    """Return a hidden path beside `path`, of no other process, at which to write it."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
 
 
-def remove_dead_partials(path: Path) -> None:
-    """Remove partial files and folders of `path` that killed processes of this host left."""
-    prefix = f".{path.name}.{socket.gethostname()}."
-    for partial in path.parent.glob(f"{glob.escape(prefix)}*.partial"):
-        pid = partial.name.removeprefix(prefix).removesuffix(".partial")
-        # This process has not begun: its own id is that of an earlier process in a container.
-        if pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
+def remove_partials(path: Path, own: Path | None = None) -> None:
+    """Remove all partial files and folders of `path`, but for one's own, as `path` is made.
+
+    Nobody can tell what a killed process left from what one at work has: process ids and names of
+    hosts are shared by containers. One that is at work finds its partial gone, and ends.
+    """
+    partials = list[Path]()
+    with contextlib.suppress(OSError):  # the next who makes `path` tries again
+        partials += path.parent.glob(f".{glob.escape(path.name)}.{_UUID}.partial")
+    for partial in partials:
+        if partial == own:
+            continue
+        with contextlib.suppress(OSError):
             if partial.is_dir():
-                shutil.rmtree(partial, ignore_errors=True)
+                # In one step for who is at work there: a folder is gone, never half empty.
+                gone = partial.rename(partial_path(path))
+                shutil.rmtree(gone, ignore_errors=True)
             else:
-                partial.unlink(missing_ok=True)
+                partial.unlink()
 
 
 @contextlib.contextmanager
 def staged_folder(path: Path) -> Iterator[Path]:
-    """Give a new folder beside `path` to fill and rename; removed at the end if not renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_dead_partials(path)
-    stage = partial_path(path)
+    """Give a new folder beside `path` to fill and move to it; removed at the end if not moved.
+
+    Raises EnvironmentProblem where another process has made `path` at the same time.
+    """
+    target = path.resolve()  # what a link points to
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stage = partial_path(target)
     stage.mkdir()
     try:
         yield stage
+    except Exception as error:
+        is_other = isinstance(error, OSError) and error.errno != errno.ENOENT
+        if is_other or stage.exists():
+            raise
+        raise EnvironmentProblem(
+            f"{path}: another process has made it at the same time; run the same command again"
+        ) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def put_folder(stage: Path, path: Path) -> None:
+    """Move a folder of `staged_folder` to `path` in one step; an older one is then removed.
+
+    Whenever the process is killed, the old or the new one is there.
+    """
+    target = path.resolve()
+    try:
+        stage.rename(target)  # there is none, or an empty one
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        _exchange(stage, target)
+    sync_directory(target.parent)
+    remove_partials(target)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Exchange two folders in one step, or in three where the filesystem has no such step."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = _HERE, os.fsencode(one), _HERE, os.fsencode(other)
+    if not hasattr(libc, "renameat2"):
+        number = errno.ENOSYS
+    elif libc.renameat2(*names, _RENAME_EXCHANGE) == 0:
+        return
+    else:
+        number = ctypes.get_errno()
+    if number not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        raise OSError(number, os.strerror(number), str(other))
+    aside = other.rename(partial_path(other))
+    try:
+        one.rename(other)
+    except OSError:
+        aside.rename(other)
+        raise
+    aside.rename(one)
 
 
 @contextlib.contextmanager
@@ -58,17 +116,24 @@ def replacing(path: Path) -> Iterator[IO[str]]:
     The new file is in the same directory, so the rename is atomic; it is flushed to disk first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_dead_partials(path)
     partial = partial_path(path)
+    file = partial.open("x", encoding="utf-8", newline="")
     try:
-        with partial.open("w", encoding="utf-8", newline="") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            partial.replace(path)
+        except FileNotFoundError:  # another process replaced it meanwhile,
+            if not path.exists():  # which is as if it had done so after this one
+                raise
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
     sync_directory(path.parent)
+    remove_partials(path)
 
 
 def write_json(path: Path, model: BaseModel) -> None:
@@ -91,6 +156,14 @@ def writing(path: Path) -> Iterator[None]:
         reason = os.strerror(error.errno) if error.errno else str(error)
         where = error.filename or path
         raise VirnucError(f"{where}: cannot be written ({reason})") from error
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Copy, which may take gigabytes, only where the filesystem cannot link."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def sync_directory(folder: Path) -> None:

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -162,6 +162,10 @@ class Product:
         self._write(made.model_copy(update={"inputs": inputs}), stamp)
         return True
 
+    def at(self, made: Path) -> "Product":
+        """Return this product with another place of its `made.json`, beside its staged files."""
+        return replace(self, made=made)
+
     def look(self, *, content: bool = True) -> list[Seen]:
         """Look at the inputs, before they are read; also at their content. Raises OSError."""
         return [
@@ -183,9 +187,9 @@ class Product:
     ) -> None:
         """Write `made.json` once all files are in place, and then the stamp.
 
-        Who replaces files removes an older `made.json` first. inputs: as `look` returned them;
-        files: what was made; problem, failed: see `Made`; known: sha256 of files that were hashed
-        before.
+        Who replaces single files removes an older `made.json` first. inputs: as `look` returned
+        them; files: what was made; problem, failed: see `Made`; known: sha256 of files that were
+        hashed before.
         """
         hashes = {path: (known or {}).get(path) or file_sha256(path) for path in files}
         folder = self.made.parent

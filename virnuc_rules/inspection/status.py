@@ -14,9 +14,11 @@ from virnuc_rules.config.sheet import read_samples
 from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.errors import ChunkError, VirnucError
 from virnuc_rules.queue.claim_text import name_and_pid
-from virnuc_rules.queue.heartbeats import Heartbeats
 from virnuc_rules.queue.store import Store
+from virnuc_rules.queue.watched import Watched
 from virnuc_rules.serving.worker_report import WorkerReport, read_reports
+
+_LONG = 60  # seconds without a step that are worth a word
 
 
 class WorkerStatus(BaseModel):
@@ -27,6 +29,7 @@ class WorkerStatus(BaseModel):
     pid: int
     device: str
     working: bool  # it holds a claim with a fresh heartbeat
+    seconds_still: int | None  # since the last step of its work; None: it is not at work
     chunks: int
     open_frames: int
     open_frames_per_second: float
@@ -54,7 +57,7 @@ class Observer:
 
     def __init__(self, inputs: Inputs, run: Run, embedding: Embedding, serving: Serving) -> None:
         self.sheet, self.paths, self.embedding = inputs.samples, run, embedding
-        self.heartbeats = Heartbeats(serving.lease_seconds)
+        self.watched = Watched(serving.lease_seconds)
 
     def read(self) -> Status:
         """Read the state of the run.
@@ -69,14 +72,21 @@ class Observer:
         samples = read_samples(self.sheet)
         tasks, chunked = _tasks(Tasks.of(self.paths, self.embedding), samples)
         store = Store(self.paths.results)
-        owners = self.heartbeats.owners(store)
+        claims = self.watched.all(store)
+        lease = self.watched.lease_seconds
+        at_work = {
+            key: seen.claim
+            for key, seen in claims.items()
+            if seen.claim and not seen.is_lost(lease)
+        }
         done = store.done(tasks)  # after the claims: what is released meanwhile is done
-        running = {key for key in tasks if owners.get(key) and key not in done}
-        stalled = {key for key in tasks if key in owners and not owners[key] and key not in done}
+        running = {key for key in tasks if key in at_work and key not in done}
+        stalled = {k for k in tasks if k in claims and k not in at_work and k not in done}
         failures = store.failed(task for task in tasks if task not in done and task not in running)
-        workers = _workers(
-            read_reports(store.workers), {owner for owner in owners.values() if owner}
-        )
+        still: dict[str, int] = {}  # seconds, by owner
+        for claim in at_work.values():
+            still[claim.owner] = max(claim.still, still.get(claim.owner, 0))
+        workers = _workers(read_reports(store.workers), still)
         ended = done | set(failures)
         left = sum(task.entry.open_frames for key, task in tasks.items() if key not in ended)
         rate = sum(worker.open_frames_per_second for worker in workers if worker.working)
@@ -109,33 +119,43 @@ def _tasks(every: Tasks, samples: Iterable[str]) -> tuple[dict[str, Task], int]:
     return tasks, chunked
 
 
-def _workers(reports: list[WorkerReport], at_work: set[str]) -> list[WorkerStatus]:
-    """Join reports with the owners of fresh claims; jobs for single chunks have no report."""
+def _workers(reports: list[WorkerReport], still: dict[str, int]) -> list[WorkerStatus]:
+    """Join reports with the owners of fresh claims; jobs for single chunks have no report.
+
+    still: seconds since the last step of each worker that holds a fresh claim.
+    """
     known = {report.owner for report in reports}
-    workers = [_worker(report, report.owner in at_work) for report in reports]
-    for owner in sorted(at_work - known):
+    workers = [_worker(report, still.get(report.owner)) for report in reports]
+    for owner in sorted(still.keys() - known):
         name, pid = name_and_pid(owner)
         workers.append(
             WorkerStatus(
                 worker=name, host="", pid=pid, device="", working=True, chunks=0,
-                open_frames=0, open_frames_per_second=0.0, state="working",
+                open_frames=0, open_frames_per_second=0.0, seconds_still=still[owner],
+                state=_at_work(still[owner]),
             )
         )  # fmt: skip
     return workers
 
 
-def _worker(report: WorkerReport, working: bool) -> WorkerStatus:
+def _at_work(still: int) -> str:
+    return f"working, no progress for {_duration(still)}" if still >= _LONG else "working"
+
+
+def _worker(report: WorkerReport, still: int | None) -> WorkerStatus:
+    idle = "starting, waiting, or killed"
     seconds = report.seconds_computing + report.seconds_waiting
     return WorkerStatus(
         worker=report.worker,
         host=report.host,
         pid=report.pid,
         device=report.device,
-        working=working,
+        working=still is not None,
+        seconds_still=still,
         chunks=report.chunks,
         open_frames=report.open_frames,
         open_frames_per_second=round(report.open_frames / seconds, 2) if seconds else 0.0,
-        state=report.exit_reason or ("working" if working else "starting, waiting, or killed"),
+        state=report.exit_reason or (idle if still is None else _at_work(still)),
     )
 
 

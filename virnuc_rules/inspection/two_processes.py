@@ -76,7 +76,7 @@ def _second_process(folder: Path) -> list[str]:
         while claim and not (folder / "start").exists():
             if time.monotonic() > end:
                 sys.exit("the first process said nothing")
-            claim.beat()
+            claim.beat(queue.pace)
             time.sleep(0.01)
     return _drain(folder)
 

@@ -1,36 +1,40 @@
 """Two runs at once on one folder of results: safe with the same settings, refused with others.
 
 A run keeps a file in `queue/runs` with its settings, and touches it. A second run with other
-settings would make of the same files something else, while the first one reads them.
+settings would make of the same files something else, while the first one reads them. Whether a run
+is alive, only these beats say: containers share host names and process ids.
 """
 
 import atexit
+import contextlib
+import logging
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+import uuid
 from pathlib import Path
 from typing import Any
 
-import psutil
 from pydantic import BaseModel, ValidationError
 
 from virnuc_rules.config.model import Config
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import VirnucError
-from virnuc_rules.files.atomic import write_json
-from virnuc_rules.files.made import touch
 
-_BEAT = 10.0  # seconds
-_DEAD = 60.0  # seconds without a beat, by the clock of the filesystem
+logger = logging.getLogger(__name__)
+
+_BEAT = 1.0  # seconds
+_DEAD = 15.0  # seconds without a beat, by the clock of the one who waits for it
 
 
 class _Run(BaseModel):
-    host: str
+    host: str  # as the process id, for messages
     pid: int
-    started: float  # of the process, by its machine's clock: another process may get its id
     settings: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"another run (process {self.pid} on {self.host})"
 
 
 class Lease:
@@ -39,39 +43,50 @@ class Lease:
     def __init__(self, config: Config) -> None:
         self._folder = RunFolder(config.run.results).runs
         self._results = config.run.results
-        process, host = psutil.Process(), socket.gethostname()
         settings = {key: str(value) for key, value in config.flat().items() if key != "results"}
-        self._run = _Run(
-            host=host, pid=process.pid, started=process.create_time(), settings=settings
-        )
-        self._path = self._folder / f"{host}.{process.pid}.json"
+        self._run = _Run(host=socket.gethostname(), pid=os.getpid(), settings=settings)
+        self._path = self._folder / f"{uuid.uuid4().hex}.json"
         self._is_held = False
 
     def take(self) -> None:
         """Keep the lease until the process ends. Raises VirnucError as `check` does."""
         if self._is_held:
             return
-        write_json(self._path, self._run)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # Before the look at others: of two runs that begin at once, one sees the other's at least.
+        self._path.write_text(self._run.model_dump_json(indent=1) + "\n")
+        self._is_held = True
+        atexit.register(self.give_up)
+        threading.Thread(target=self._beat, name="lease", daemon=True).start()
         try:
             self.check()
         except VirnucError:
             self.give_up()
             raise
-        self._is_held = True
-        atexit.register(self.give_up)
-        threading.Thread(target=self._beat, name="lease", daemon=True).start()
 
     def check(self) -> None:
-        """Raise VirnucError where another run is at work with other settings."""
-        for path, run in self._others():
-            mine, theirs = self._run.settings, run.settings
-            for key in sorted(mine.keys() | theirs.keys()):
-                if mine.get(key) != theirs.get(key):
+        """Raise VirnucError where another run is at work with other settings.
+
+        It is at work if it beats; one that was killed is forgotten after `_DEAD` seconds of it.
+        """
+        watched: dict[Path, tuple[int, float]] = {}  # first beat, and when we saw it
+        while True:
+            now = time.monotonic()  # before the beats: a pause of ours is not one of theirs
+            others = self._others()
+            for path, (run, beat, difference) in others.items():
+                if path not in watched:
+                    logger.warning("%s: is %s still at work?", self._results, run)
+                before, since = watched.setdefault(path, (beat, now))
+                if beat != before:
                     raise VirnucError(
-                        f"{self._results}: another run (process {run.pid} on {run.host}) is at "
-                        f"work here with `{key}: {theirs.get(key)}`, not {mine.get(key)}; wait for "
-                        f"its end, or set other `results` (is it gone? delete {path})"
+                        f"{self._results}: {run} is at work here with {difference}; wait for its "
+                        "end, or set other `results`"
                     )
+                if now - since > _DEAD:
+                    path.unlink(missing_ok=True)
+            if not others:
+                return
+            time.sleep(_BEAT / 4)
 
     def give_up(self) -> None:
         """Remove the file."""
@@ -80,39 +95,25 @@ class Lease:
 
     def _beat(self) -> None:
         while self._is_held:
+            # It fails where the folder was deleted, or is away for a while.
+            with contextlib.suppress(OSError):
+                os.utime(self._path)
             time.sleep(_BEAT)
-            if self._is_held:
-                try:
-                    os.utime(self._path)
-                except OSError:  # the folder was deleted, or is away for a while
-                    continue
 
-    def _others(self) -> Iterator[tuple[Path, _Run]]:
-        """Yield the runs that are alive; remove the files of dead ones of this host."""
-        for path in self._folder.glob("*.json") if self._folder.is_dir() else ():
+    def _others(self) -> dict[Path, tuple[_Run, int, str]]:
+        """Return runs with other settings: the last beat (ns), and the first that differs."""
+        others = {}
+        for path in self._folder.glob("*.json"):
             try:
-                run, beat = _Run.model_validate_json(path.read_bytes()), path.stat().st_mtime
-            except (OSError, ValidationError):
+                with path.open("rb") as file:  # opened: NFS then asks the server for the time
+                    beat = os.fstat(file.fileno()).st_mtime_ns
+                    run = _Run.model_validate_json(file.read())
+            except (FileNotFoundError, PermissionError, ValidationError):
                 continue
-            is_here = run.host == self._run.host
-            if path == self._path:
-                continue
-            if _is_running(run) if is_here else self._now() - beat < _DEAD:
-                yield path, run
-            elif is_here:
-                path.unlink(missing_ok=True)
-
-    def _now(self) -> float:
-        """Return the time of the filesystem, which may have another clock."""
-        probe = self._path.with_suffix(".now")
-        touch(probe)
-        now = probe.stat().st_mtime
-        probe.unlink(missing_ok=True)
-        return now
-
-
-def _is_running(run: _Run) -> bool:
-    try:
-        return abs(psutil.Process(run.pid).create_time() - run.started) < 1
-    except psutil.NoSuchProcess:
-        return False
+            own, other = self._run.settings, run.settings
+            for key in sorted(own.keys() | other.keys()):
+                if own.get(key) != other.get(key):
+                    difference = f"`{key}: {other.get(key)}`, not {own.get(key)}"
+                    others[path] = run, beat, difference
+                    break
+        return others

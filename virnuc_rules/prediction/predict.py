@@ -34,10 +34,12 @@ def predict(
     probability: Probability,
     sample: str,
     out: Path,
+    finish: Callable[[SampleFolder, list[str]], None] = lambda *_: None,
 ) -> list[str]:
     """Write the tables of a sample into the folder `out`, all or none; see `SampleFolder`.
 
-    Returns the names of chunks without embeddings, which `on_failed_chunks: report` allows.
+    Returns the names of chunks without embeddings, which `on_failed_chunks: report` allows;
+    `finish` is called with the complete folder, before its files are moved to `out`, and with them.
     Raises ResultError for missing or damaged embeddings (a damaged file is moved aside, so that the
     next run embeds it again), ChunkError for an incomplete chunk folder, ModelError for a damaged
     bundle or a classifier with scores that are not finite, and EnvironmentProblem for what cannot
@@ -67,6 +69,7 @@ def predict(
             _add_contigs(tables, folder, manifest.chunking.window, consensus, advance)
             tables.finish()
         write_viral(stage, folder, manifest.bases)
+        finish(stage, failed)
         move_into_place(stage, SampleFolder(out, sample))
     _log_calls(sample, manifest, consensus, tables.viral)
     if probabilities:

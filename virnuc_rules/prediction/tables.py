@@ -20,7 +20,7 @@ from virnuc_rules.chunking.format import frame_ids, window_ids
 from virnuc_rules.config.model import Calling
 from virnuc_rules.config.run_folder import ChunkFolder, SampleFolder
 from virnuc_rules.errors import ChunkError
-from virnuc_rules.files.atomic import sync_directory, sync_files
+from virnuc_rules.files.atomic import remove_partials, sync_directory, sync_files
 from virnuc_rules.files.tsv import lines, text
 from virnuc_rules.prediction.contig_calls import WindowCalls, contig_calls, viral_regions
 from virnuc_rules.prediction.tracks import Tracks
@@ -251,12 +251,18 @@ def write_highest_score(path: Path, parts: list[pa.Table]) -> None:
 
 
 def move_into_place(stage: SampleFolder, out: SampleFolder) -> None:
-    """Flush all staged files to the disk, then move them to `out`, whose `made.json` goes first."""
+    """Flush all staged files to the disk, then move them to `out`, `made.json` as the last.
+
+    An older `made.json` goes first. Other processes that make the same tables find their staged
+    files gone, so that all are of one process.
+    """
     files = stage.files()
     sync_files(files)
-    targets = [out.path / path.relative_to(stage.path) for path in files]
     out.made.unlink(missing_ok=True)
-    for path, target in zip(files, targets, strict=True):
+    remove_partials(out.path.resolve(), own=stage.path)
+    moved = [*files, stage.made] if stage.made.exists() else files
+    targets = [out.path / path.relative_to(stage.path) for path in moved]
+    for path, target in zip(moved, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)
     for folder in {target.parent for target in targets}:

@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Self
 
-_TEXT = re.compile(r"\.([^.]+)\.(.+)-(\d+) (\d+)\n")
+_TEXT = re.compile(r"\.([^.]+)\.(.+)-(\d+) (\d+) (\d+) (\d+) (\d+) (.*)\n")
 _OWNER = re.compile(r"(.+)-(\d+)-[0-9a-f]+")
 _MAX_NAME = 40  # characters: an owner is part of file names, which have at most 255 bytes
 
@@ -22,14 +22,18 @@ def name_and_pid(owner: str) -> tuple[str, int]:
     return (parts[1], int(parts[2])) if parts else (owner, 0)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ClaimText:
-    """The claim `index` of `owner`, for `key`; `beats` is the counter of its heartbeat."""
+    """The claim `index` of `owner`, for `key`, with two counters of its owner."""
 
     key: str
     owner: str
     index: int
-    beats: int = 0
+    life: int = 0  # raised by a thread of the owner
+    work: int = 0  # raised by each step of its work
+    still: int = 0  # seconds since the last step, at the last rise of `life`
+    limit: int = 0  # seconds: an owner that makes no step for so long hangs
+    log: str = ""  # of the owner, one line
 
     @property
     def identity(self) -> str:
@@ -38,15 +42,23 @@ class ClaimText:
 
     @property
     def beginning(self) -> bytes:
-        """The part of the content that no heartbeat changes."""
+        """The part of the content that never changes."""
         return f"{self.identity} ".encode()
 
     def content(self) -> bytes:
-        """Return the content of the file: identity and counter, always of the same length."""
-        return self.beginning + f"{self.beats:012d}\n".encode()
+        """Return the content of the file, always of the same length."""
+        counters = f"{self.life:012d} {self.work:012d} {self.still:09d} {self.limit:09d}"
+        return self.beginning + f"{counters} {self.log}\n".encode()
 
     @classmethod
     def parse(cls, content: bytes) -> Self | None:
         """Parse the result of `content`; None for anything else."""
         parts = _TEXT.fullmatch(content.decode(errors="replace"))
-        return cls(parts[1], parts[2], int(parts[3]), int(parts[4])) if parts else None
+        if not parts:
+            return None
+        key, owner, *numbers, log = parts.groups()
+        index, life, work, still, limit = map(int, numbers)
+        return cls(
+            key=key, owner=owner, index=index,
+            life=life, work=work, still=still, limit=limit, log=log,
+        )  # fmt: skip

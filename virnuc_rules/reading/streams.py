@@ -5,7 +5,7 @@ import hashlib
 import io
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -129,7 +129,7 @@ def _members(file: IO[bytes], new_decoder: Callable[[], Any], size: int) -> Iter
             rest = more.lstrip(b"\0")
 
 
-def size_on_disk(paths: list[Path]) -> int | None:
+def size_on_disk(paths: Sequence[Path]) -> int | None:
     """Return the size of all files in bytes; None if one of them is a pipe or missing."""
     if not all(path != STDIN and path.is_file() for path in paths):
         return None

@@ -1,17 +1,18 @@
-"""Loading a worker's models: once, within a deadline, recorded in its report."""
+"""Loading a worker's models: once, recorded in its report."""
 
-import faulthandler
 import logging
 import shlex
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from virnuc_rules.bundles.verified import read_verified
 from virnuc_rules.config.model import Embedding, WorkerSettings
+from virnuc_rules.errors import ModelError, VirnucError, one_line
+from virnuc_rules.files.environment import environment_problem
+from virnuc_rules.serving.lifetime import Interrupted
 from virnuc_rules.serving.worker_report import WorkerReport
 
 if TYPE_CHECKING:  # torch takes seconds to import: a worker without tasks does not import it
@@ -22,29 +23,9 @@ if TYPE_CHECKING:  # torch takes seconds to import: a worker without tasks does 
 
 logger = logging.getLogger(__name__)
 
-_GRACE = 5.0  # seconds that `give_up` has to end the process in good order
-
-
-@contextmanager
-def deadline(seconds: float, give_up: Callable[[], None]) -> Iterator[None]:
-    """Call `give_up`, which must end the process, if the block takes longer than `seconds`.
-
-    Code that hangs while holding the GIL (a driver can) stops all threads of Python; then
-    `faulthandler`, which needs no GIL, prints the traceback and exits with 1.
-    """
-    watchdog = threading.Timer(seconds, give_up)
-    watchdog.daemon = True
-    watchdog.start()
-    faulthandler.dump_traceback_later(seconds + _GRACE, exit=True)
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-        watchdog.cancel()
-
 
 @dataclass(frozen=True, slots=True)
-class Models:
+class Loaded:
     """The resident networks, and the embeddings of the self-check batch right after loading."""
 
     networks: "Networks"
@@ -52,7 +33,10 @@ class Models:
     expected: "Tensor"
 
     def device_is_sound(self) -> bool:
-        """Tell whether the self-check batch still gives the same embeddings (tolerance 1e-3)."""
+        """Tell whether the self-check batch still gives the same embeddings (tolerance 1e-3).
+
+        Raises EnvironmentProblem where there is no memory for it.
+        """
         import torch
 
         from virnuc_rules.embedding.embed import self_check
@@ -60,7 +44,9 @@ class Models:
         try:
             embeddings = self_check(self.networks, self.settings)
             return torch.allclose(embeddings, self.expected, rtol=1e-3, atol=1e-3)
-        except Exception:
+        except Exception as error:
+            if problem := environment_problem(error):
+                raise problem from error
             return False
 
 
@@ -70,11 +56,21 @@ class Loader:
     def __init__(self, settings: WorkerSettings, name: str, report: WorkerReport) -> None:
         self.settings, self.name, self.report = settings, name, report
 
-    def load(self, index: int) -> Models:
+    def load(self, index: int) -> Loaded:
         """Load both models on the device of the `index`-th worker.
 
-        Raises ModelError, and any exception of torch, tokenizers or a driver.
+        Raises ModelError, and EnvironmentProblem where memory or a file cannot be had now.
         """
+        try:
+            return self._load(index)
+        except (Interrupted, VirnucError):
+            raise
+        except BaseException as error:  # a panic in Rust (tokenizers) is not an Exception
+            logger.debug("%s", traceback.format_exc())
+            problem = environment_problem(error, self.settings.run.bundle)
+            raise problem or ModelError(f"{type(error).__name__}: {one_line(error)}") from error
+
+    def _load(self, index: int) -> Loaded:
         import torch
 
         from virnuc_rules.embedding.embed import Networks, self_check
@@ -92,7 +88,7 @@ class Loader:
         self._note_precision(bundle, precision, device.type)
         networks = Networks.open(bundle, device, precision, self._timed)
         embedding = self.settings.embedding
-        return Models(networks, embedding, self_check(networks, embedding))
+        return Loaded(networks, embedding, self_check(networks, embedding))
 
     def _note_precision(self, bundle: "Bundle", precision: str, device: str) -> None:
         """Record the precision, and warn if it was not verified on this type of device."""

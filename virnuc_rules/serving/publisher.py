@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
 from virnuc_rules.config.model import Embedding
+from virnuc_rules.files.environment import environment_named, patient
 from virnuc_rules.queue.claims import Claim, Queue
 
 if TYPE_CHECKING:  # imports torch
@@ -15,8 +16,8 @@ class Publisher:
     """Writes one result at a time in a thread; use it as a context manager.
 
     A worker then holds two claims, of the chunk that is written and of the one that is embedded.
-    Where writing fails the claim is released and the queue interrupted; the next call raises what
-    went wrong. `published` is called, in the caller's thread, for each result that is in place.
+    Where writing fails, also when it is tried again, the claim is released and the next call raises
+    what went wrong. `published` is called, in the caller's thread, for each result in place.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Publisher:
         self._pending = claim, result, self._thread.submit(self._write, claim, result)
 
     def settle(self) -> None:
-        """Wait until the last result is published. Raises OSError where that is not possible."""
+        """Wait until the last result is published. Raises what went wrong."""
         if self._pending:
             claim, result, written = self._pending
             self._pending = None
@@ -54,11 +55,19 @@ class Publisher:
     def _write(self, claim: Claim, result: "Embeddings") -> None:
         from virnuc_rules.embedding.embedding_file import write_result
 
+        @patient
+        def write() -> None:
+            with environment_named(self.queue.store.result(claim.key)):
+                self.queue.publish(
+                    claim, lambda path: write_result(path, claim.key, self.settings, result)
+                )
+
         try:
-            self.queue.publish(
-                claim, lambda path: write_result(path, claim.key, self.settings, result)
-            )
+            self.queue.pace.step()
+            write()
         except BaseException:
+            self.queue.postponed.add(claim.key)
             self.queue.release(claim)
-            self.queue.interrupted.set()  # `drain` would wait for the claim's owner: for us
             raise
+        finally:
+            self.queue.pace.step()

@@ -3,34 +3,27 @@
 Both modes use it: `serve` gives a worker all tasks, `embed` gives it one.
 """
 
+import faulthandler
 import logging
 import os
-import platform
-import signal
-import socket
+import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from enum import IntEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import psutil
-
-from virnuc_rules import __version__
 from virnuc_rules.config.model import WorkerSettings
 from virnuc_rules.embedding.tasks import Task
-from virnuc_rules.errors import ModelError, VirnucError
-from virnuc_rules.files.atomic import replacing
+from virnuc_rules.errors import EnvironmentProblem, ModelError, VirnucError, one_line
+from virnuc_rules.files.environment import environment_problem
 from virnuc_rules.models.card import read_card
 from virnuc_rules.planning.lacking import short_results
 from virnuc_rules.queue.claims import Claim, Queue
-from virnuc_rules.serving.lifetime import Lifetime
-from virnuc_rules.serving.loading import Loader, Models, deadline
+from virnuc_rules.serving.lifetime import Interrupted, Lifetime
+from virnuc_rules.serving.loading import Loaded, Loader
+from virnuc_rules.serving.lost import describe
 from virnuc_rules.serving.publisher import Publisher
-from virnuc_rules.serving.worker_report import Memory, WorkerReport
+from virnuc_rules.serving.reporter import Reporter
 
 if TYPE_CHECKING:  # torch takes seconds to import: a worker without tasks does not import it
     from virnuc_rules.embedding.embedding_file import Embeddings
@@ -38,6 +31,8 @@ if TYPE_CHECKING:  # torch takes seconds to import: a worker without tasks does 
 logger = logging.getLogger(__name__)
 
 CHUNKS_BETWEEN_CLEARINGS = 10  # of memory caches
+_PAUSES = (1.0, 2.0)  # seconds after errors of the environment that follow each other
+_SECONDS_TO_LEAVE = 5.0  # for releasing claims when the process ends by force
 
 
 class Exit(IntEnum):
@@ -47,11 +42,7 @@ class Exit(IntEnum):
     FAILED_CHUNKS = 1
     NO_MODELS = 2
     BAD_DEVICE = 3
-    INTERRUPTED = 75  # EX_TEMPFAIL: try again
-
-
-class Interrupted(Exception):
-    """SIGTERM or SIGINT was received: stop after the micro-batch, release the claim."""
+    TRY_AGAIN = 75  # EX_TEMPFAIL: interrupted, or an error of the environment
 
 
 class BadDevice(Exception):
@@ -68,179 +59,199 @@ class Worker:
         index: int,  # among the workers: `device: auto` spreads them over the devices
         tasks: dict[str, Task],
         minutes: float = 0,  # maximum duration of its job; 0 = no limit
+        log: str = "",  # for messages
+        has_report: bool = True,
+        begins: bool = True,  # the run: what failed in an earlier one is tried again
     ) -> None:
         self.settings, self.name, self.index, self.tasks = settings, name, index, tasks
-        self.lifetime = Lifetime(minutes, self._interrupt)
+        self.begins = begins
+        self.queue = Queue(settings.run.results, name, settings.serving.lease_seconds, log)
+        self.reporter = Reporter(self.queue, settings, has_report)
+        self.report = self.reporter.report
+        self.lifetime = Lifetime(minutes, self._interrupt, self._end_by_force, self.queue.hangs)
         self.interruption = ""
-        self.loading = False
-        self.models: Models
-        self.report_path: Path | None = None
+        self.problems = 0  # of the environment, since the last chunk that was published
 
-    def run(self, log: str = "", report: bool = True) -> Exit:
+    def run(self) -> Exit:
         """Embed until every task is done or has failed; return the exit code."""
-        with Queue(
-            self.settings.run.results, self.name, self.settings.serving.lease_seconds, log
-        ) as queue:
-            self.queue = queue
-            self.report = self._new_report(queue)
-            if report:
-                self.report_path = queue.store.workers / f"{self.name}.json"
-            try:
-                with self._signals(), self.lifetime:
-                    reason, code = self._work()
-            except Interrupted:
-                reason, code = self.interruption, Exit.INTERRUPTED
-            except BadDevice:
-                reason, code = "the device gives wrong numbers", Exit.BAD_DEVICE
-            except ModelError as error:
-                reason, code = f"models cannot be loaded: {error}", Exit.NO_MODELS
-            except OSError as error:
-                where = error.filename or self.settings.run.results
-                reason = f"cannot go on: {where}: {error.strerror or error}"
-                code = Exit.FAILED_CHUNKS
-            unwritten = self._finish(reason)
+        with self.queue:
+            reason, code = self._outcome()
+            unwritten = self.reporter.finish(reason)
         level = logging.ERROR if code != Exit.DRAINED or unwritten else logging.INFO
         logger.log(level, "worker %s: %s%s", self.name, reason, unwritten)
         return code
 
-    def _new_report(self, queue: Queue) -> WorkerReport:
-        now = datetime.now(UTC)
-        return WorkerReport(
-            worker=self.name,
-            owner=queue.owner,
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            precision=self.settings.embedding.precision,
-            versions={"virnuc_rules": __version__, "python": platform.python_version()},
-            started=now,
-            updated=now,
-        )
+    def _outcome(self) -> tuple[str, Exit]:
+        try:
+            with self.lifetime:
+                return self._work()
+        except Interrupted:
+            return self.interruption, Exit.TRY_AGAIN
+        except BadDevice:
+            return "the device gives wrong numbers", Exit.BAD_DEVICE
+        except ModelError as error:
+            return f"models cannot be loaded: {error}", Exit.NO_MODELS
+        except (OSError, EnvironmentProblem) as error:
+            problem = environment_problem(error, self.settings.run.results)
+            if problem:
+                return f"cannot go on: {problem}", Exit.TRY_AGAIN
+            return f"cannot go on: {one_line(error)}", Exit.FAILED_CHUNKS
 
     def _work(self) -> tuple[str, Exit]:
-        store = self.queue.store
-        self._discard_short_results()
-        done = store.done(self.tasks)
-        logger.info(
-            "worker %s: %d chunks, %d done already, %d to do",
-            self.name, len(self.tasks), len(done), len(self.tasks) - len(done),
-        )  # fmt: skip
-        if len(done) == len(self.tasks):
-            self.queue.sweep(self.tasks)
-            return "nothing left to do; no model was loaded", Exit.DRAINED
-        self.models = self._load_within_deadline()
+        if self.begins:
+            self.queue.store.begin(self.tasks)
+        self._set_short_results_aside()
+        left = self._left()
+        logger.info("worker %s: %d chunks, %d to do", self.name, len(self.tasks), len(left))
+        if not left:
+            self.queue.store.sweep(self.tasks)
+            return self._conclude("nothing left to do; no model was loaded")
+        loaded = self._load_within_deadline()
         with Publisher(self.queue, self.settings.embedding, self._published) as publisher:
-            for claim in self.queue.drain(self.tasks):
-                self._work_on(claim, publisher)
-        if self.queue.interrupted.is_set() and len(store.done(self.tasks)) < len(self.tasks):
+            self._embed_all(loaded, publisher)
+        if self.queue.interrupted.is_set() and self._left():
             raise Interrupted
-        self.queue.sweep(self.tasks)
-        return self._conclude()
+        self.queue.store.sweep(self.tasks)
+        padding = self.report.padding / max(1, self.report.padding + self.report.tokens)
+        logger.info("worker %s: padding was %.2f %% of the tokens", self.name, 100 * padding)
+        counts = f"{self.report.chunks} chunks, {self.report.open_frames} open frames"
+        return self._conclude(f"embedded {counts}")
 
-    def _discard_short_results(self) -> None:
+    def _left(self) -> set[str]:
+        """Return the keys of the tasks that are neither done nor failed."""
+        return self.tasks.keys() - self.queue.store.done(self.tasks) - self._failed()
+
+    def _failed(self) -> set[str]:
+        return set(self.queue.store.failed(self.tasks))
+
+    def _set_short_results_aside(self) -> None:
         """Make tasks pending whose result was cut; what else is damaged is seen when it is read."""
-        done = [self.tasks[key] for key in self.queue.store.done(self.tasks)]
-        for task in short_results(done, self.queue.store, read_card(self.settings.run.bundle)):
-            path = self.queue.store.result(task.key)
-            logger.warning("worker %s: %s: cut short; embedding it again", self.name, path)
-            self.queue.store.forget(task.key)
+        store = self.queue.store
+        done = [self.tasks[key] for key in store.done(self.tasks)]
+        for task in short_results(done, store, read_card(self.settings.run.bundle)):
+            aside = store.set_aside(task.key)
+            logger.warning(
+                "worker %s: %s: cut short, moved to %s; embedding it again",
+                self.name, store.result(task.key), aside,
+            )  # fmt: skip
 
-    def _conclude(self) -> tuple[str, Exit]:
+    def _conclude(self, did: str) -> tuple[str, Exit]:
         """Log the tasks that have failed, in this worker or another one; return reason and code."""
         store = self.queue.store
         failures = [f for f in store.failed(self.tasks).values() if not store.is_done(f.key)]
-        embedded = f"embedded {self.report.chunks} chunks, {self.report.open_frames} open frames"
-        padding = self.report.padding / max(1, self.report.padding + self.report.tokens)
-        logger.info("worker %s: padding was %.2f %% of the tokens", self.name, 100 * padding)
         if not failures:
-            return embedded, Exit.DRAINED
+            return did, Exit.DRAINED
         for failure in failures:
-            logger.error(
-                "chunk %s failed (attempt %d): %s (log: %s)",
-                failure.task, failure.attempts, failure.error, failure.log,
-            )  # fmt: skip
-        summary = f"{embedded}; {len(failures)} failed"
+            logger.error("chunk %s failed: %s (log: %s)", failure.task, failure.error, failure.log)
+        summary = f"{did}; {len(failures)} failed"
         if self.settings.run.on_failed_chunks == "report":
             return f"{summary}, their windows become no_call", Exit.DRAINED
         return f"{summary}; mend the cause and run the same command again", Exit.FAILED_CHUNKS
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        def stop(number: int, _: Any) -> None:
-            self._interrupt(f"interrupted by {signal.Signals(number).name}")
-            if self.loading:  # no claim is held, and loading can take minutes
-                raise Interrupted
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def _interrupt(self, reason: str) -> None:
-        logger.warning("worker %s: %s: stopping", self.name, reason)
         self.interruption = reason
         self.queue.interrupted.set()
+        logger.warning("worker %s: %s: stopping", self.name, reason)
 
-    def _load_within_deadline(self) -> Models:
+    def _end_by_force(self, reason: str, code: int = Exit.TRY_AGAIN) -> None:
+        """End the process although its main thread hangs; in seconds, whatever else hangs too."""
+
+        def leave() -> None:
+            self.queue.release_all()
+            logger.error("worker %s: %s", self.name, reason)
+            self.reporter.finish(reason)
+            faulthandler.dump_traceback()  # where it hung
+            logging.shutdown()
+
+        thread = threading.Thread(target=leave, daemon=True)
+        thread.start()
+        thread.join(_SECONDS_TO_LEAVE)
+        os._exit(code)
+
+    def _load_within_deadline(self) -> Loaded:
         """Load both models; end the process if that hangs. No claim is held yet."""
         seconds = self.settings.serving.load_timeout
+        hangs = f"models cannot be loaded: not done after {seconds:g} s"
+        with self.lifetime.limited(seconds, lambda: self._end_by_force(hangs, Exit.NO_MODELS)):
+            loaded = Loader(self.settings, self.name, self.report).load(self.index)
+        self.reporter.save()
+        return loaded
 
-        def give_up() -> None:
-            reason = f"models cannot be loaded: not done after {seconds:g} s"
-            logger.error("worker %s: %s", self.name, reason)
-            self._finish(reason)
-            logging.shutdown()
-            os._exit(Exit.NO_MODELS)
-
-        with deadline(seconds, give_up):
-            self.loading = True
+    def _embed_all(self, loaded: Loaded, publisher: Publisher) -> None:
+        """Drain the queue. Errors of the environment may pass: begin again after a pause."""
+        while True:
             try:
-                return self._load()
-            except (Interrupted, ModelError):
-                raise
-            except BaseException as error:  # a panic in Rust (tokenizers) is not an Exception
-                logger.debug("%s", traceback.format_exc())
-                raise ModelError(_one_line(error)) from error
-            finally:
-                self.loading = False
+                for claim in self.queue.drain(self.tasks, self.index):
+                    try:
+                        self._work_on(claim, loaded, publisher)
+                    except BaseException:
+                        self.queue.release(claim)
+                        raise
+                publisher.settle()
+                return
+            except (OSError, EnvironmentProblem) as error:
+                problem = environment_problem(error, self.settings.run.results)
+                if problem is None or self.problems >= len(_PAUSES):
+                    raise problem or error from error
+                pause = _PAUSES[self.problems]
+                self.problems += 1
+                logger.warning("worker %s: %s; going on in %g s", self.name, problem, pause)
+            self.queue.interrupted.wait(pause)
 
-    def _load(self) -> Models:
-        models = Loader(self.settings, self.name, self.report).load(self.index)
-        self._save_report()
-        return models
-
-    def _work_on(self, claim: Claim, publisher: Publisher) -> None:
+    def _work_on(self, claim: Claim, loaded: Loaded, publisher: Publisher) -> None:
         """Embed one chunk and pass it to the publisher; record a failure of the chunk."""
         from virnuc_rules.embedding.embed import embed_chunk
 
         task, start = self.tasks[claim.key], time.monotonic()
-        networks, settings = self.models.networks, self.settings.embedding
+        if claim.lost:
+            logger.warning("chunk %s: %s", task.name, describe(claim.lost))
+        if claim.is_suspect:
+            publisher.settle()  # nothing else shall be lost with it
+        if claim.is_poison:
+            self._fail(claim, describe(claim.lost), "", last=True)
+            return
+        self.queue.pace.begin()
         try:
-            result = embed_chunk(task.read(), networks, settings, self._stop_if_asked)
+            chunk = task.read()
+            self.queue.pace.step()
+            result = embed_chunk(chunk, loaded.networks, self.settings.embedding, self._step)
         except Interrupted:
-            self.queue.release(claim)
             raise
         except Exception as error:
+            if problem := environment_problem(error, task.path):
+                self.queue.postponed.add(claim.key)
+                raise problem from error
             publisher.settle()
             # If the device is broken, the chunk must not be recorded as failed.
-            if not self.models.device_is_sound():
-                self.queue.release(claim)
+            if not loaded.device_is_sound():
                 raise BadDevice from error
-            text = traceback.format_exc()
-            self.queue.fail(claim, task.name, _one_line(error), text)
-            logger.warning("worker %s: chunk %s failed: %s", self.name, task.name, _one_line(error))
-            logger.debug("%s", text)
-            self.report.failed_chunks += 1
-            self._chunk_done()
+            cause = one_line(error)
+            if not isinstance(error, VirnucError):
+                cause = f"{type(error).__name__}: {cause}"
+            self._fail(claim, cause, traceback.format_exc())
         else:
             publisher.publish(claim, result)
+        self.queue.pace.done()
         seconds = time.monotonic() - start
         self.report.seconds_computing += seconds
         self.lifetime.chunk_took(seconds)
         logger.info("worker %s: chunk %s: %.2f s", self.name, task.name, seconds)
 
+    def _step(self) -> None:
+        self.queue.pace.step()
+        if self.queue.interrupted.is_set():
+            raise Interrupted
+
+    def _fail(self, claim: Claim, cause: str, text: str, last: bool = False) -> None:
+        name = self.tasks[claim.key].name
+        self.queue.fail(claim, name, cause, text, last)
+        logger.warning("worker %s: chunk %s failed: %s", self.name, name, cause)
+        logger.debug("%s", text)
+        self.report.failed_chunks += 1
+        self._chunk_done()
+
     def _published(self, claim: Claim, result: "Embeddings") -> None:
+        self.problems = 0
         self.report.chunks += 1
         self.report.open_frames += len(result.ids)
         self.report.tokens += result.tokens
@@ -251,48 +262,10 @@ class Worker:
         self._chunk_done()
 
     def _chunk_done(self) -> None:
-        self._clear_caches()
-        self._measure_memory()
-        self._save_report()
-
-    def _stop_if_asked(self) -> None:
-        if self.queue.interrupted.is_set():
-            raise Interrupted
-
-    def _clear_caches(self) -> None:
-        """Free cached memory every few chunks, so that its size does not grow for days."""
-        from virnuc_rules.models.device import clear_caches
-
+        """Free cached memory every few chunks, so that its size does not grow for days; report."""
         if self.report.tried % CHUNKS_BETWEEN_CLEARINGS == 0:
-            clear_caches(self.models.networks.device)
+            from virnuc_rules.models.device import choose_device, clear_caches
+
+            clear_caches(choose_device(self.settings.compute.device, self.index))
             self.report.cache_clears += 1
-
-    def _measure_memory(self) -> None:
-        import torch
-
-        on_device = torch.cuda.memory_reserved() / 1e6 if torch.cuda.is_available() else None
-        resident = psutil.Process().memory_info().rss / 1e6
-        self.report.add_memory(
-            Memory(chunks=self.report.tried, resident=resident, device=on_device)
-        )
-
-    def _save_report(self) -> None:
-        self.report.updated = datetime.now(UTC)
-        self.report.seconds_waiting = self.queue.seconds_waiting
-        if self.report_path:
-            with replacing(self.report_path) as handle:
-                handle.write(self.report.model_dump_json(indent=1) + "\n")
-
-    def _finish(self, reason: str) -> str:
-        """Save the reason of the end in the report; return a note where that is not possible."""
-        self.report.exit_reason = reason
-        try:
-            self._save_report()
-        except OSError as error:
-            return f"; the report cannot be written: {error.strerror or error}"
-        return ""
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, VirnucError) else f"{type(error).__name__}: {text}"
+        self.reporter.chunk_done()

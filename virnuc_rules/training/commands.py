@@ -1,8 +1,6 @@
 """The commands train, calibrate and evaluate, over embeddings that workers have made."""
 
 import logging
-import os
-import shutil
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +15,7 @@ from virnuc_rules.config.model import Calibrating, Fitting, LabelledSettings
 from virnuc_rules.config.run_folder import EVALUATION, EvaluationFiles
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files import atomic
-from virnuc_rules.files.atomic import staged_folder, writing
+from virnuc_rules.files.atomic import put_folder, staged_folder, writing
 from virnuc_rules.models import card
 from virnuc_rules.models.bundle import Bundle, rewrite_card, write_card
 from virnuc_rules.models.calibration import calibrated
@@ -72,7 +70,8 @@ def train(settings: LabelledSettings, calibrating: Calibrating, fitting: Fitting
         evaluation = _evaluate(settings, stage, labelled, "test")
         with writing(out):
             write_evaluation(evaluation, stage / EVALUATION)
-            _replace_bundle(stage, out)
+            atomic.sync_files(stage.iterdir())
+            put_folder(stage, out)
     return evaluation
 
 
@@ -129,7 +128,7 @@ def _write_bundle(
     stage: Path, name: str, base: Bundle, fitted: Fitted, training: card.Training
 ) -> None:
     for file in card.EMBEDDING_FILES:
-        _link_or_copy(base.folder / file, stage / file)
+        atomic.link_or_copy(base.folder / file, stage / file)
     tensors = {key: tensor.contiguous() for key, tensor in fitted.network.state_dict().items()}
     save_file(tensors, stage / card.CLASSIFIER)
     (stage / card.CLASSIFIER).chmod(0o644)  # safetensors makes it 0600
@@ -146,27 +145,6 @@ def _write_bundle(
         training=training,
         source={key: origin for key, origin in base.card.source.items() if key != "classifier"},
     )
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Copy, which takes gigabytes, only where the filesystem cannot link."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _replace_bundle(stage: Path, out: Path) -> None:
-    """Flush a complete bundle to the disk and move it to `out`; remove an older one."""
-    atomic.sync_files(stage.iterdir())
-    before = out.with_name(f"{out.name}.before")
-    atomic.remove_dead_partials(before)
-    old = atomic.partial_path(before)
-    if out.exists():
-        out.rename(old)
-    stage.rename(out)
-    atomic.sync_directory(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def calibrate(

@@ -26,6 +26,7 @@ from virnuc_rules.models.card import CARD, is_bundle
 from virnuc_rules.planning.forecast import forecast
 from virnuc_rules.planning.lease import Lease
 from virnuc_rules.planning.plan import Plan, settle
+from virnuc_rules.queue.store import Store
 from virnuc_rules.training.products import evaluation_product, trained_product
 from virnuc_rules.training.sheet import read_labelled_sheet, tables_beside
 
@@ -72,15 +73,20 @@ def last_lines():
         print_plan()
 
 
-onstart:
-    print_plan()
+def begin_run():
+    """What failed in an earlier run is tried again; other commands find the settings of this one."""
     LEASE.take()
+    Store(CONFIG.run.results).begin()
     write_run_config(CONFIG)
 
 
+onstart:
+    print_plan()
+    begin_run()
+
+
 if workflow.is_main_process and not workflow.modifier.is_main_snakefile():
-    LEASE.take()
-    write_run_config(CONFIG)  # Snakemake does not call `onstart` of a module
+    begin_run()  # Snakemake does not call `onstart` of a module
 
 
 wildcard_constraints:
