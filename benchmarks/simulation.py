@@ -31,6 +31,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from virnuc_rules.queue import claims, pace, rounds, watched
+from virnuc_rules.queue.claim_text import ClaimText
 from virnuc_rules.queue.claims import Claim, Queue
 from virnuc_rules.queue.store import ATTEMPTS, Store
 
@@ -63,7 +64,9 @@ class Holder:
     killed: float = float("inf")
 
     def content(self, now: float) -> bytes:
-        return f"{self.name} {int((min(now, self.killed) - self.since) / BEAT)}".encode()
+        beats = int((min(now, self.killed) - self.since) / BEAT)
+        claim = ClaimText(key="0", owner=self.name, index=0, life=beats, work=beats, limit=3600)
+        return claim.content()
 
 
 @dataclass
@@ -75,6 +78,7 @@ class World:
     done: set[str] = field(default_factory=set)
     failures: dict[str, int] = field(default_factory=dict)
     claims: dict[str, Holder] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)  # names of shards
     calls: Counter[int] = field(default_factory=Counter)  # by BIN
 
     def ask(self, calls: int) -> None:
@@ -133,6 +137,14 @@ class MemoryStore(Store):
     def attempts(self) -> dict[str, int]:
         self.world.ask(LISTING + len(self.world.failures) // 1000)
         return dict(self.world.failures)
+
+    def finished_shards(self) -> set[str]:
+        self.world.ask(LISTING)
+        return self.world.finished
+
+    def finish(self, name: str) -> None:
+        self.world.ask(LOOKING)
+        self.world.finished.add(name)
 
     def losses(self) -> dict[str, int]:
         self.world.ask(LISTING)
@@ -240,7 +252,7 @@ class Simulation:
             return
         yield "loading", self.random.uniform(*LOADING)
         queue = SimulatedQueue(self.world, worker.name)
-        for step in queue.steps(self.keys):
+        for step in queue.steps(self.keys, worker.index):
             if isinstance(step, Claim):
                 worker.claim = step.key
                 yield from self.work_on(step.key, worker, queue)
@@ -248,6 +260,7 @@ class Simulation:
                 worker.claim = ""
             else:
                 yield "waiting", step
+        self.world.ask(3 * LISTING)  # what `sweep` looks at
 
     def work_on(self, key: str, worker: Worker, queue: SimulatedQueue) -> Life:
         seconds = worker.slow * MEAN * self.random.lognormvariate(-(SIGMA**2) / 2, SIGMA)

@@ -28,9 +28,9 @@ def tasks_of(config: Config) -> list[Task]:
     return list(Tasks.of(config.run, config.embedding).of_sample("gut"))
 
 
-def worker_of(config: Config, name: str, tasks: dict[str, Task]) -> Worker:
+def worker_of(config: Config, name: str, tasks: dict[str, Task], begins: bool = True) -> Worker:
     index = int(name) if name.isdigit() else 0
-    return Worker(config.part(WorkerSettings), name, index, tasks)
+    return Worker(config.part(WorkerSettings), name, index, tasks, begins=begins)
 
 
 def work(config: Config) -> Exit:

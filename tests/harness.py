@@ -26,6 +26,8 @@ BIN = Path(sys.executable).parent
 DEMO = {name: REPO / "demo" / "data" / f"{name}.fa.gz" for name in ("lake", "gut")}
 BUNDLE = REPO / "tests" / "data" / "bundle"  # random weights
 Environment = dict[str, str]
+# A regular file that can be opened, of which each read fails with EIO, also for root.
+UNREADABLE = Path("/proc/self/mem")
 
 
 class Project:

@@ -12,7 +12,7 @@ from virnuc_rules.config.sheet import read_sheet
 from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.errors import InputError
 from virnuc_rules.planning.plan import Plan
-from virnuc_rules.queue.store import Failure, Store
+from virnuc_rules.queue.store import ATTEMPTS, Failure, Store
 
 OPEN = "ATGGCCAAGGAC" * 100  # no stop in any frame
 
@@ -81,9 +81,9 @@ class Run:
 
     def fail(self, task: Task) -> None:
         words = {"error": "x", "traceback": "", "worker": "0", "host": "h", "log": ""}
-        failure = Failure(key=task.key, task=task.name, attempts=1, **words)
+        failure = Failure(key=task.key, task=task.name, attempts=ATTEMPTS, **words)
         self.store.failures.mkdir(parents=True, exist_ok=True)
-        (self.store.failures / f"{task.key}.json").write_text(failure.model_dump_json())
+        self.store.attempt(task.key, ATTEMPTS).write_text(failure.model_dump_json())
 
     def predict(self, *samples: str) -> None:
         """Write tables, whatever is in them."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from chunk_folders import SOURCE, chunk_it, manifest_of
+from harness import UNREADABLE, no_more_open_files
 
+from virnuc_rules.chunking.bases import Bases
 from virnuc_rules.chunking.format import read_chunk, read_table
 from virnuc_rules.chunking.manifest import ChunkEntry, read_manifest
 from virnuc_rules.config.run_folder import ChunkFolder
-from virnuc_rules.errors import ChunkError
+from virnuc_rules.errors import ChunkError, EnvironmentProblem
+from virnuc_rules.files import environment
 
 
 @pytest.fixture
@@ -93,6 +97,42 @@ def test_a_flipped_bit_anywhere_in_the_first_pages(one: tuple[Path, ChunkEntry])
         broken[place] ^= 0x80
         path.write_bytes(bytes(broken))
         is_refused(path, entry, good)
+
+
+def test_a_flipped_bit_in_the_names_of_columns(one: tuple[Path, ChunkEntry]) -> None:
+    """No text any more: another error than that of other damage."""
+    path, entry = one
+    whole = path.read_bytes()
+    for name in (b"window_row", b"protein"):
+        broken = bytearray(whole)
+        broken[whole.index(name)] ^= 0x80
+        path.write_bytes(bytes(broken))
+        chunk_error(path, entry)
+
+
+def test_a_chunk_that_cannot_be_read_is_not_damaged(
+    one: tuple[Path, ChunkEntry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, entry = one
+    monkeypatch.setattr(environment, "_PAUSES", (0, 0))
+    tables = ChunkFolder(path.parent)
+    with no_more_open_files():
+        for file, read in (
+            (path, lambda: read_chunk(path, entry)),
+            (tables.windows, lambda: list(read_table(tables.windows))),
+            (tables.bases, lambda: Bases(tables, 1)),
+            (tables.made, lambda: read_manifest(tables)),
+        ):
+            with pytest.raises(EnvironmentProblem) as raised:
+                read()  # type: ignore[no-untyped-call]
+            assert str(raised.value) == f"{file}: Too many open files (EMFILE)"
+    path.unlink()
+    path.symlink_to(UNREADABLE)
+    with pytest.raises(EnvironmentProblem, match=f"{path}: Input/output error"):
+        read_chunk(path, entry)
+    path.unlink()
+    os.mkfifo(path)
+    assert "not a regular file" in chunk_error(path, entry)  # at once
 
 
 def rewrite(path: Path, column: str, change: Callable[[list], list]) -> None:

@@ -1,7 +1,10 @@
 """Chunk in, embeddings out: the batch plan, the means, and result files that can be trusted."""
 
+import hashlib
 import itertools
 import json
+import math
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from chunk_folders import manifest_of
-from harness import BUNDLE, DEMO
+from harness import BUNDLE, DEMO, UNREADABLE, no_more_open_files
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -23,9 +26,16 @@ from virnuc_rules.config.model import Chunking, Embedding
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.embedding import embed, tasks
 from virnuc_rules.embedding.embed import Networks, embed_chunk, micro_batches, self_check
-from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result, write_result
+from virnuc_rules.embedding.embedding_file import (
+    Computation,
+    Embeddings,
+    ResultCard,
+    read_result,
+    write_result,
+)
 from virnuc_rules.embedding.tasks import Tasks, result_key
-from virnuc_rules.errors import ChunkError, ResultError
+from virnuc_rules.errors import ChunkError, EnvironmentProblem, ResultError
+from virnuc_rules.files import environment
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
 
@@ -316,6 +326,64 @@ def test_a_safetensors_file_that_is_no_result(
     tensors = {"dnabert_s": result.dnabert_s.contiguous(), "esm2": result.esm2.contiguous()}
     save_file(tensors, path, metadata and {"virnuc": metadata})
     result_error(path, KEY, result.ids)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"dnabert_s": torch.bfloat16, "esm2": torch.bfloat16},
+        {"dnabert_s": torch.float64},
+        {"esm2": torch.int32},
+        {"dnabert_s": (3, 2, 2)},
+        {"esm2": (15,)},
+        {"dnabert_s": (2, 6), "esm2": (5, 3)},
+        {"dnabert_s": (3, 0)},
+        {"more": (3, 4)},
+    ],
+)
+def test_matrices_of_another_kind(
+    small: tuple[Path, Embeddings], odd: dict[str, torch.dtype | tuple[int, ...]]
+) -> None:
+    """With hashes that are right, as only another program would write them."""
+    path, result = small
+    tensors = {"dnabert_s": result.dnabert_s.contiguous(), "esm2": result.esm2.contiguous()}
+    for name, change in odd.items():
+        tensor = tensors.get(name, tensors["dnabert_s"])
+        if isinstance(change, torch.dtype):
+            tensors[name] = tensor.to(change)
+        else:
+            tensors[name] = tensor.flatten()[: math.prod(change)].view(change).clone()
+    contents = {name: bytes(tensor.untyped_storage()) for name, tensor in tensors.items()}
+    sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    card = ResultCard(
+        schema_version=1, key=KEY, ids=result.ids, sha256=sha256, settings=SETTINGS, notes={},
+        computed=HOW,
+    )  # fmt: skip
+    save_file(tensors, path, {"virnuc": card.model_dump_json()})
+    assert "damaged" in result_error(path, KEY, result.ids)
+
+
+def test_what_is_no_file_is_no_result(tmp_path: Path) -> None:
+    for make in (Path.mkdir, os.mkfifo):
+        path = tmp_path / make.__name__
+        make(path)
+        assert "damaged" in result_error(path, KEY, [])  # at once: it waits for no writer
+
+
+def test_a_result_that_cannot_be_read_is_not_damaged(
+    small: tuple[Path, Embeddings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, result = small
+    monkeypatch.setattr(environment, "_PAUSES", (0, 0))
+    with (
+        no_more_open_files(),
+        pytest.raises(EnvironmentProblem, match=f"{path}: Too many open files"),
+    ):
+        read_result(path, KEY, result.ids)
+    link = path.with_name("link")
+    link.symlink_to(UNREADABLE)
+    with pytest.raises(EnvironmentProblem, match=f"{link}: Input/output error"):
+        read_result(link, KEY, result.ids)
 
 
 # --- the name of a result ----------------------------------------------------------------------

@@ -9,7 +9,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from harness import Project, assert_finished_like, embedded_chunks, jobs, spoil
+from harness import (
+    UNREADABLE,
+    Project,
+    assert_finished_like,
+    embedded_chunks,
+    jobs,
+    rules,
+    spoil,
+)
 
 from virnuc_rules.chunking.format import content_hash
 from virnuc_rules.files.made import accept
@@ -148,6 +156,10 @@ def test_damaged_results_are_found_and_made_again(finished: Project, undisturbed
     }
     for path, cause in causes.items():
         assert f"{path.relative_to(finished.folder)}: {cause}" in first.stdout, first.stdout
+    aside = {path.name.split(".")[0]: path for path in finished.paths.damaged.iterdir()}
+    assert aside.keys() == {path.stem for path in (truncated, *causes)}
+    for path in causes:
+        assert f"moved to {aside[path.stem].relative_to(finished.folder)}" in first.stdout
     second = finished.run()
     assert second.returncode == 0, second.stdout
     assert {"serve": 1, "report": 1, "check": 1}.items() < jobs(second.stdout).items()
@@ -156,3 +168,45 @@ def test_damaged_results_are_found_and_made_again(finished: Project, undisturbed
     after = finished.embeddings()
     assert {key for key in before if before[key] != after[key]} <= again
     assert_finished_like(finished, undisturbed)
+
+
+def test_a_result_that_cannot_be_read_stops_the_run_and_nothing_is_lost(
+    finished: Project, undisturbed: Project
+) -> None:
+    path = sorted((finished.results / "embeddings").glob("*/*.safetensors"))[0]
+    good = path.with_name("good")
+    path.rename(good)
+    path.symlink_to(UNREADABLE)
+    before, stamps = finished.embeddings(), set(finished.paths.stamps.glob("worker_*"))
+    for sample in finished.samples:
+        (finished.results / sample / "windows.tsv").unlink()  # so that predict looks again
+    first = finished.run()
+    assert first.returncode != 0 and "Traceback" not in first.stdout
+    assert f"{path.relative_to(finished.folder)}: Input/output error (EIO)" in first.stdout
+    assert embedded_chunks(first.stdout) == 0
+    assert "damaged" not in first.stdout and not finished.paths.damaged.exists()
+    assert finished.embeddings() == before
+    assert stamps <= set(finished.paths.stamps.glob("worker_*"))
+    good.rename(path)
+    second = finished.run()
+    assert second.returncode == 0, second.stdout
+    assert embedded_chunks(second.stdout) == 0
+    assert_finished_like(finished, undisturbed)
+
+
+@pytest.mark.parametrize("mode", ["error", "report"])
+def test_a_chunk_that_cannot_be_read_gets_no_tables(finished: Project, mode: str) -> None:
+    """Also not with `report`, which would make a passing error permanent."""
+    path = finished.paths.chunks("gut").chunk(1)
+    good = path.with_name("good")
+    path.rename(good)
+    path.symlink_to(UNREADABLE)
+    out = finished.folder / "out"
+    bundle = ("--bundle", finished.settings["bundle"])
+    options = ("--results", finished.results, "--on-failed-chunks", mode, "--out", out)
+    done = rules("predict", "--sample", "gut", *bundle, *options, "--stamp", out / "done")
+    assert done.returncode == 75 and not out.exists()
+    tries = done.stderr.splitlines()
+    assert len(tries) == 3 and all(f"{path}: Input/output error (EIO)" in line for line in tries)
+    good.rename(path)
+    assert rules("predict", "--sample", "gut", *bundle, *options).returncode == 0

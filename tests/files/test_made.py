@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import UNREADABLE
 
+from virnuc_rules.errors import EnvironmentProblem
 from virnuc_rules.files import made
 from virnuc_rules.files.made import Made, Product, Seen, accept, read_made, touch
 
@@ -169,6 +171,41 @@ def test_an_input_that_cannot_be_looked_at_is_no_change(
     assert folder.product().current() == record
     assert folder.product().up_to_date(None)
     assert read_made(folder.path / "made.json") == record
+
+
+def test_a_file_that_cannot_be_looked_at_is_neither_whole_nor_not(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was made is not made again for a permission that lacks, or a disk that is away."""
+    record, stat = folder.make(), Path.stat
+    product = folder.product()
+    assert product.settle() == record and product.done.exists()
+
+    def refuse(path: Path, **more: Any) -> os.stat_result:
+        if path == folder.files[1]:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, **more)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    for ask in (product.current, product.settle, lambda: product.up_to_date(None)):
+        with pytest.raises(EnvironmentProblem) as raised:
+            ask()
+        assert str(raised.value) == f"{folder.files[1]}: Permission denied (EACCES)"
+    assert product.done.exists() and read_made(product.made) == record
+
+
+def test_a_record_that_cannot_be_read_is_neither(folder: Folder) -> None:
+    folder.make()
+    product = folder.product()
+    product.settle()
+    product.made.unlink()
+    product.made.symlink_to(UNREADABLE)
+    with pytest.raises(EnvironmentProblem, match=r"made\.json: Input/output error \(EIO\)"):
+        product.settle()
+    assert product.done.exists()
+    product.made.unlink()
+    os.mkfifo(product.made)  # no record; to open it would be to wait for ever
+    assert product.settle() is None and not product.done.exists()
 
 
 def test_what_is_no_file_has_no_size(tmp_path: Path) -> None:

@@ -115,13 +115,13 @@ def test_a_worker_leaves_out_what_is_final(run: Run, command: Command) -> None:
         run.store.result(task.key).unlink()
     of_a, of_b = (len(run.tasks(sample)) for sample in ("a", "b"))
     done = command(*words(run, "serve"))
-    assert done.returncode == 0 and "worker 0: 0 chunks, 0 done already" in done.stderr
+    assert done.returncode == 0 and "worker 0: 0 chunks, 0 to do" in done.stderr
     run.folder.sample("b").tsv("windows").unlink()
     done = command(*words(run, "serve"))
-    assert f"worker 0: {of_b} chunks, {of_b} done already, 0 to do" in done.stderr
+    assert f"worker 0: {of_b} chunks, 0 to do" in done.stderr
     stamp = run.path / "stamp"
     done = rules(*words(run, "serve", "--every-sample", "--stamp", stamp))
-    assert f"{of_a + of_b} chunks, {of_b} done already, {of_a} to do" in done.stderr
+    assert f"{of_a + of_b} chunks, {of_a} to do" in done.stderr
     assert done.returncode == 0 and stamp.exists()
     assert all(run.store.is_done(task.key) for task in run.tasks("a"))
 
@@ -135,7 +135,11 @@ def test_a_result_that_was_cut_is_made_again(run: Run) -> None:
     before = path.read_bytes()
     path.write_bytes(before[:-1])
     done = rules(*words(run, "serve"))
-    assert done.returncode == 0 and f"{path}: cut short; embedding it again" in done.stderr
+    assert (
+        done.returncode == 0 and f"{path}: cut short, moved to {run.store.damaged}" in done.stderr
+    )
+    (aside,) = run.store.damaged.iterdir()
+    assert aside.read_bytes() == before[:-1]
     assert path.read_bytes() == before
 
 

@@ -1,5 +1,6 @@
 """From embeddings to tables: the original's numbers, and every frame and window exactly once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,23 @@ from embedded import (
     window_table,
     work,
 )
-from harness import copy_bundle, files_of_at_most, read_tsv
+from harness import UNREADABLE, copy_bundle, files_of_at_most, read_tsv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Chunking, Config
+from virnuc_rules.embedding.embedding_file import read_result, write_result
 from virnuc_rules.embedding.tasks import Task
-from virnuc_rules.errors import ChunkError, ModelError, ResultError, VirnucError
+from virnuc_rules.errors import (
+    ChunkError,
+    EnvironmentProblem,
+    ModelError,
+    ResultError,
+    VirnucError,
+)
+from virnuc_rules.files import environment
 from virnuc_rules.models.bundle import rewrite_card
 from virnuc_rules.models.card import ClassifierShape
 from virnuc_rules.models.classifier import MLPClassifier
@@ -125,7 +134,7 @@ def test_a_missing_result(config: Config, tmp_path: Path, mode: str) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_damaged_results_are_all_forgotten_and_the_next_run_mends_them(
+def test_damaged_results_are_all_moved_aside_and_the_next_run_mends_them(
     config: Config, tmp_path: Path
 ) -> None:
     out, tasks, store = tmp_path / "out", tasks_of(config), Store(config.run.results)
@@ -136,12 +145,16 @@ def test_damaged_results_are_all_forgotten_and_the_next_run_mends_them(
     damaged[0].write_bytes(good[0][:-1])
     damaged[1].write_bytes(good[2])  # the result of another chunk
     damaged[2].write_bytes(good[2][:-40] + bytes(40))
+    bad = [path.read_bytes() for path in damaged]
 
     message = failure_of(config, out)
     assert message.startswith(f"{damaged[0]}: ")
     assert f"3 of {len(tasks)} chunks" in message
     assert contents(out) == before
     assert not any(path.exists() for path in damaged)
+    aside = {path.name.split(".")[0]: path for path in store.damaged.iterdir()}
+    assert f"; moved to {aside[damaged[0].stem]}; " in message
+    assert [aside[path.stem].read_bytes() for path in damaged] == bad
     assert store.done(task.key for task in tasks) == {
         task.key for index, task in enumerate(tasks) if index not in (1, 3, 4)
     }
@@ -150,6 +163,42 @@ def test_damaged_results_are_all_forgotten_and_the_next_run_mends_them(
     assert [path.read_bytes() for path in damaged] == good
     predict(config, "gut", out)
     assert contents(out) == before
+
+
+def test_a_result_of_other_networks_is_damaged(config: Config, tmp_path: Path) -> None:
+    """Its hashes are right, but the two matrices are swapped."""
+    task = tasks_of(config)[0]
+    path = Store(config.run.results).result(task.key)
+    was = read_result(path, task.key, task.read().ids)
+    swapped = replace(was, dnabert_s=was.esm2.clone(), esm2=was.dnabert_s.clone())
+    write_result(path, task.key, config.embedding, swapped)
+    assert "of other networks" in failure_of(config, tmp_path / "out")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("mode", ["error", "report"])
+@pytest.mark.parametrize("which", ["result", "chunk", "two damaged before it"])
+def test_what_cannot_be_read_is_left_where_it_is(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, which: str
+) -> None:
+    """Nothing is known of it: it is neither damaged nor, with `report`, without a call."""
+    monkeypatch.setattr(environment, "_PAUSES", (0, 0))
+    config, task = config.replace(on_failed_chunks=mode), tasks_of(config)[3]
+    path = task.path if which == "chunk" else Store(config.run.results).result(task.key)
+    good = path.with_name("good")
+    path.rename(good)
+    path.symlink_to(UNREADABLE)
+    if which == "two damaged before it":
+        for task in tasks_of(config)[:2]:
+            Store(config.run.results).result(task.key).write_bytes(b"odd")
+    before = {path: path.lstat().st_ino for path in config.run.results.rglob("*.*")}
+    message = failure_of(config, tmp_path / "out", EnvironmentProblem)
+    assert message == f"{path}: Input/output error (EIO)"
+    assert not (tmp_path / "out").exists()
+    if not which.startswith("two"):
+        assert before == {path: path.lstat().st_ino for path in config.run.results.rglob("*.*")}
+        good.rename(path)
+        predict(config, "gut", tmp_path / "out")
 
 
 # --- chunks that failed ------------------------------------------------------------------------

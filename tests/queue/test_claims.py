@@ -59,7 +59,7 @@ def worker(results: Path, name: str = "a") -> Queue:
     """A worker without a heartbeat: a test calls `Claim.beat` by hand."""
     queue = Queue(results, name, LEASE, log=f"{name}.log")
     store = queue.store
-    for folder in (store.claims, store.failures, store.lost, store.workers):
+    for folder in (store.claims, store.failures, store.lost, store.finished, store.workers):
         folder.mkdir(parents=True, exist_ok=True)
     return queue
 
@@ -314,7 +314,7 @@ class TestPublish:
         def write(path: Path) -> None:
             path.write_bytes(payload(KEY))
             publish(b, taken_over(b, clock))
-            b.sweep([KEY])
+            b.store.sweep([KEY])
             assert not path.exists()
 
         a.publish(claimed(a), write)
@@ -360,9 +360,9 @@ class TestFail:
         claimed(a)
         b.release(taken_over(b, clock))
         assert a.store.losses() == {KEY: 1}
-        a.store.forget_failures([KEY])
+        a.store.begin([KEY])
         assert a.store.attempts() == {OTHER: 1} and a.store.losses() == {}
-        a.store.forget_failures()
+        a.store.begin()
         assert a.store.attempts() == {}
 
     def test_success_removes_the_record(self, a: Queue, b: Queue) -> None:
@@ -791,7 +791,7 @@ class TestDrain:
         a.interrupted = b.interrupted = Waiting(clock)
         work(a, KEYS, bad=[KEY])
         assert work(b, KEYS) == []
-        b.store.forget_failures()
+        b.store.begin()
         assert work(b, KEYS) == [KEY]
 
     def test_the_second_try_is_another_ones_where_there_is_one(
@@ -934,6 +934,93 @@ class TestDrain:
         assert b.store.done(KEYS) == set()
 
 
+class TestFinishedFolders:
+    def test_what_one_has_found_finished_is_not_listed_again(
+        self, a: Queue, b: Queue, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        a.interrupted = b.interrupted = Waiting(clock)
+        work(a, KEYS)
+        work(a, KEYS)
+        assert {name[:2] for name in a.store.finished_shards()} == {key[:2] for key in KEYS}
+        with monkeypatch.context() as patch:
+            patch.setattr(b.store, "done", lambda _: pytest.fail("listed"))
+            patch.setattr(b.store, "is_done", lambda _: pytest.fail("asked"))
+            assert work(b, KEYS) == []
+
+    def test_a_folder_with_other_tasks_is_another(self, a: Queue, clock: Clock) -> None:
+        a.interrupted = Waiting(clock)
+        for keys in (KEYS[:1], KEYS):
+            work(a, keys)
+            work(a, keys)
+        assert a.store.done(KEYS) == set(KEYS)
+
+    def test_one_with_failures_is_not_finished(self, a: Queue, clock: Clock) -> None:
+        a.interrupted = Waiting(clock)
+        work(a, KEYS, bad=[KEY])
+        work(a, KEYS)
+        assert KEY[:2] not in {name[:2] for name in a.store.finished_shards()}
+
+    def test_one_whose_result_is_damaged_is_open_again(self, a: Queue, clock: Clock) -> None:
+        a.interrupted = Waiting(clock)
+        for _ in range(2):
+            work(a, KEYS)
+        a.store.set_aside(KEY)
+        assert work(a, KEYS) == [KEY]
+
+    def test_a_run_begins_with_none(self, a: Queue, clock: Clock) -> None:
+        a.interrupted = Waiting(clock)
+        for _ in range(2):
+            work(a, KEYS)
+        a.store.result(KEY).unlink()  # by a person
+        a.store.begin()
+        assert work(a, KEYS) == [KEY]
+
+
+class TestLeaving:
+    """Of waiting workers as many stay as there are tasks that may need one."""
+
+    def test_one_too_many_leaves_what_the_living_hold(
+        self, a: Queue, b: Queue, clock: Clock
+    ) -> None:
+        held = [claimed(a, key) for key in KEYS[:2]]
+
+        def beat() -> None:
+            for claim in held:
+                claim.beat(a.pace)
+
+        b.interrupted = Waiting(clock, beat)
+        assert list(b.drain(KEYS[:2], index=3)) == []
+        assert listing(b.store.claims) == set(KEYS[:2]) and b.store.done(KEYS) == set()
+
+    @pytest.mark.parametrize("index", [0, 1, 2])
+    def test_who_may_be_needed_stays(self, a: Queue, b: Queue, clock: Clock, index: int) -> None:
+        held, begun = [claimed(a, key) for key in KEYS[:2]], clock.now
+
+        def beat_then_die() -> None:
+            if clock.now < begun + 10 * LEASE:
+                for claim in held:
+                    claim.beat(a.pace)
+
+        b.interrupted = Waiting(clock, beat_then_die)
+        for claim in b.drain(KEYS[:2], index):
+            publish(b, claim)
+        assert b.store.done(KEYS) == set(KEYS[:2])
+
+    def test_nobody_leaves_what_the_dead_hold(self, a: Queue, b: Queue, clock: Clock) -> None:
+        living, dead = claimed(a), claimed(a, OTHER)
+        b.interrupted = Waiting(clock, lambda: living.beat(a.pace) if a.held else None)
+        taken = []
+        for claim in b.drain([KEY, OTHER], index=9):
+            taken.append(claim.key)
+            publish(b, claim)
+        assert taken == [dead.key] and not b.store.is_done(KEY)
+
+    def test_nobody_leaves_what_is_free(self, a: Queue, b: Queue, clock: Clock) -> None:
+        b.interrupted = Waiting(clock)
+        fail(b, claimed(b))
+        assert work(b, [KEY]) == [KEY]
+
+
 class TestSweep:
     def test_removes_what_the_killed_left_of_done_keys(self, a: Queue, b: Queue) -> None:
         left = [leave_behind(b, key) for key in (KEY, OTHER)]
@@ -946,7 +1033,7 @@ class TestSweep:
             for path in paths[-3:]:
                 path.touch()
         write_result(a, KEY)
-        a.sweep(KEYS)
+        a.store.sweep(KEYS)
         assert not any(path.exists() for path in left[0])
         assert all(path.exists() for path in left[1])
         assert a.store.result(KEY).read_bytes() == payload(KEY)
@@ -954,11 +1041,11 @@ class TestSweep:
     def test_touches_only_its_keys(self, a: Queue, b: Queue) -> None:
         left = leave_behind(b, OTHER)
         write_result(a, OTHER)
-        a.sweep([KEY])
+        a.store.sweep([KEY])
         assert all(path.exists() for path in left)
 
     def test_with_nothing_there(self, a: Queue) -> None:
-        a.sweep(KEYS)
+        a.store.sweep(KEYS)
 
 
 def leave_behind(queue: Queue, key: str) -> list[Path]:

@@ -64,7 +64,8 @@ class Machine(RuleBasedStateMachine):
 
     def new_worker(self) -> Queue:
         queue = Queue(self.folder, "w", LEASE)
-        for folder in (queue.store.claims, queue.store.failures, queue.store.lost):
+        store = queue.store
+        for folder in (store.claims, store.failures, store.lost, store.finished):
             folder.mkdir(parents=True, exist_ok=True)
         return queue
 
@@ -223,7 +224,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.awake() and (self.model.owner or self.model.hidden))
     @rule(number=who_is_awake)
     def sweep(self, number: int) -> None:
-        self.queues[number].sweep(KEYS)
+        self.queues[number].store.sweep(KEYS)
         done = self.model.done
         self.model.owner = {k: v for k, v in self.model.owner.items() if k not in done}
         self.model.hidden = {k: v for k, v in self.model.hidden.items() if v not in done}
@@ -329,12 +330,12 @@ class Machine(RuleBasedStateMachine):
             self.die(number)
         queue, tried = self.new_worker(), []
         queue.interrupted = Waiting(self.clock)
-        queue.store.forget_failures()
+        queue.store.begin()
         for claim in queue.drain(KEYS):
             tried.append(claim.key)
             queue.publish(claim, writer(claim.key))
         assert sorted(tried) == sorted(set(KEYS) - self.model.done)
-        queue.sweep(KEYS)
+        queue.store.sweep(KEYS)
         self.model = Model(done=set(KEYS))
         self.folders_agree()
 

@@ -105,9 +105,10 @@ class TestWaiting:
         assert {folder.name for folder in listed(monkeypatch, lambda: next(steps))} == {
             "claims",
             "failed",
+            "finished",
             "lost",
         }
-        assert len(listed(monkeypatch, lambda: next(steps))) == 3
+        assert len(listed(monkeypatch, lambda: next(steps))) == 4
 
 
 def listed(monkeypatch: pytest.MonkeyPatch, do: object) -> list[Path]:
@@ -134,7 +135,7 @@ def test_a_task_costs_the_same_listings_among_more(
         keys = [f"{number % 4:02x}{number:062x}" for number in range(tasks)]
         counts.append(len(listed(monkeypatch, lambda q=queue, k=keys: work(q, k))))
         assert queue.store.done(keys) == set(keys)
-    assert counts[1] - counts[0] == 3 * (160 - 40)
+    assert counts[1] - counts[0] == 4 * (160 - 40)
 
 
 class TestBenchmark:

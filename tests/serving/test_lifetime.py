@@ -18,7 +18,7 @@ def reasons() -> list[str]:
 
 
 def test_without_a_limit_no_chunk_is_too_long(reasons: list[str]) -> None:
-    with Lifetime(0, reasons.append) as lifetime:
+    with Lifetime(0, reasons.append, reasons.append) as lifetime:
         lifetime.chunk_took(1e9)
     assert reasons == []
 
@@ -33,7 +33,7 @@ def test_without_a_limit_no_chunk_is_too_long(reasons: list[str]) -> None:
     ],
 )
 def test_a_chunk_must_fit(reasons: list[str], minutes: float, fits: float, too_long: float) -> None:
-    with Lifetime(minutes, reasons.append) as lifetime:
+    with Lifetime(minutes, reasons.append, reasons.append) as lifetime:
         lifetime.chunk_took(fits)
         lifetime.chunk_took(0.1)
         assert reasons == []
@@ -43,14 +43,14 @@ def test_a_chunk_must_fit(reasons: list[str], minutes: float, fits: float, too_l
 
 
 def test_the_longest_chunk_counts(reasons: list[str]) -> None:
-    with Lifetime(10, reasons.append) as lifetime:
+    with Lifetime(10, reasons.append, reasons.append) as lifetime:
         for seconds in (100, 440, 1):
             lifetime.chunk_took(seconds)
     assert reasons == [NO_ROOM]
 
 
 def test_the_time_is_over(reasons: list[str]) -> None:
-    with Lifetime(0.01, reasons.append):
+    with Lifetime(0.01, reasons.append, reasons.append):
         wait_until(lambda: reasons)
     assert reasons == ["the job's time is over"]
 
@@ -59,7 +59,7 @@ CHILD = """
 import sys, threading, psutil
 from virnuc_rules.serving.lifetime import Lifetime
 over = threading.Event()
-with Lifetime(0, lambda reason: (print(reason, flush=True), over.set())):
+with Lifetime(0, lambda reason: (print(reason, flush=True), over.set()), print):
     print("begun", flush=True)
     over.wait(120)
 """

@@ -16,6 +16,7 @@ from virnuc_rules.config.model import Config, Embedding
 from virnuc_rules.embedding import embedding_file as results
 from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result
 from virnuc_rules.embedding.tasks import Tasks
+from virnuc_rules.errors import EnvironmentProblem
 from virnuc_rules.queue.claims import Claim, Queue
 from virnuc_rules.serving.publisher import Publisher
 from virnuc_rules.serving.worker import Exit
@@ -32,7 +33,9 @@ def queue(tmp_path: Path) -> Iterator[Queue]:
 
 
 def result(number: int) -> Embeddings:
-    return Embeddings([str(number)], torch.full((1, 3), number), torch.full((1, 2), number), HOW)
+    return Embeddings(
+        [str(number)], torch.full((1, 3), float(number)), torch.full((1, 2), float(number)), HOW
+    )
 
 
 def claimed(queue: Queue, key: str) -> Claim:
@@ -93,30 +96,53 @@ def test_what_went_wrong_is_raised_and_nothing_is_left(
     monkeypatch.setattr(results, "write_result", full)
     published: list[str] = []
     with (
-        pytest.raises(OSError, match="No space left"),
+        pytest.raises(EnvironmentProblem, match=f"{KEYS[0]}.*No space left"),
         Publisher(queue, SETTINGS, lambda claim, _: published.append(claim.key)) as publisher,
     ):
         publisher.publish(claimed(queue, KEYS[0]), result(0))
         publisher.settle()
-    assert published == [] and queue.interrupted.is_set()
+    assert published == [] and queue.postponed == {KEYS[0]}
     assert names(queue.store.claims) == [] and names(queue.store.embeddings) == []
 
 
-def test_an_error_of_any_kind_is_raised_once_and_ends_claim_and_thread(
+def test_what_passes_costs_no_second_computation(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, errors = results.write_result, [errno.ESTALE, errno.EIO]
+
+    def at_last(*arguments: object) -> None:
+        if errors:
+            raise OSError(errors.pop(), "it passes")
+        write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(results, "write_result", at_last)
+    published: list[str] = []
+    with Publisher(queue, SETTINGS, lambda claim, _: published.append(claim.key)) as publisher:
+        publisher.publish(claimed(queue, KEYS[0]), result(0))
+    assert published == KEYS[:1] and queue.store.is_done(KEYS[0])
+
+
+@pytest.mark.parametrize(
+    ("cause", "error"), [(MemoryError, EnvironmentProblem), (ZeroDivisionError, ZeroDivisionError)]
+)
+def test_an_error_of_any_kind_is_raised_once_and_ends_claim_and_thread(
+    queue: Queue,
+    monkeypatch: pytest.MonkeyPatch,
+    cause: type[Exception],
+    error: type[Exception],
 ) -> None:
     """As of a library below: not only the disk can fail."""
 
     def broken(*_: object) -> None:
-        raise MemoryError
+        raise cause
 
     monkeypatch.setattr(results, "write_result", broken)
     with Publisher(queue, SETTINGS, lambda *_: None) as publisher:
         publisher.publish(claimed(queue, KEYS[0]), result(0))
-        with pytest.raises(MemoryError):
+        with pytest.raises(error):
             publisher.settle()
         publisher.settle()
-    assert names(queue.store.claims) == [] and queue.interrupted.is_set()
+    assert names(queue.store.claims) == [] and queue.held == {}
     threads = [thread.name for thread in threading.enumerate()]
     assert not [name for name in threads if name.startswith("publisher")]
 
@@ -140,7 +166,7 @@ def test_the_cause_is_named_where_both_go_wrong(
 
     monkeypatch.setattr(results, "write_result", full)
     with (
-        pytest.raises(OSError, match="No space left"),
+        pytest.raises(EnvironmentProblem, match="No space left"),
         Publisher(queue, SETTINGS, lambda *_: None) as publisher,
     ):
         publisher.publish(claimed(queue, KEYS[0]), result(0))
@@ -163,7 +189,7 @@ def test_sigterm_while_a_result_is_written(tmp_path: Path, monkeypatch: pytest.M
 
     with monkeypatch.context() as patch:
         patch.setattr(results, "write_result", stopped)
-        assert worker.run() == Exit.INTERRUPTED
+        assert worker.run() == Exit.TRY_AGAIN
     store = worker.queue.store
     done = store.done(tasks)
     assert 0 < len(done) == worker.report.chunks < len(tasks)

@@ -65,18 +65,22 @@ def spoil_a_chunk(one: Worker) -> tuple[str, bytes]:
     return key, good
 
 
-def test_a_new_worker_tries_a_failed_chunk_once_more(config: Config) -> None:
+def test_a_failed_chunk_is_tried_twice_in_a_run_and_again_in_the_next(config: Config) -> None:
     one = worker(config)
     key, good = spoil_a_chunk(one)
     store = Store(config.run.results)
-    for attempt in (1, 2):
+    for _ in (1, 2):
         assert worker(config).run() == Exit.FAILED_CHUNKS
         failure = store.failure(key)
-        assert failure and failure.attempts == attempt and "damaged" in failure.error
+        assert failure and failure.attempts == 2 and "damaged" in failure.error
         assert "Traceback" in failure.traceback
         assert not list(store.claims.iterdir())
+        assert report(config).failed_chunks == 2
     assert len(store.done(one.tasks)) == 12
     one.tasks[key].path.write_bytes(good)
+    restarted = worker_of(config, "0", one.tasks, begins=False)  # in the run that has failed
+    assert restarted.run() == Exit.FAILED_CHUNKS
+    assert restarted.report.load_count == {}  # for nothing is left to try
     assert worker(config).run() == Exit.DRAINED
     assert store.failure(key) is None and len(store.done(one.tasks)) == 13
     assert report(config).chunks == 1
@@ -110,7 +114,7 @@ def test_a_device_that_rounds_otherwise_is_no_bad_one(
 ) -> None:
     one = worker(config)
     key, _ = spoil_a_chunk(one)
-    drift(monkeypatch, 0.0, 0.0005)
+    drift(monkeypatch, 0.0, 0.0005, 0.0005)
     assert one.run() == Exit.FAILED_CHUNKS
     assert Store(config.run.results).failed(one.tasks).keys() == {key}
 
@@ -124,12 +128,13 @@ def test_a_full_disk_is_no_fault_of_the_chunk(
 
     one = worker(config)
     monkeypatch.setattr("virnuc_rules.embedding.embedding_file.write_result", full)
-    assert one.run() == Exit.FAILED_CHUNKS
+    assert one.run() == Exit.TRY_AGAIN
     store = Store(config.run.results)
-    assert store.failed(one.tasks) == {} and store.done(one.tasks) == set()
+    assert store.attempts() == {} and store.done(one.tasks) == set()
     assert not list(store.claims.iterdir())
     assert not list(store.embeddings.rglob(".*"))
-    assert "No space left on device" in (report(config).exit_reason or "")
+    (named,) = {key for key in one.tasks if key in (report(config).exit_reason or "")}
+    assert f"{store.result(named)}: No space left on device" in (report(config).exit_reason or "")
 
 
 def test_the_memory_series_is_thinned() -> None:

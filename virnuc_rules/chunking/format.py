@@ -143,7 +143,7 @@ def damage_named(path: Path) -> Iterator[None]:
             yield
     except (FileNotFoundError, NotADirectoryError):
         raise ChunkError(f"{path}: no such file; {REMEDY}") from None
-    except (OSError, IndexError, pa.ArrowException) as error:
+    except (OSError, IndexError, ValueError, pa.ArrowException) as error:
         raise ChunkError(f"{path}: the file is damaged ({one_line(error)}); {REMEDY}") from None
 
 

@@ -19,7 +19,7 @@ _NEEDED = {
     "scipy": 300,
     "sklearn": 300,
     "matplotlib": 300,
-    "torch": 1100,
+    "torch": 1500,
 }
 
 

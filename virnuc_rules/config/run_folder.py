@@ -117,6 +117,7 @@ class RunFolder:
         self._queue = results / "queue"
         self.claims = self._queue / "claims"  # a file for each claimed chunk
         self.failures = self._queue / "failed"  # a file for each failed attempt
+        self.finished = self._queue / "finished"  # empty files, see `queue.rounds`
         self.lost = self._queue / "lost"  # the claims of workers that were lost
         self.worker_reports = self._queue / "workers"  # a file for each worker
         self.runs = self._queue / "runs"  # a file for each Snakemake at work

@@ -200,9 +200,12 @@ def sync_files(paths: Iterable[Path]) -> None:
 def file_sha256(path: Path) -> str:
     """Return the hash of a file in hexadecimal. Reads the next block while it hashes one."""
     digest = hashlib.sha256()
-    with open_regular(path) as handle, naming(path), ThreadPoolExecutor(1) as background:
-        ahead = background.submit(handle.read, _BLOCK)
-        while block := ahead.result():
+    with open_regular(path) as handle, naming(path):
+        if os.fstat(handle.fileno()).st_size <= _BLOCK:  # needs no thread
+            return hashlib.sha256(handle.read()).hexdigest()
+        with ThreadPoolExecutor(1) as background:
             ahead = background.submit(handle.read, _BLOCK)
-            digest.update(block)
+            while block := ahead.result():
+                ahead = background.submit(handle.read, _BLOCK)
+                digest.update(block)
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from virnuc_rules.config.model import Run
 from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result
 from virnuc_rules.embedding.scoring import frame_scores
 from virnuc_rules.embedding.tasks import Task
-from virnuc_rules.errors import MissingResult, ResultError
+from virnuc_rules.errors import EnvironmentProblem, MissingResult, ResultError
 from virnuc_rules.models.card import read_card
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.queue.store import Store
@@ -54,8 +54,9 @@ def usable_results(tasks: list[Task], run: Run) -> Iterator[tuple[Chunk, Embeddi
     store, widths = Store(run.results), read_card(run.bundle).widths
     unusable: list[str] = []
     for task in tasks:
-        chunk, result = task.read(), None
+        result = None
         try:
+            chunk = task.read()
             result = read_result(store.result(task.key), task.key, chunk.ids)
             if (result.dnabert_s.shape[1], result.esm2.shape[1]) != widths:
                 path = store.result(task.key)
@@ -63,12 +64,16 @@ def usable_results(tasks: list[Task], run: Run) -> Iterator[tuple[Chunk, Embeddi
         except MissingResult as error:
             if run.on_failed_chunks == "error" or store.failure(task.key) is None:
                 unusable.append(str(error))
+        except EnvironmentProblem:
+            for line in unusable:
+                logger.error("%s", line)
+            raise
         except ResultError as error:
             aside = store.set_aside(task.key)
             unusable.append(f"{error}; moved to {aside}" if aside else str(error))
         yield chunk, result
-    for unusable_result in unusable[1:]:
-        logger.error("%s", unusable_result)
+    for line in unusable[1:]:
+        logger.error("%s", line)
     if unusable:
         raise ResultError(
             f"{unusable[0]}; {len(unusable)} of {len(tasks)} chunks are without a usable result: "

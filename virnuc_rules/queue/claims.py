@@ -24,7 +24,7 @@ from virnuc_rules.files.atomic import sync_directory, write_json
 from virnuc_rules.queue.claim_text import ClaimText, new_owner
 from virnuc_rules.queue.pace import Pace
 from virnuc_rules.queue.rounds import Rounds
-from virnuc_rules.queue.store import ATTEMPTS, POISON, SUSPECT, Failure, Store, by_shard
+from virnuc_rules.queue.store import ATTEMPTS, POISON, SUSPECT, Failure, Store
 from virnuc_rules.queue.watched import Watched
 
 _BEATS_PER_LEASE = 5
@@ -107,7 +107,7 @@ class Queue:
 
     def __enter__(self) -> Self:
         store = self.store
-        for folder in (store.claims, store.failures, store.lost, store.workers):
+        for folder in (store.claims, store.failures, store.lost, store.finished, store.workers):
             folder.mkdir(parents=True, exist_ok=True)
         self._thread.start()
         return self
@@ -286,33 +286,25 @@ class Queue:
         self.release(claim)
         return failure
 
-    def drain(self, keys: Iterable[str]) -> Iterator[Claim]:
+    def drain(self, keys: Iterable[str], index: int = 0) -> Iterator[Claim]:
         """Yield claims until every key is done or failed; the caller ends each before the next.
 
-        Keys held by other workers are waited for, and taken over if their owner is lost.
+        Keys held by other workers are waited for, and taken over if their owner is lost. But a
+        worker with an `index` above their number leaves where these owners are seen to live: as
+        many workers wait as there are tasks that may need one.
         """
-        for step in self.steps(keys):
+        for step in self.steps(keys, index):
             if isinstance(step, Claim):
                 yield step
             else:
                 self.interrupted.wait(step)
                 self.seconds_waiting += step
 
-    def steps(self, keys: Iterable[str]) -> Iterator[Claim | float]:
+    def steps(self, keys: Iterable[str], index: int = 0) -> Iterator[Claim | float]:
         """Like `drain`, but yield the seconds to wait instead of waiting."""
-        return Rounds(self, keys).steps()
+        return Rounds(self, keys, index).steps()
 
-    def sweep(self, keys: Iterable[str]) -> None:
-        """Remove files that lost workers left of done tasks: claims, failures, partial files.
-
-        Safe while workers run: they do not need these files of a task that is done.
-        """
-        done = self.store.done(keys)
-        for folder in (self.store.claims, self.store.failures, self.store.lost):
-            for path in folder.iterdir():
-                if path.name.strip(".").split(".")[0] in done:
-                    path.unlink(missing_ok=True)
-        for shard in by_shard(done):
-            for path in (self.store.embeddings / shard).glob(".*.partial"):
-                if path.name.split(".")[1] in done:
-                    path.unlink(missing_ok=True)
+    def is_seen_alive(self, key: str) -> bool:
+        """Tell whether the owner of a claim was seen to live."""
+        seen = self._watched.seen.get(key)
+        return seen is not None and seen.is_alive

@@ -3,7 +3,8 @@
 A round goes over the folders of results that have open tasks, each worker in an order of its own,
 so that two rarely try the same task. A worker that finds nothing looks around in pauses: at a few
 of the claims of others, and at the tasks that come last: those that failed once, or cost two
-workers. A thousand waiting workers must leave the filesystem to the working ones.
+workers. A thousand waiting workers must leave the filesystem to the working ones: who finds a
+folder finished leaves a note of that, so that the others need not list it.
 """
 
 import hashlib
@@ -27,10 +28,13 @@ _FEW = 4  # tasks: cheaper to ask for each by itself than to list their folder
 class Rounds:
     """The open tasks of a worker; `steps` tries them until none is left."""
 
-    def __init__(self, queue: "Queue", keys: Iterable[str]) -> None:
-        self.queue, self.store = queue, queue.store
+    def __init__(self, queue: "Queue", keys: Iterable[str], index: int = 0) -> None:
+        self.queue, self.store, self.index = queue, queue.store, index
         self.shards = by_shard(dict.fromkeys(keys))
         self.open = {key for keys in self.shards.values() for key in keys}
+        self.names = {shard: _name(shard, keys) for shard, keys in self.shards.items()}
+        self.failed = set[str]()  # shards with failed tasks
+        self.finished = set[str]()  # names of shards that another worker found finished
         self.order = sorted(
             self.shards, key=lambda shard: hashlib.sha256((shard + queue.owner).encode()).digest()
         )
@@ -57,6 +61,8 @@ class Rounds:
                     pause = _FIRST_PAUSE
                     yield last
                     continue
+                if not self.shards or self._may_leave():
+                    return
                 rest = _REST * (time.monotonic() - begun)
                 yield min(max(pause, rest), self.queue.lease_seconds)
                 pause = min(2 * pause, beat)
@@ -79,13 +85,19 @@ class Rounds:
         """List what changes while this worker is busy: claims, failures, losses."""
         self.claimed = self.store.claimed()
         self.attempts = self.store.attempts()
+        self.finished = self.store.finished_shards()
         self.suspects = {k for k, number in self.store.losses().items() if number >= SUSPECT}
 
     def _open(self, shard: str) -> list[str]:
         """Return the tasks of a folder that are still to do, and forget the others."""
         before = self.shards.pop(shard)
+        if self.names[shard] in self.finished:
+            self.open.difference_update(before)
+            return []
         keys = [key for key in before if self.attempts.get(key, 0) < ATTEMPTS]
-        free = [key for key in keys if key not in self.claimed]
+        if len(keys) < len(before):
+            self.failed.add(shard)
+        free = [k for k in keys if k not in self.claimed and not self._comes_last(k)]
         if len(free) > _FEW:
             done = self.store.done(keys)
         else:
@@ -93,6 +105,8 @@ class Rounds:
         left = [key for key in keys if key not in done]
         if left:
             self.shards[shard] = left
+        elif shard not in self.failed:
+            self.store.finish(self.names[shard])
         self.open.difference_update(before)
         self.open.update(left)
         return left
@@ -122,6 +136,23 @@ class Rounds:
                 return claim
         return None
 
+    def _may_leave(self) -> bool:
+        """Tell whether all that is open is in good hands, and enough workers wait beside this one.
+
+        Nothing is lost by it: who holds the last tasks waits for those whose owners are not seen to
+        live, since it cannot leave either.
+        """
+        is_held = self.open <= self.claimed and bool(self.watched)
+        alive = all(map(self.queue.is_seen_alive, self.watched))
+        return is_held and alive and self.index > len(self.open)
+
+    def _forget(self, key: str) -> None:
+        """Drop a task that was found done."""
+        self.open.discard(key)
+        self.shards[key[:2]].remove(key)
+        if not self.shards[key[:2]]:
+            del self.shards[key[:2]]
+
     def _last(self, also_own: bool) -> "Claim | None":
         """Claim one of the tasks that come last, first one that failed elsewhere."""
         postponed = self.queue.postponed
@@ -132,6 +163,13 @@ class Rounds:
             if self._comes_last(key) and key not in self.claimed
         ]
         for key in sorted(last, key=lambda key: key in postponed):
-            if (key not in postponed or also_own) and (claim := self._try(key)):
+            if self.store.is_done(key):
+                self._forget(key)
+            elif (key not in postponed or also_own) and (claim := self._try(key)):
                 return claim
         return None
+
+
+def _name(shard: str, keys: Iterable[str]) -> str:
+    """Name a folder of results with these tasks: other tasks in it are another matter."""
+    return f"{shard}.{hashlib.sha256(' '.join(sorted(keys)).encode()).hexdigest()[:16]}"

@@ -44,7 +44,7 @@ class Store:
         folder = RunFolder(results)
         self.embeddings, self.damaged = folder.embeddings, folder.damaged
         self.claims, self.failures, self.lost = folder.claims, folder.failures, folder.lost
-        self.workers = folder.worker_reports
+        self.finished, self.workers = folder.finished, folder.worker_reports
 
     def result(self, key: str) -> Path:
         """Return the path of a result; 256 folders keep each of them quick to list."""
@@ -67,13 +67,26 @@ class Store:
         aside = self.damaged / f"{key}.{uuid.uuid4().hex[:8]}.safetensors"
         aside.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return self.result(key).rename(aside)
+            moved = self.result(key).rename(aside)
         except FileNotFoundError:
             return None
+        for name in self.finished_shards():
+            if name.startswith(key[:2]):
+                (self.finished / name).unlink(missing_ok=True)
+        return moved
 
     def claimed(self) -> set[str]:
         """Return the keys of tasks that a worker holds, or did; lists the folder."""
         return {name for name in listing(self.claims) if not name.startswith(".")}
+
+    def finished_shards(self) -> set[str]:
+        """Return the names of folders in which nothing is left to do, by `finish`."""
+        return listing(self.finished)
+
+    def finish(self, name: str) -> None:
+        """Note that nothing is left to do in a folder, for those who come after."""
+        with contextlib.suppress(OSError):
+            (self.finished / name).touch()
 
     def attempt(self, key: str, number: int) -> Path:
         """Return the path of the record of a failed attempt, from 1."""
@@ -130,14 +143,41 @@ class Store:
             claim.replace(self.loss(key, number))
             return
 
-    def forget_failures(self, keys: Iterable[str] | None = None) -> None:
-        """Let a run begin: no task (of `keys`) has failed yet or cost a worker."""
-        wanted = None if keys is None else set(keys)
-        for folder in (self.failures, self.lost):
+    def begin(self, keys: Iterable[str] | None = None) -> None:
+        """Let a run begin: no task (of `keys`) has failed yet or cost a worker.
+
+        Results may have been deleted since the last one: no folder is known to be finished.
+        """
+        self._remove((self.failures, self.lost), None if keys is None else set(keys))
+        for name in self.finished_shards():
+            (self.finished / name).unlink(missing_ok=True)
+
+    def sweep(self, keys: Iterable[str]) -> None:
+        """Remove files that lost workers left of done tasks: claims, failures, partial files.
+
+        Safe while workers run: they do not need these files of a task that is done.
+        """
+        folders, wanted = (self.claims, self.failures, self.lost), set(keys)
+        left = {_key(name) for folder in folders for name in listing(folder)} & wanted
+        self._remove(folders, {key for key in left if self.is_done(key)})
+
+    def _remove(self, folders: Iterable[Path], keys: set[str] | None) -> None:
+        """Remove files of tasks, or of all; also partial results of the workers of those done."""
+        removed = set[str]()
+        for folder in folders:
             for name in listing(folder):
-                key = name.split(".")[0]
-                if not name.startswith(".") and (wanted is None or key in wanted):
+                if keys is None or _key(name) in keys:
                     (folder / name).unlink(missing_ok=True)
+                    removed.add(_key(name))
+        for key in removed:
+            if self.is_done(key):
+                for path in self.result(key).parent.glob(f".{key}.*.partial"):
+                    path.unlink(missing_ok=True)
+
+
+def _key(name: str) -> str:
+    """Return the key in the name of a file, which may be hidden."""
+    return name.removeprefix(".").split(".")[0]
 
 
 def _numbers(names: Iterable[str]) -> dict[str, int]:

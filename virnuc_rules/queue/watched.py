@@ -16,8 +16,22 @@ class Seen:
     content: bytes
     claim: ClaimText | None  # None: the text is none of ours
     read: float | None  # when that read ended; None: the reads since have failed
+    is_alive: bool = False  # its counter of life was seen to rise
     life_still: float = 0.0  # seconds
     work_still: float = 0.0
+
+    def follow(self, before: "Seen", seconds: float) -> None:
+        """Go on from what was read so many seconds before, as far as nothing has changed."""
+        mine, last = self.claim, before.claim
+        if mine and last and mine.identity == last.identity:
+            self.is_alive = before.is_alive or mine.life != last.life
+            is_same_life, is_same_work = mine.life == last.life, mine.work == last.work
+        else:
+            is_same_life = is_same_work = self.content == before.content
+        if is_same_life:
+            self.life_still = before.life_still + seconds
+        if is_same_work:
+            self.work_still = before.work_still + seconds
 
     def is_lost(self, lease_seconds: float) -> bool:
         """Tell whether the owner is dead or hangs."""
@@ -55,14 +69,9 @@ class Watched:
         now = Seen(content, ClaimText.parse(content), time.monotonic())
         if before is None:
             now.life_still = first_age
-        elif before.read is not None:
-            gap = min(begun - before.read, self.lease_seconds / 2)
-            if _life(now) == _life(before):
-                now.life_still = before.life_still + gap
-            if _work(now) == _work(before):
-                now.work_still = before.work_still + gap
-        elif _life(now) == _life(before):
-            now.life_still, now.work_still = before.life_still, before.work_still
+        else:
+            gap = 0.0 if before.read is None else begun - before.read
+            now.follow(before, min(gap, self.lease_seconds / 2))
         self.seen[key] = now
         return now
 
@@ -80,11 +89,3 @@ class Watched:
                 if seen := self.look(path, age):
                     found[key] = seen
         return found
-
-
-def _life(seen: Seen) -> object:
-    return (seen.claim.identity, seen.claim.life) if seen.claim else seen.content
-
-
-def _work(seen: Seen) -> object:
-    return (seen.claim.identity, seen.claim.work) if seen.claim else seen.content

@@ -154,7 +154,7 @@ def _batches(path: Path, *columns: str) -> Iterator[pa.RecordBatch]:
             if missing := sorted(set(columns) - set(file.schema_arrow.names)):
                 raise KeyError(f"no column {missing[0]}: written by another version")
             yield from file.iter_batches(columns=list(columns))
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise ResultError(f"{path}: cannot be read ({reason}); run `predict` again") from None
 

@@ -11,6 +11,7 @@ import faulthandler
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -62,17 +63,18 @@ class Lifetime:
         self._limit: tuple[float, Callable[[], None]] | None = None  # see `limited`
         self._lock = threading.RLock()  # a signal handler may come while it is held
         self._closed = threading.Event()
-        self._read, self._write = os.pipe()
+        self._pipe = (-1, -1)  # written to by C, see `__enter__`
         self._before: dict[int, object] = {}
         self._thread = threading.Thread(target=self._watch, name="lifetime", daemon=True)
 
     def __enter__(self) -> Self:
-        for end in (self._read, self._write):
+        self._pipe = os.pipe()
+        for end in self._pipe:
             os.set_blocking(end, False)
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._handle)
         # Written to by the handler in C, also while the main thread runs no Python.
-        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         self._thread.start()
         return self
 
@@ -83,7 +85,7 @@ class Lifetime:
         signal.set_wakeup_fd(-1)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
-        for end in (self._read, self._write):
+        for end in self._pipe:
             os.close(end)
 
     def chunk_took(self, seconds: float) -> None:
@@ -99,12 +101,12 @@ class Lifetime:
         A signal in the block raises Interrupted in the main thread: for loading, which is long.
         """
         self._limit = time.monotonic() + seconds, give_up
-        faulthandler.dump_traceback_later(seconds + _GRACE / 2, exit=True)
+        _end_without_gil(seconds + _GRACE / 2)
         try:
             yield
         finally:
             self._limit = None
-            faulthandler.dump_traceback_later(_WITHOUT_GIL, exit=True)
+            _end_without_gil(_WITHOUT_GIL)
 
     def stop(self, reason: str) -> None:
         """Ask the worker to stop; only the first reason counts."""
@@ -136,16 +138,22 @@ class Lifetime:
             elif hangs := self._hangs():
                 self._force(hangs)
             elif not self._limit:
-                faulthandler.dump_traceback_later(_WITHOUT_GIL, exit=True)
+                _end_without_gil(_WITHOUT_GIL)
 
     def _signals(self) -> bytes:
         """Wait a little for signals; return their numbers."""
-        ready, _, _ = select.select([self._read], [], [], _POLL)
+        ready, _, _ = select.select(self._pipe[:1], [], [], _POLL)
         if not ready:
             return b""
         with contextlib.suppress(BlockingIOError):
-            return os.read(self._read, 64)
+            return os.read(self._pipe[0], 64)
         return b""
+
+
+def _end_without_gil(seconds: float) -> None:
+    """Let the process end after so many seconds, unless this is called again."""
+    if sys.__stderr__:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
 
 
 def _interrupted_by(number: int) -> str:

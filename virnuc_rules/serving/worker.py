@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: a worker without tasks does 
 logger = logging.getLogger(__name__)
 
 CHUNKS_BETWEEN_CLEARINGS = 10  # of memory caches
-_PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds after errors of the environment that follow each other
+_PAUSES = (1.0, 2.0)  # seconds after errors of the environment that follow each other
 _SECONDS_TO_LEAVE = 5.0  # for releasing claims when the process ends by force
 
 
@@ -99,19 +99,19 @@ class Worker:
 
     def _work(self) -> tuple[str, Exit]:
         if self.begins:
-            self.queue.store.forget_failures(self.tasks)
+            self.queue.store.begin(self.tasks)
         self._set_short_results_aside()
         left = self._left()
         logger.info("worker %s: %d chunks, %d to do", self.name, len(self.tasks), len(left))
         if not left:
-            self.queue.sweep(self.tasks)
+            self.queue.store.sweep(self.tasks)
             return self._conclude("nothing left to do; no model was loaded")
         loaded = self._load_within_deadline()
         with Publisher(self.queue, self.settings.embedding, self._published) as publisher:
             self._embed_all(loaded, publisher)
         if self.queue.interrupted.is_set() and self._left():
             raise Interrupted
-        self.queue.sweep(self.tasks)
+        self.queue.store.sweep(self.tasks)
         padding = self.report.padding / max(1, self.report.padding + self.report.tokens)
         logger.info("worker %s: padding was %.2f %% of the tokens", self.name, 100 * padding)
         counts = f"{self.report.chunks} chunks, {self.report.open_frames} open frames"
@@ -181,7 +181,7 @@ class Worker:
         """Drain the queue. Errors of the environment may pass: begin again after a pause."""
         while True:
             try:
-                for claim in self.queue.drain(self.tasks):
+                for claim in self.queue.drain(self.tasks, self.index):
                     try:
                         self._work_on(claim, loaded, publisher)
                     except BaseException:

@@ -76,7 +76,7 @@ def last_lines():
 def begin_run():
     """What failed in an earlier run is tried again; other commands find the settings of this one."""
     LEASE.take()
-    Store(CONFIG.run.results).forget_failures()
+    Store(CONFIG.run.results).begin()
     write_run_config(CONFIG)
 
 
