@@ -1,7 +1,7 @@
 # make demo    install, then run the workflow on the demo data
 # make evaluate BUNDLE=folder POS=viral.fa NEG=non_viral.fa    measure a bundle; OUT=folder for results
 # make test    install, then run the tests
-# make soak    kill workers at 1,000 random moments; try all pairs of edits of a finished run
+# make soak    kill workers at 1,000 random moments; let 10,000 calls on files fail; try all pairs of edits of a finished run
 # make check   lint, format, types, import rule, workflow
 # make clean   remove the results of the demo
 
@@ -35,6 +35,7 @@ test: $(INSTALLED)
 
 soak: $(INSTALLED)
 	VIRNUC_KILLS=1000 pytest -s tests/fault/test_random_kills.py
+	VIRNUC_FAULTS=10000 pytest -s tests/fault/test_injected.py
 	VIRNUC_PAIRS=all pytest --numprocesses 2 tests/workflow/test_convergence_pairs.py
 
 check: $(INSTALLED)
