@@ -18,7 +18,8 @@ def main() -> None:
     server.connect(sys.argv[0].rpartition("/")[0] + "/socket")
     server.sendmsg([b"\n"], [(SOL_SOCKET, SCM_RIGHTS, pack("3i", 0, 1, 2))])
     process = int(server.recv(100))
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    passed = ("INT", "TERM", "HUP", "XCPU", "USR1", "USR2")
+    for number in (getattr(signal, f"SIG{name}") for name in passed):
         signal.signal(number, lambda number, _: os.kill(process, number))
     code = int(server.recv(100) or NO_SERVER)
     if code < 0:  # a signal ended it

@@ -99,13 +99,18 @@ class Project:
         return ["virnuc-rules", "serve", "--worker", str(worker), *options]
 
     def serve(
-        self, worker: int = 0, *, forked: bool = False, **settings: Any
+        self, worker: int = 0, *, forked: bool = False, patch: str = "", **settings: Any
     ) -> subprocess.Popen[str]:
-        """Start a worker by hand."""
+        """Start a worker by hand. patch: Python that is run in the process before."""
+        command = self.serve_command(worker, **settings)
+        if patch and os.environ.get("VIRNUC_FORK") == "0":
+            script = f"{patch}\nfrom virnuc_rules.cli import main; main.main()"
+            command = [sys.executable, "-c", script, *command[1:]]
+        variables = forked_environment() if forked or patch else environment()
         return subprocess.Popen(
-            self.serve_command(worker, **settings),
+            command,
             cwd=self.folder,
-            env=forked_environment() if forked else environment(),
+            env={**variables, "VIRNUC_PATCH": patch} if patch else variables,
             text=True,
             stderr=subprocess.PIPE,
         )

@@ -148,7 +148,7 @@ def test_damaged_results_are_found_and_made_again(finished: Project, undisturbed
     first = finished.run()
     assert first.returncode != 0 and "Traceback" not in first.stdout
     # What is cut or missing is seen before the run, the rest when it is read.
-    assert f"{truncated.relative_to(finished.folder)}: cut short; embedding" in first.stdout
+    assert f"{truncated.relative_to(finished.folder)}: cut short, moved to " in first.stdout
     assert embedded_chunks(first.stdout) == 2
     causes = {
         flipped: "the result is damaged (sha256 of",
