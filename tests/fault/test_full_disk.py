@@ -1,6 +1,7 @@
 """The disk fills up while chunking, embedding and predicting; then somebody makes room."""
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,7 @@ def assert_full(project: Project, done: subprocess.CompletedProcess[str], code: 
     """It says so in one line, and leaves nothing half done."""
     assert done.returncode == code, done.stderr
     lines = [line for line in done.stderr.splitlines() if "No space left on device" in line]
+    lines = [line for line in lines if not re.search(r"(trying again|going on) in \d s$", line)]
     assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
     assert "results" in lines[0]  # where
     assert [path for path in project.results.rglob("*") if ".partial" in path.name] == []
@@ -72,7 +74,7 @@ def test_a_full_disk_at_every_stage(tmp_path: Path, disk: SmallDisk, reference: 
 
     serve = (*project.serve_command(0), *log)
     disk.leave(200_000)
-    assert_full(project, call(project, *serve), code=1)
+    assert_full(project, call(project, *serve))
     assert project.claims() == project.failures() == []
     before = project.embeddings()
     assert 1 < len(before) < project.chunks()
