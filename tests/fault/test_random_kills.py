@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from harness import DEMO, Project, environment
 
-KILLS = int(os.environ.get("VIRNUC_KILLS", "200"))  # `make soak` has more
+KILLS = int(os.environ.get("VIRNUC_KILLS", "100"))  # `make soak` has more
 
 
 @pytest.mark.timeout(600 + 2 * KILLS)
