@@ -47,11 +47,11 @@ def call(project: Project, *command: object) -> subprocess.CompletedProcess[str]
     return run(*command, folder=project.folder)
 
 
-def assert_full(project: Project, done: subprocess.CompletedProcess[str]) -> None:
-    """It says so in one line after the last try, and leaves nothing half done."""
-    assert done.returncode == 75, done.stderr
-    full = [line for line in done.stderr.splitlines() if "No space left on device" in line]
-    lines = [line for line in full if not re.search(r"(trying again|going on) in \d+ s$", line)]
+def assert_full(project: Project, done: subprocess.CompletedProcess[str], code: int = 75) -> None:
+    """It says so in one line, and leaves nothing half done."""
+    assert done.returncode == code, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "No space left on device" in line]
+    lines = [line for line in lines if not re.search(r"(trying again|going on) in \d s$", line)]
     assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
     assert "results" in lines[0]  # where
     assert [path for path in project.results.rglob("*") if ".partial" in path.name] == []

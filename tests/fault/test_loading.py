@@ -20,10 +20,13 @@ from virnuc_rules.models.esm2 import Esm2
 ESM2 = "esm2.safetensors"
 
 
-def assert_not_loaded(project: Project, worker: "subprocess.Popen[str]", cause: str) -> None:
+def assert_not_loaded(
+    project: Project, worker: "subprocess.Popen[str]", cause: str, code: int = 2
+) -> None:
     _, errors = worker.communicate(timeout=200)
-    assert worker.returncode == 2, errors
-    lines = [line for line in errors.splitlines() if "models cannot be loaded" in line]
+    assert worker.returncode == code, errors
+    reason = "models cannot be loaded" if code == 2 else "cannot go on"
+    lines = [line for line in errors.splitlines() if reason in line]
     assert len(lines) == 1 and cause in lines[0], errors
     assert "Traceback" not in errors
     assert cause in project.report()["exit_reason"]
@@ -140,27 +143,32 @@ def test_a_classifier_is_no_concern_of_workers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "dnabert_s.safetensors", ESM2])
-def test_a_file_that_hangs(chunked: Project, name: str) -> None:
+def test_a_pipe_in_place_of_a_file(chunked: Project, name: str) -> None:
     bundle = copy_bundle(chunked.folder)
     (bundle / name).unlink()
-    os.mkfifo(bundle / name)  # reading it waits for a writer who never comes
-    worker = chunked.serve(forked=True, bundle=bundle, load_timeout=4)
-    assert_not_loaded(chunked, worker, "not done after 4 s")
+    os.mkfifo(bundle / name)  # reading it would wait for a writer who never comes
+    worker = chunked.serve(forked=True, bundle=bundle)
+    assert_not_loaded(chunked, worker, f"{name}: cannot be read (not a regular file)")
+
+
+HANG = """
+import ctypes
+from virnuc_rules.serving import loading
+loading.Loader.load = lambda self, index: ctypes.{how}(None).sleep(600)
+"""
+
+
+def test_a_hang(chunked: Project) -> None:
+    worker = chunked.serve(patch=HANG.format(how="CDLL"), load_timeout=2)
+    assert_not_loaded(chunked, worker, "not done after 2 s")
 
 
 def test_a_hang_with_the_interpreter_lock(chunked: Project) -> None:
     """A driver may do this: no thread of ours can run then, not even the watchdog."""
-    script = (
-        "import ctypes, sys; from virnuc_rules.cli import main as cli;"
-        "from virnuc_rules.serving import worker;"
-        "worker.Worker._load = lambda self: ctypes.PyDLL(None).sleep(600); cli.main()"
-    )
-    command = [sys.executable, "-c", script, *chunked.serve_command(0, load_timeout=2)[1:]]
-    done = subprocess.run(
-        command, cwd=chunked.folder, env=environment(), text=True, capture_output=True, timeout=200
-    )
-    assert done.returncode == 1
-    assert "Timeout" in done.stderr and "worker.py" in done.stderr  # and where it was
+    worker = chunked.serve(patch=HANG.format(how="PyDLL"), load_timeout=2)
+    _, errors = worker.communicate(timeout=200)
+    assert worker.returncode == 1
+    assert "Timeout" in errors and "worker.py" in errors  # and where it was
     assert chunked.embeddings() == {}
     assert list((chunked.results / "queue" / "claims").iterdir()) == []
 
@@ -191,7 +199,7 @@ def test_too_little_memory(chunked: Project) -> None:
     worker = subprocess.Popen(
         command, cwd=chunked.folder, env=environment(), text=True, stderr=subprocess.PIPE
     )
-    assert_not_loaded(chunked, worker, "emory")
+    assert_not_loaded(chunked, worker, "not enough memory", code=75)
 
 
 def test_no_respawn_and_the_same_command_after_the_repair(

@@ -185,6 +185,23 @@ def test_how_long_a_chunk_has_stood_still(run: Run) -> None:
     assert "no progress for 0:12:34" in drawn(now)
 
 
+def test_odd_files_beside_reports(run: Run) -> None:
+    run.report("0", "n1", owner("0", "n1"))
+    good = (run.store.workers / "0.json").read_text()
+    odd = {
+        "half": good[: len(good) // 2],
+        "other": "[1, 2]",
+        "nan": good.replace('"seconds_computing":10.0', '"seconds_computing":NaN'),
+        "text": "\x00\xff",
+    }
+    assert good not in odd.values()
+    for name, text in odd.items():
+        (run.store.workers / f"{name}.json").write_text(text)
+    os.mkfifo(run.store.workers / "pipe.json")  # reading it would wait for ever
+    (run.store.workers / "folder.json").mkdir()
+    assert [worker.worker for worker in run.read().workers] == ["0"]
+
+
 def test_failed_chunks_and_odd_texts(run: Run) -> None:
     run.fail(run.keys[0], "[bold]not markup[/bold] [/]")
     run.report("0", "[red]host", owner("0", "[red]host"), reason="a [/b] reason")

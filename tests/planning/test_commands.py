@@ -135,9 +135,8 @@ def test_a_result_that_was_cut_is_made_again(run: Run) -> None:
     before = path.read_bytes()
     path.write_bytes(before[:-1])
     done = rules(*words(run, "serve"))
-    assert (
-        done.returncode == 0 and f"{path}: cut short, moved to {run.store.damaged}" in done.stderr
-    )
+    assert done.returncode == 0, done.stderr
+    assert f"{path}: cut short, moved to {run.store.damaged}" in done.stderr
     (aside,) = run.store.damaged.iterdir()
     assert aside.read_bytes() == before[:-1]
     assert path.read_bytes() == before

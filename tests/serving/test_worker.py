@@ -1,12 +1,13 @@
 """One worker in this process, on the untrained models."""
 
+import errno
 from pathlib import Path
 
 import pytest
 import torch
 from chunk_folders import chunk_it, some_contigs
 from embedded import worker_of
-from harness import BUNDLE, DEMO
+from harness import BUNDLE, DEMO, UNREADABLE
 
 from virnuc_rules.config.model import Config
 from virnuc_rules.embedding import embed
@@ -135,6 +136,34 @@ def test_a_full_disk_is_no_fault_of_the_chunk(
     assert not list(store.embeddings.rglob(".*"))
     (named,) = {key for key in one.tasks if key in (report(config).exit_reason or "")}
     assert f"{store.result(named)}: No space left on device" in (report(config).exit_reason or "")
+
+
+def test_no_space_for_the_report_after_loading(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report is named, not the models."""
+    one = worker(config)
+
+    def full(path: Path, _: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("virnuc_rules.serving.reporter.write_json", full)
+    assert one.run() == Exit.TRY_AGAIN
+    path = Store(config.run.results).workers / "0.json"
+    assert one.report.exit_reason == f"cannot go on: {path}: No space left on device (ENOSPC)"
+
+
+def test_a_chunk_that_cannot_be_read_fails_nothing(config: Config) -> None:
+    """It is tried again, then the worker ends with 75; all others are done."""
+    one = worker(config)
+    key, task = next(iter(one.tasks.items()))
+    task.path.unlink()
+    task.path.symlink_to(UNREADABLE)
+    assert one.run() == Exit.TRY_AGAIN
+    store = Store(config.run.results)
+    assert store.attempts() == {} and store.done(one.tasks) == one.tasks.keys() - {key}
+    assert str(task.path) in (one.report.exit_reason or "")
+    assert "EIO" in (one.report.exit_reason or "") and not list(store.claims.iterdir())
 
 
 def test_the_memory_series_is_thinned() -> None:

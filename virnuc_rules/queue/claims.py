@@ -178,6 +178,7 @@ class Queue:
             return claim
         os.close(claim.descriptor)
         if failure and failure.errno != errno.EEXIST:
+            failure.filename = failure.filename or str(name)  # writing by a descriptor has none
             raise failure
         return None
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from virnuc_rules.queue.claims import Claim, Queue
 
 _LOOKS_PER_LEASE = 5  # at claims of others: their counters rise as often
-_WATCHED = 16  # claims in a look
+_WATCHED = 8  # claims in a look
 _FIRST_PAUSE = 0.05  # seconds between two rounds that found nothing; doubles up to a look
 _REST = 9  # a pause is at least this many times as long as the round before it
 _FEW = 4  # tasks: cheaper to ask for each by itself than to list their folder

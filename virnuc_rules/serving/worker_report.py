@@ -4,12 +4,18 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from virnuc_rules.files.environment import read_regular
 
 _SERIES = 1000  # longest memory series in a report; every second point is dropped beyond it
 
 
-class Memory(BaseModel):
+class _Record(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class Memory(_Record):
     """Memory after a number of chunks, in MB (1e6 bytes); device: what torch holds on a GPU."""
 
     chunks: int
@@ -17,7 +23,7 @@ class Memory(BaseModel):
     device: float | None
 
 
-class WorkerReport(BaseModel):
+class WorkerReport(_Record):
     """`queue/workers/<worker>.json`: what a worker did; rewritten after every chunk."""
 
     worker: str
@@ -56,9 +62,9 @@ class WorkerReport(BaseModel):
 
 
 def read_reports(folder: Path) -> list[WorkerReport]:
-    """Read the reports of all workers; those of another version are left out."""
+    """Read the reports of all workers; other files, and those of another version, are left out."""
     reports = []
     for path in sorted(folder.glob("*.json")):
         with suppress(OSError, ValidationError):
-            reports.append(WorkerReport.model_validate_json(path.read_bytes()))
+            reports.append(WorkerReport.model_validate_json(read_regular(path)))
     return reports

@@ -1,6 +1,5 @@
 # The checked config, the plan, and functions that several rules use.
 import atexit
-import contextlib
 import re
 import sys
 from pathlib import Path
@@ -21,7 +20,7 @@ from virnuc_rules.config.run_folder import (
     worker_names,
 )
 from virnuc_rules.config.sheet import SAMPLE, read_sheet
-from virnuc_rules.errors import UnusableSample, VirnucError
+from virnuc_rules.errors import EnvironmentProblem, UnusableSample, VirnucError
 from virnuc_rules.models.card import CARD, is_bundle
 from virnuc_rules.planning.forecast import forecast
 from virnuc_rules.planning.lease import Lease
@@ -151,8 +150,12 @@ def is_settled(done, make, *arguments):
     product = None
     if PLAN.are_chunked():
         # An error in the sheet: `sheet_and_tables` says so where the product is asked for.
-        with contextlib.suppress(VirnucError):
+        try:
             product = make(CONFIG.part(LabelledSettings), *arguments)
+        except EnvironmentProblem as error:
+            raise WorkflowError(str(error)) from None
+        except VirnucError:
+            pass
     return settle(product, done) is not None
 
 
