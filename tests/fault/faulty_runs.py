@@ -215,7 +215,8 @@ def names(project: Path, path: str) -> set[str]:
     name = os.path.relpath(project / path, project)
     final = PARTIAL.sub(r"\1", name)
     made = {step.makes.strip("/") for step in steps() if final.startswith(step.makes)}
-    return {name, final, *made, *(str(p) for p in list(Path(final).parents)[:-2])}
+    folders = (p for path in (name, final) for p in list(Path(path).parents)[:-2])
+    return {name, final, *made, *map(str, folders)}
 
 
 def lasting(project: Path) -> dict[str, str]:
