@@ -40,7 +40,7 @@ from virnuc_rules.models.card import ClassifierShape
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.models.weights import load_network
 from virnuc_rules.prediction.window_calls import Consensus
-from virnuc_rules.queue.store import Failure, Store
+from virnuc_rules.queue.store import ATTEMPTS, Failure, Store
 from virnuc_rules.serving.worker import Exit
 
 ROOT = Path(__file__).parents[2]
@@ -209,8 +209,8 @@ def fail(config: Config, task: Task) -> None:
     store = Store(config.run.results)
     store.result(task.key).unlink()
     words = {"error": "x", "traceback": "", "worker": "0", "host": "h", "log": ""}
-    failure = Failure(key=task.key, task=task.name, attempts=1, **words)
-    (store.failures / f"{task.key}.json").write_text(failure.model_dump_json())
+    failure = Failure(key=task.key, task=task.name, attempts=ATTEMPTS, **words)
+    store.attempt(task.key, ATTEMPTS).write_text(failure.model_dump_json())
 
 
 def failed_chunk(config: Config) -> tuple[int, set[int], set[int]]:

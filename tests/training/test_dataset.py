@@ -21,7 +21,7 @@ from virnuc_rules.embedding.embedding_file import Computation, Embeddings, write
 from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.card import read_card
-from virnuc_rules.queue.store import Failure, Store
+from virnuc_rules.queue.store import ATTEMPTS, Failure, Store
 from virnuc_rules.training import dataset as module
 from virnuc_rules.training.dataset import Block, Rows, read_rows
 from virnuc_rules.training.labelled import read_labelled
@@ -217,8 +217,8 @@ def test_open_frames_of_failed_chunks_are_counted_and_left_out(
     store.result(task.key).unlink()
     store.failures.mkdir(parents=True)
     failure = Failure(key=task.key, task=task.name, error="", traceback="", worker="0", host="",
-                      log="", attempts=1)  # fmt: skip
-    (store.failures / f"{task.key}.json").write_text(failure.model_dump_json())
+                      log="", attempts=ATTEMPTS)  # fmt: skip
+    store.attempt(task.key, ATTEMPTS).write_text(failure.model_dump_json())
     before = sum(len(run.expected(part, "non_viral")) for part in ("train", "validation"))
     found = read_rows(run.settings, read_labelled(run.settings), "train", "validation")
     assert sum(rows.by_label()["non_viral"] for rows in found.values()) == before - len(lost)
