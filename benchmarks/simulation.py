@@ -98,6 +98,9 @@ class ClaimFile:
     world: World
     key: str = ""
 
+    def is_symlink(self) -> bool:
+        return False
+
     def __truediv__(self, key: str) -> "ClaimFile":
         return ClaimFile(self.world, key)
 
@@ -143,7 +146,7 @@ class MemoryStore(Store):
         return self.world.finished
 
     def finish(self, name: str) -> None:
-        self.world.ask(LOOKING)
+        self.world.ask(2)
         self.world.finished.add(name)
 
     def losses(self) -> dict[str, int]:
@@ -220,6 +223,7 @@ class Simulation:
         with ExitStack() as stack:
             for module in (claims, pace, rounds, watched):
                 stack.enter_context(patch.object(module, "time", self.world.clock))
+            stack.enter_context(patch.object(watched, "read_regular", ClaimFile.read_bytes))
             while self.events:
                 now, _, worker, life = heapq.heappop(self.events)
                 self.world.clock.now = now

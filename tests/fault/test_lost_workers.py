@@ -81,6 +81,14 @@ def test_a_chunk_that_kills_its_process_costs_three(few: Project, what: str) -> 
     assert len(few.embeddings()) == few.chunks() and few.failures() == []
 
 
+def test_workers_that_are_started_by_hand_one_after_the_other(few: Project) -> None:
+    """Each of them could begin a run, and count from nothing; but a claim is there."""
+    patch = at_a_chunk(few, KILLED)
+    codes = [outcome(few.serve(number, patch=patch))[0] for number in range(4)]
+    assert codes == [-signal.SIGKILL] * 3 + [1]
+    assert len(few.embeddings()) == few.chunks() - 1
+
+
 def test_a_worker_that_is_started_again_does_not_try_it(few: Project) -> None:
     """As Snakemake does, with `retries`: the run is the same."""
     config = few.command("--until", "serve", "--retries", "3", "--config", "workers=3")
@@ -129,6 +137,21 @@ def test_signals_end_workers_that_hang(few: Project) -> None:
         assert code == 75, (number, code, errors)
         assert f"interrupted by {number.name}" in errors and "within" in errors
     assert few.claims() == [] and few.embeddings() == {}
+
+
+def test_a_signal_ends_a_worker_that_hangs_and_cannot_log(few: Project) -> None:
+    """Its standard error is a pipe that nobody reads, and that is full."""
+    fill = (
+        "os.set_blocking(2, False); [os.write(2, b'x' * 4096) for _ in range(15)];"
+        f" os.set_blocking(2, True); {IN_A_LOCK}"
+    )
+    worker = few.serve(patch=at_a_chunk(few, fill, 0).replace("task.path.name ==", "1 or"))
+    wait_until((few.folder / "stuck").exists)
+    os.set_blocking(worker.stderr.fileno(), False)  # type: ignore[union-attr]
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(timeout=120) == 75
+    assert few.claims() == []
+    worker.stderr.close()  # type: ignore[union-attr]
 
 
 def test_signals_end_workers_in_order(few: Project) -> None:

@@ -49,7 +49,7 @@ def work(results: Path, log: Path) -> None:
         for claim in queue.drain(KEYS):
             content = payload(claim.key)
             queue.publish(claim, write)
-        queue.sweep(KEYS)
+        queue.store.sweep(KEYS)
 
 
 def line(key: str, pid: int) -> bytes:

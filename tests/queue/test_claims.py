@@ -371,10 +371,10 @@ class TestFail:
         assert a.store.attempts() == {}
         assert listing(a.store.failures) == set()
 
-    def test_an_unreadable_record_counts_as_none(self, a: Queue) -> None:
-        a.store.attempt(KEY, ATTEMPTS).write_text('{"key": "ab')
-        assert a.store.failure(KEY) is None
-        assert a.store.failed([KEY]) == {}
+    def test_a_damaged_record_is_one(self, a: Queue) -> None:
+        path = a.store.attempt(KEY, ATTEMPTS)
+        path.write_text('{"key": "ab')
+        assert a.store.failed([KEY])[KEY].error == f"{path}: the record of its failure is damaged"
 
 
 def taken_over(queue: Queue, clock: Clock, key: str = KEY) -> Claim:
@@ -465,9 +465,9 @@ class TestTakeOver:
             clock.now += 2 * LEASE
             return read(path)
 
-        monkeypatch.setattr(Path, "read_bytes", slow_read)
+        monkeypatch.setattr(watched, "read_regular", slow_read)
         assert b.claim(KEY) is None
-        monkeypatch.setattr(Path, "read_bytes", read)
+        monkeypatch.setattr(watched, "read_regular", Path.read_bytes)
         clock.now += 0.1 * LEASE
         assert b.claim(KEY) is None
 
@@ -484,7 +484,7 @@ class TestTakeOver:
             return content
 
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "read_bytes", slow_read)
+            patch.setattr(watched, "read_regular", slow_read)
             assert b.claim(KEY) is None
         assert owner_in_file(a) == held.identity
 
@@ -549,6 +549,22 @@ class TestWorkThatStandsStill:
         a.release(claim)
         clock.now += 1e6
         assert a.hangs() == ""  # it waits for others
+
+    def test_waiting_for_work_is_no_step(self, a: Queue, b: Queue, clock: Clock) -> None:
+        clock.now += 1e6
+        claimed(a)
+        assert a.hangs() == ""
+        clock.now += a.pace.limit() / 2
+        claimed(a, OTHER)  # while the first is held, its time goes on
+        clock.now += a.pace.limit() / 2 + 1
+        assert a.hangs() != ""
+
+    def test_a_process_that_was_stopped_does_not_hang(self, a: Queue, clock: Clock) -> None:
+        claimed(a)
+        clock.now += 1e6
+        assert a.hangs(1e6) == "" and a.hangs() == ""
+        clock.now += a.pace.limit() + 1
+        assert a.hangs() != ""
 
     def test_the_limit(self, a: Queue, clock: Clock) -> None:
         assert a.pace.limit() == 60 * LEASE  # nothing is known yet: an hour, with a lease of 60 s
@@ -633,6 +649,29 @@ class TestLosses:
             assert claim.lost == [] and a.store.losses() == {}
             a.release(claim)
 
+    def test_a_live_claim_is_not_removed_for_an_empty_one(self, a: Queue, b: Queue) -> None:
+        claim = claimed(a)
+        assert not b._remove(KEY, b"")
+        assert owner_in_file(b) == claim.identity
+
+    @pytest.mark.parametrize("make", [lambda path: path.symlink_to("nowhere"), os.mkfifo])
+    def test_something_else_in_place_of_a_claim(
+        self, a: Queue, clock: Clock, make: Callable[[Path], None]
+    ) -> None:
+        """A link to nothing is removed; of a pipe it is said that it is none, after a while."""
+        make(a.store.claims / KEY)
+        a.interrupted = Waiting(clock)
+        if (a.store.claims / KEY).is_symlink():
+            assert work(a, KEYS[:1]) == KEYS[:1]
+        else:
+            with pytest.raises(OSError, match="not a regular file"):
+                work(a, KEYS[:1])
+
+    def test_a_log_of_any_name(self, tmp_path: Path, clock: Clock) -> None:
+        queue = worker(tmp_path, "a")
+        queue.log = "x\udcff\n.log"
+        assert claimed(queue).content().endswith(b"x? .log\n")
+
     def test_what_cannot_be_read_does_not_count(
         self, a: Queue, b: Queue, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -640,7 +679,7 @@ class TestLosses:
         claimed(a)
         assert b.claim(KEY) is None
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "read_bytes", refused)
+            patch.setattr(watched, "read_regular", refused)
             for _ in range(5):
                 clock.now += LEASE / 2
                 assert b.claim(KEY) is None
@@ -946,6 +985,23 @@ class TestFinishedFolders:
             patch.setattr(b.store, "done", lambda _: pytest.fail("listed"))
             patch.setattr(b.store, "is_done", lambda _: pytest.fail("asked"))
             assert work(b, KEYS) == []
+
+    def test_one_from_which_a_result_is_moved_meanwhile(
+        self, a: Queue, b: Queue, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        a.interrupted = Waiting(clock)
+        work(a, [KEY])
+        a.store.unfinish("")
+        finish = a.store.finish
+
+        def moved_before_the_note(name: str) -> None:
+            if b.store.is_done(KEY) and not listing(b.store.damaged):
+                b.store.set_aside(KEY)
+            finish(name)
+
+        monkeypatch.setattr(a.store, "finish", moved_before_the_note)
+        assert work(a, [KEY]) == [KEY]
+        assert a.store.is_done(KEY)
 
     def test_a_folder_with_other_tasks_is_another(self, a: Queue, clock: Clock) -> None:
         a.interrupted = Waiting(clock)

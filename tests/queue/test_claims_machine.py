@@ -225,9 +225,16 @@ class Machine(RuleBasedStateMachine):
     @rule(number=who_is_awake)
     def sweep(self, number: int) -> None:
         self.queues[number].store.sweep(KEYS)
-        done = self.model.done
+        done, before = self.model.done, self.model.owner
         self.model.owner = {k: v for k, v in self.model.owner.items() if k not in done}
-        self.model.hidden = {k: v for k, v in self.model.hidden.items() if v not in done}
+        # Partial results are looked for only where something else is left of a task.
+        left = set(before) | set(self.model.attempts) | self.model.lost
+        left |= {key for name, key in self.model.hidden.items() if not name.endswith(".partial")}
+        self.model.hidden = {
+            name: key
+            for name, key in self.model.hidden.items()
+            if key not in done or (name.endswith(".partial") and key not in left)
+        }
         # A stalled owner can fail at what another has published: of that nothing stays.
         self.model.attempts = {k: n for k, n in self.model.attempts.items() if k not in done}
         self.model.lost -= done
@@ -336,6 +343,7 @@ class Machine(RuleBasedStateMachine):
             queue.publish(claim, writer(claim.key))
         assert sorted(tried) == sorted(set(KEYS) - self.model.done)
         queue.store.sweep(KEYS)
+        queue.store.begin()
         self.model = Model(done=set(KEYS))
         self.folders_agree()
 

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from harness import wait_until
 
+from virnuc_rules.serving import lifetime as lifetime_module
 from virnuc_rules.serving.lifetime import Lifetime
 
 NO_ROOM = "no other chunk fits into the job's time"
@@ -49,6 +51,65 @@ def test_the_longest_chunk_counts(reasons: list[str]) -> None:
     assert reasons == [NO_ROOM]
 
 
+def test_a_chunk_that_is_being_written_has_the_rest_of_the_time(reasons: list[str]) -> None:
+    forced: list[str] = []
+    with Lifetime(100, reasons.append, forced.append) as lifetime:
+        lifetime.chunk_took(5000)
+        lifetime._turn(time.monotonic() + 60, 0.0)
+        assert reasons == [NO_ROOM] and forced == []
+        lifetime._turn(lifetime._end + 11, 0.0)
+    assert forced == [f"{NO_ROOM}; it did not stop within 10 s"]
+
+
+def test_what_fails_once_does_not_end_the_watch(
+    reasons: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as too many open files: the next look may go well."""
+    turns = iter([OSError(24, "Too many open files"), MemoryError(), RuntimeError("no thread")])
+
+    def hangs(away: float) -> str:
+        for error in turns:
+            raise error
+        return "it hangs"
+
+    with Lifetime(0, reasons.append, reasons.append, hangs):
+        wait_until(lambda: reasons)
+    assert reasons[0] == "it hangs"
+
+
+def test_time_in_which_the_process_was_stopped_does_not_count(reasons: list[str]) -> None:
+    away: list[float] = []
+    with (
+        Lifetime(0, reasons.append, reasons.append, lambda gap: away.append(gap) or "") as one,
+        one.limited(100, lambda: reasons.append("too long")),
+    ):
+        one._turn(time.monotonic() + 150, 145.0)
+        assert reasons == [] and away[-1] == 145.0
+        one._turn(time.monotonic() + 300, 0.0)
+    assert "too long" in reasons
+
+
+@pytest.mark.parametrize(
+    ("words", "is_one"),
+    [
+        (["python3.11", "/x/bin/snakemake", "--cores", "2"], True),
+        (["/usr/bin/python", "-m", "snakemake"], True),
+        (["python", "-IS", "/tmp/fork/snakemake"], True),
+        (["snakemake"], True),
+        (["screen", "-S", "snakemake"], False),
+        (["bash", "-s", "snakemake"], False),
+        (["vim", "snakemake"], False),
+        ([], False),
+    ],
+)
+def test_which_process_is_snakemake(words: list[str], is_one: bool) -> None:
+    class Process:
+        def cmdline(self) -> list[str]:
+            return words
+
+    assert lifetime_module._is_snakemake(Process()) is is_one  # type: ignore[arg-type]
+
+
 def test_the_time_is_over(reasons: list[str]) -> None:
     with Lifetime(0.01, reasons.append, reasons.append):
         wait_until(lambda: reasons)
@@ -57,6 +118,7 @@ def test_the_time_is_over(reasons: list[str]) -> None:
 
 CHILD = """
 import sys, threading, psutil
+from virnuc_rules.serving import lifetime as lifetime_module
 from virnuc_rules.serving.lifetime import Lifetime
 over = threading.Event()
 with Lifetime(0, lambda reason: (print(reason, flush=True), over.set()), print):

@@ -1,7 +1,9 @@
 """One worker in this process, on the untrained models."""
 
 import errno
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,14 @@ from embedded import worker_of
 from harness import BUNDLE, DEMO, UNREADABLE
 
 from virnuc_rules.config.model import Config
+from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.embedding import embed
-from virnuc_rules.embedding.tasks import Tasks
+from virnuc_rules.embedding.tasks import Task, Tasks
+from virnuc_rules.errors import ChunkError
+from virnuc_rules.files.atomic import file_sha256
+from virnuc_rules.files.made import Made, Seen
+from virnuc_rules.planning.lacking import short_results
+from virnuc_rules.queue.claims import Claim
 from virnuc_rules.queue.store import Store
 from virnuc_rules.serving.worker import Exit, Worker
 from virnuc_rules.serving.worker_report import Memory, WorkerReport
@@ -136,6 +144,68 @@ def test_a_full_disk_is_no_fault_of_the_chunk(
     assert not list(store.embeddings.rglob(".*"))
     (named,) = {key for key in one.tasks if key in (report(config).exit_reason or "")}
     assert f"{store.result(named)}: No space left on device" in (report(config).exit_reason or "")
+
+
+def test_another_run_that_begins_meanwhile_hides_no_failure(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The records of what failed are gone, and so is its result: that is no success."""
+    one = worker(config)
+    spoil_a_chunk(one)
+    drain = one.queue.drain
+
+    def then_another_begins(*arguments: Any) -> Iterator[Claim]:
+        yield from drain(*arguments)
+        Store(config.run.results).begin()
+
+    monkeypatch.setattr(one.queue, "drain", then_another_begins)
+    assert one.run() == Exit.TRY_AGAIN
+    assert "another run has begun" in (one.report.exit_reason or "")
+
+
+def test_a_result_that_another_worker_made_again_stays(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert worker(config).run() == Exit.DRAINED
+    store, one = Store(config.run.results), worker(config)
+    key = next(iter(one.tasks))
+    good = store.result(key).read_bytes()
+    looks = iter([b"", good])
+
+    def cut_when_it_is_looked_for(tasks: list[Task], *rest: Any) -> list[Task]:
+        store.result(key).write_bytes(next(looks))
+        return short_results(tasks, *rest)
+
+    monkeypatch.setattr("virnuc_rules.serving.worker.short_results", cut_when_it_is_looked_for)
+    assert one.run() == Exit.DRAINED and not store.damaged.exists()
+    assert store.result(key).read_bytes() == good
+
+
+def test_a_result_that_is_a_link_to_nothing_is_made_again(config: Config) -> None:
+    assert worker(config).run() == Exit.DRAINED
+    store, one = Store(config.run.results), worker(config)
+    path = store.result(next(iter(one.tasks)))
+    path.unlink()
+    path.symlink_to("archived")
+    assert one.run() == Exit.DRAINED
+    assert path.is_file() and not path.is_symlink()
+
+
+def test_a_damaged_manifest_is_named_and_no_result_is(config: Config) -> None:
+    assert worker(config).run() == Exit.DRAINED
+    folder = RunFolder(config.run.results).chunks("lake")
+    folder.made.write_text(made_of(folder.manifest))
+    text = folder.manifest.read_text()
+    folder.manifest.write_text(text.replace('"open_frames": 4', '"open_frames": 5', 1))
+    assert folder.manifest.read_text() != text
+    with pytest.raises(ChunkError, match=r"manifest\.json: the content has changed"):
+        worker(config)
+    assert not RunFolder(config.run.results).damaged.exists()
+
+
+def made_of(path: Path) -> str:
+    """A made.json that knows of one file."""
+    return Made(of={}, files={path.name: Seen.of(path, file_sha256(path))}).model_dump_json()
 
 
 def test_no_space_for_the_report_after_loading(

@@ -62,6 +62,9 @@ WINDOW_SCHEMA = pa.schema(
 )
 
 
+_SCHEMAS = {"contigs.parquet": CONTIG_SCHEMA, "windows.parquet": WINDOW_SCHEMA}  # of ChunkFolder
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """R open frames with their sequences; `ids` are upstream's names."""
@@ -96,7 +99,10 @@ def read_table(path: Path) -> Iterator[pa.Table]:
     Raises ChunkError if it is missing or damaged, EnvironmentProblem if it cannot be read.
     """
     with damage_named(path), open_regular(path) as file:
-        for batch in pq.ParquetFile(file, page_checksum_verification=True).iter_batches():
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        if parquet.schema_arrow != _SCHEMAS.get(path.name, parquet.schema_arrow):
+            raise ChunkError(f"{path}: not a table of this version; {REMEDY}")
+        for batch in parquet.iter_batches():
             yield pa.Table.from_batches([batch])
 
 

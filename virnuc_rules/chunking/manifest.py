@@ -1,5 +1,7 @@
 """The manifest of a chunk folder. Imports no pyarrow: a job without work reads only this."""
 
+import hashlib
+
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from virnuc_rules.config.model import Chunking
@@ -49,7 +51,14 @@ def read_manifest(folder: ChunkFolder) -> Manifest:
         raise UnusableSample(made.problem)
     try:
         with environment_named(path):
-            return Manifest.model_validate_json(read_regular(path))
+            content = read_regular(path)
+        known = made.files.get(path.name) if made else None
+        if known and known.sha256 and hashlib.sha256(content).hexdigest() != known.sha256:
+            raise ChunkError(
+                f"{path}: the content has changed since it was written; delete the sample's chunk "
+                "folder and run again"
+            )
+        return Manifest.model_validate_json(content)
     except OSError as error:
         reason = error.strerror or error
         raise ChunkError(f"{path}: cannot be read ({reason}); chunk the sample first") from None

@@ -30,8 +30,8 @@ def short_results(tasks: list[Task], store: Store, card: BundleCard) -> list[Tas
     def is_short(task: Task) -> bool:
         try:
             size = _matrices(store.result(task.key))
-        except OSError as error:  # what cannot be opened is not damaged; a folder there is
-            return not (cause(error) or isinstance(error, FileNotFoundError))
+        except OSError as error:  # what cannot be opened is not damaged; a folder or dead link is
+            return not cause(error)
         return size != task.entry.open_frames * width * _FLOAT32
 
     with ThreadPoolExecutor(_THREADS) as threads:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -57,10 +58,10 @@ def usable_results(tasks: list[Task], run: Run) -> Iterator[tuple[Chunk, Embeddi
         result = None
         try:
             chunk = task.read()
-            result = read_result(store.result(task.key), task.key, chunk.ids)
-            if (result.dnabert_s.shape[1], result.esm2.shape[1]) != widths:
-                path = store.result(task.key)
-                raise ResultError(f"{path}: the result is damaged (it is of other networks)")
+            try:
+                result = _read(store.result(task.key), task.key, chunk.ids, widths)
+            except ResultError:  # again, before it is moved: a worker may have replaced it
+                result = _read(store.result(task.key), task.key, chunk.ids, widths)
         except MissingResult as error:
             if run.on_failed_chunks == "error" or store.failure(task.key) is None:
                 unusable.append(str(error))
@@ -79,6 +80,13 @@ def usable_results(tasks: list[Task], run: Run) -> Iterator[tuple[Chunk, Embeddi
             f"{unusable[0]}; {len(unusable)} of {len(tasks)} chunks are without a usable result: "
             "run the same command again to embed them"
         )
+
+
+def _read(path: Path, key: str, ids: list[str], widths: tuple[int, int]) -> Embeddings:
+    result = read_result(path, key, ids)
+    if (result.dnabert_s.shape[1], result.esm2.shape[1]) != widths:
+        raise ResultError(f"{path}: the result is damaged (it is of other networks)")
+    return result
 
 
 def scored_chunks(

@@ -48,7 +48,7 @@ class ClaimText:
     def content(self) -> bytes:
         """Return the content of the file, always of the same length."""
         counters = f"{self.life:012d} {self.work:012d} {self.still:09d} {self.limit:09d}"
-        return self.beginning + f"{counters} {self.log}\n".encode()
+        return self.beginning + f"{counters} {self.log}\n".encode(errors="replace")
 
     @classmethod
     def parse(cls, content: bytes) -> Self | None:

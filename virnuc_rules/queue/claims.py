@@ -128,8 +128,12 @@ class Queue:
                 for claim in self.held.values():
                     claim.beat(self.pace)
 
-    def hangs(self) -> str:
-        """Say for how long the work on what is held has stood still, where that is too long."""
+    def hangs(self, away: float = 0.0) -> str:
+        """Say for how long the work on what is held has stood still, where that is too long.
+
+        away: seconds since the last call in which this process was stopped as a whole.
+        """
+        self.pace.forgive(away)
         still, limit = self.pace.still(), self.pace.limit()
         is_long = bool(self.held) and still > limit
         return f"no progress for {still:.0f} s (limit {limit:.0f} s)" if is_long else ""
@@ -174,6 +178,8 @@ class Queue:
             name.unlink()
         if owned:
             with self._lock:
+                if not self.held:
+                    self.pace.begin()  # waiting for work was no step of it
                 self.held[key] = claim
             return claim
         os.close(claim.descriptor)
@@ -184,8 +190,9 @@ class Queue:
 
     def _take_over(self, key: str) -> bool:
         """Tell whether the key is unclaimed; removes the claim of a worker that is lost."""
+        path = self.store.claims / key
         try:
-            seen = self._watched.look(self.store.claims / key)
+            seen = self._watched.look(path)
         except OSError:  # only a missing file means that there is no claim
             now = time.monotonic()
             if now - self._unreadable.setdefault(key, now) < _PATIENCE * self.lease_seconds:
@@ -193,6 +200,8 @@ class Queue:
             raise
         self._unreadable.pop(key, None)
         if seen is None:
+            if path.is_symlink():  # to nothing: not of ours
+                path.unlink(missing_ok=True)
             return True
         if not seen.is_lost(self.lease_seconds):
             return False
@@ -217,7 +226,8 @@ class Queue:
                 return False
         is_meant = False
         with contextlib.suppress(OSError):
-            is_meant = aside.read_bytes().startswith(beginning)
+            content = aside.read_bytes()
+            is_meant = content == beginning or (bool(beginning) and content.startswith(beginning))
         if not is_meant:
             with contextlib.suppress(OSError):
                 os.link(aside, target)

@@ -39,6 +39,11 @@ class Pace:
         with self._lock:
             self._slowest = max(self._slowest or 0.0, self._slowest_now)
 
+    def forgive(self, seconds: float) -> None:
+        """Do not count time in which the process was stopped."""
+        with self._lock:
+            self._last += seconds
+
     def still(self) -> float:
         """Return the seconds since the last step."""
         return time.monotonic() - self._last

@@ -32,6 +32,7 @@ class Rounds:
         self.queue, self.store, self.index = queue, queue.store, index
         self.shards = by_shard(dict.fromkeys(keys))
         self.open = {key for keys in self.shards.values() for key in keys}
+        self.keys = {shard: frozenset(keys) for shard, keys in self.shards.items()}
         self.names = {shard: _name(shard, keys) for shard, keys in self.shards.items()}
         self.failed = set[str]()  # shards with failed tasks
         self.finished = set[str]()  # names of shards that another worker found finished
@@ -105,11 +106,22 @@ class Rounds:
         left = [key for key in keys if key not in done]
         if left:
             self.shards[shard] = left
-        elif shard not in self.failed:
-            self.store.finish(self.names[shard])
+        elif shard not in self.failed and not self._is_finished(shard):
+            self.shards[shard] = left = before
         self.open.difference_update(before)
         self.open.update(left)
         return left
+
+    def _is_finished(self, shard: str) -> bool:
+        """Note that a folder is finished; not so if a result was moved away meanwhile.
+
+        Who moves one removes the notes after it, and this looks again after writing one.
+        """
+        self.store.finish(self.names[shard])
+        if self.store.done(self.keys[shard]) == self.keys[shard]:
+            return True
+        self.store.unfinish(shard)
+        return False
 
     def _comes_last(self, key: str) -> bool:
         return key in self.attempts or key in self.suspects or key in self.queue.postponed

@@ -70,9 +70,7 @@ class Store:
             moved = self.result(key).rename(aside)
         except FileNotFoundError:
             return None
-        for name in self.finished_shards():
-            if name.startswith(key[:2]):
-                (self.finished / name).unlink(missing_ok=True)
+        self.unfinish(key[:2])
         return moved
 
     def claimed(self) -> set[str]:
@@ -88,21 +86,32 @@ class Store:
         with contextlib.suppress(OSError):
             (self.finished / name).touch()
 
+    def unfinish(self, shard: str) -> None:
+        """Remove the notes on a folder."""
+        for name in self.finished_shards():
+            if name.startswith(shard):
+                (self.finished / name).unlink(missing_ok=True)
+
     def attempt(self, key: str, number: int) -> Path:
         """Return the path of the record of a failed attempt, from 1."""
         return self.failures / f"{key}.{number}.json"
 
     def failure(self, key: str) -> Failure | None:
         """Return the record of a task that failed in its last attempt; None if it has not."""
+        path = self.attempt(key, ATTEMPTS)
         try:
-            return Failure.model_validate_json(self.attempt(key, ATTEMPTS).read_bytes())
-        except (FileNotFoundError, ValidationError):
+            return Failure.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
             return None
+        except ValidationError:
+            words = {"traceback": "", "worker": "", "host": "", "log": ""}
+            error = f"{path}: the record of its failure is damaged"
+            return Failure(key=key, task=key, error=error, attempts=ATTEMPTS, **words)
 
     def failed(self, keys: Iterable[str]) -> dict[str, Failure]:
         """Return the records of the tasks that failed in their last attempt."""
         attempts = self.attempts()
-        last = (self.failure(key) for key in keys if attempts.get(key) == ATTEMPTS)
+        last = (self.failure(key) for key in keys if attempts.get(key, 0) >= ATTEMPTS)
         return {failure.key: failure for failure in last if failure}
 
     def attempts(self) -> dict[str, int]:
@@ -149,8 +158,11 @@ class Store:
         Results may have been deleted since the last one: no folder is known to be finished.
         """
         self._remove((self.failures, self.lost), None if keys is None else set(keys))
-        for name in self.finished_shards():
-            (self.finished / name).unlink(missing_ok=True)
+        self.unfinish("")
+        for folder in self.embeddings.glob("*") if keys is None else ():
+            for path in folder.glob(".*.partial"):  # `sweep` looks only where a worker was lost
+                if self.is_done(_key(path.name)):
+                    path.unlink(missing_ok=True)
 
     def sweep(self, keys: Iterable[str]) -> None:
         """Remove files that lost workers left of done tasks: claims, failures, partial files.

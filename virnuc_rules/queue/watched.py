@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from virnuc_rules.files.environment import read_regular
 from virnuc_rules.queue.claim_text import ClaimText
 from virnuc_rules.queue.store import Store
 
@@ -58,7 +59,7 @@ class Watched:
         key, before = path.name, self.seen.get(path.name)
         begun = time.monotonic()
         try:
-            content = path.read_bytes()
+            content = read_regular(path)
         except FileNotFoundError:
             self.seen.pop(key, None)
             return None

@@ -8,12 +8,14 @@ GIL, prints the traceback and exits with 1. Claims are then taken over by others
 
 import contextlib
 import faulthandler
+import logging
 import os
 import select
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -21,13 +23,16 @@ from typing import Self
 
 import psutil
 
+logger = logging.getLogger(__name__)
+
 # What schedulers and terminals send to end a job.
 SIGNALS = (
     signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1, signal.SIGUSR2,
 )  # fmt: skip
 _POLL = 0.5  # seconds
+_AWAY = 5.0  # seconds between two looks: the process, or its machine, was stopped meanwhile
 _GRACE = 10.0  # seconds from being asked to stop to the end by force; Slurm kills after 30
-_WITHOUT_GIL = 300.0  # seconds in which no other thread of Python has run
+_WITHOUT_GIL = 3600.0  # seconds in which no other thread of Python has run; a job may be suspended
 _MIN_RESERVE, _MAX_RESERVE = 30.0, 120.0  # seconds, for starting and ending the process
 _MARGIN = 1.25  # the next chunk may take this many times as long as the longest before it
 
@@ -51,7 +56,7 @@ class Lifetime:
         minutes: float,
         stop: Callable[[str], None],
         force: Callable[[str], None],
-        hangs: Callable[[], str] = str,
+        hangs: Callable[[float], str] = lambda away: "",
     ) -> None:
         seconds = 60 * minutes
         reserve = min(max(_MIN_RESERVE, seconds / 10), _MAX_RESERVE, seconds / 2)
@@ -92,7 +97,7 @@ class Lifetime:
         """Stop if another chunk of the longest duration would not fit into the job's time."""
         self._longest = max(self._longest, seconds)
         if time.monotonic() + _MARGIN * self._longest > self._end:
-            self.stop("no other chunk fits into the job's time")
+            self.stop("no other chunk fits into the job's time", self._end)
 
     @contextlib.contextmanager
     def limited(self, seconds: float, give_up: Callable[[], None]) -> Iterator[None]:
@@ -105,16 +110,23 @@ class Lifetime:
         try:
             yield
         finally:
-            self._limit = None
+            with self._lock:
+                self._limit = None
             _end_without_gil(_WITHOUT_GIL)
 
-    def stop(self, reason: str) -> None:
-        """Ask the worker to stop; only the first reason counts."""
+    def stop(self, reason: str, until: float = 0.0) -> None:
+        """Ask the worker to stop; only the first reason counts.
+
+        until: it may go on with what it does; only after this time the grace time begins.
+        """
         with self._lock:
             if self._stopped:
                 return
-            self._stopped = reason, time.monotonic()
-        self._stop(reason)
+            self._stopped = reason, max(time.monotonic(), until)
+        if threading.current_thread() is not self._thread:
+            self._stop(reason)
+        else:  # `stop` logs, and a log may hang: this thread must go on
+            threading.Thread(target=self._stop, args=(reason,), daemon=True).start()
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         """Handle a signal in the main thread, between two steps of Python."""
@@ -123,22 +135,36 @@ class Lifetime:
             raise Interrupted
 
     def _watch(self) -> None:
+        last = time.monotonic()
         while not self._closed.is_set():
-            for number in self._signals():
-                self.stop(_interrupted_by(number))
-            now = time.monotonic()
-            if now > self._end:
-                self.stop("the job's time is over")
-            elif self._snakemake and not _is_alive(self._snakemake):
-                self.stop("Snakemake is gone")
-            if self._stopped and now > self._stopped[1] + _GRACE:
-                self._force(f"{self._stopped[0]}; it did not stop within {_GRACE:g} s")
-            elif self._limit and now > self._limit[0]:
-                self._limit[1]()
-            elif hangs := self._hangs():
-                self._force(hangs)
-            elif not self._limit:
-                _end_without_gil(_WITHOUT_GIL)
+            try:
+                for number in self._signals():
+                    self.stop(_interrupted_by(number))
+                now = time.monotonic()
+                away, last = max(0.0, now - last - _AWAY), now
+                self._turn(now, away)
+            except Exception:  # no memory, no more open files: the next turn may go well
+                logger.debug("%s", traceback.format_exc())
+                time.sleep(_POLL)
+
+    def _turn(self, now: float, away: float) -> None:
+        """Look once at all that may end the worker; away: seconds that the process was stopped."""
+        with self._lock:
+            if self._limit:
+                self._limit = self._limit[0] + away, self._limit[1]
+            limit = self._limit
+        if now > self._end:
+            self.stop("the job's time is over")
+        elif self._snakemake and not _is_alive(self._snakemake):
+            self.stop("Snakemake is gone")
+        if self._stopped and now > self._stopped[1] + _GRACE:
+            self._force(f"{self._stopped[0]}; it did not stop within {_GRACE:g} s")
+        elif limit and now > limit[0]:
+            limit[1]()
+        elif hangs := self._hangs(away):
+            self._force(hangs)
+        elif not limit:
+            _end_without_gil(_WITHOUT_GIL)
 
     def _signals(self) -> bytes:
         """Wait a little for signals; return their numbers."""
@@ -167,10 +193,12 @@ def snakemakes() -> list[psutil.Process]:
 
 def _is_snakemake(process: psutil.Process) -> bool:
     try:
-        words = process.cmdline()[:3]  # python snakemake, python -m snakemake
+        words = process.cmdline()
     except psutil.Error:
         return False
-    return any(Path(word).name == "snakemake" for word in words)
+    if words and Path(words[0]).name.startswith("python"):  # python [-options] [-m] snakemake
+        words = [word for word in words[1:4] if not word.startswith("-")]
+    return bool(words) and Path(words[0]).name == "snakemake"
 
 
 def _is_alive(process: psutil.Process) -> bool:
@@ -178,3 +206,5 @@ def _is_alive(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+    except (psutil.Error, OSError):  # such as too many open files
+        return True

@@ -19,6 +19,7 @@ from virnuc_rules.files.environment import environment_problem
 from virnuc_rules.models.card import read_card
 from virnuc_rules.planning.lacking import short_results
 from virnuc_rules.queue.claims import Claim, Queue
+from virnuc_rules.queue.store import ATTEMPTS
 from virnuc_rules.serving.lifetime import Interrupted, Lifetime
 from virnuc_rules.serving.loading import Loaded, Loader
 from virnuc_rules.serving.lost import describe
@@ -70,6 +71,7 @@ class Worker:
         self.report = self.reporter.report
         self.lifetime = Lifetime(minutes, self._interrupt, self._end_by_force, self.queue.hangs)
         self.interruption = ""
+        self.failed = set[str]()  # tasks that this worker saw fail for the last time
         self.problems = 0  # of the environment, since the last chunk that was published
 
     def run(self) -> Exit:
@@ -98,7 +100,7 @@ class Worker:
             return f"cannot go on: {one_line(error)}", Exit.FAILED_CHUNKS
 
     def _work(self) -> tuple[str, Exit]:
-        if self.begins:
+        if self.begins and not self.queue.store.claimed():  # else another one has begun it
             self.queue.store.begin(self.tasks)
         self._set_short_results_aside()
         left = self._left()
@@ -128,7 +130,10 @@ class Worker:
         """Make tasks pending whose result was cut; what else is damaged is seen when it is read."""
         store = self.queue.store
         done = [self.tasks[key] for key in store.done(self.tasks)]
-        for task in short_results(done, store, read_card(self.settings.run.bundle)):
+        card = read_card(self.settings.run.bundle)
+        for task in short_results(done, store, card):
+            if not short_results([task], store, card):
+                continue  # another worker has just made it again
             aside = store.set_aside(task.key)
             logger.warning(
                 "worker %s: %s: cut short, moved to %s; embedding it again",
@@ -139,6 +144,9 @@ class Worker:
         """Log the tasks that have failed, in this worker or another one; return reason and code."""
         store = self.queue.store
         failures = [f for f in store.failed(self.tasks).values() if not store.is_done(f.key)]
+        gone = self.failed - {failure.key for failure in failures}
+        if any(not store.is_done(key) for key in gone):
+            return f"{did}; another run has begun, which tries what failed again", Exit.TRY_AGAIN
         if not failures:
             return did, Exit.DRAINED
         for failure in failures:
@@ -155,6 +163,8 @@ class Worker:
 
     def _end_by_force(self, reason: str, code: int = Exit.TRY_AGAIN) -> None:
         """End the process although its main thread hangs; in seconds, whatever else hangs too."""
+
+        self.queue.interrupted.set()  # a main thread that wakes claims nothing more
 
         def leave() -> None:
             self.queue.release_all()
@@ -244,7 +254,8 @@ class Worker:
 
     def _fail(self, claim: Claim, cause: str, text: str, last: bool = False) -> None:
         name = self.tasks[claim.key].name
-        self.queue.fail(claim, name, cause, text, last)
+        if self.queue.fail(claim, name, cause, text, last).attempts == ATTEMPTS:
+            self.failed.add(claim.key)
         logger.warning("worker %s: chunk %s failed: %s", self.name, name, cause)
         logger.debug("%s", text)
         self.report.failed_chunks += 1
