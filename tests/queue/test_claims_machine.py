@@ -117,6 +117,11 @@ class Machine(RuleBasedStateMachine):
         claim = self.queues[number].claim(key)
         if not claim:
             assert before or key in self.model.done, "a free task was not to be had"
+            if before and not (self.store.claims / key).exists():  # of a done key: removed
+                assert key in self.model.done
+                assert self.clock.now - self.model.beaten[before] >= LEASE, "removed too early"
+                del self.model.owner[key]
+                self.model.lost.add(key)
             return
         assert key not in self.model.done
         assert not before or self.clock.now - self.model.beaten[before] >= LEASE, "taken too early"

@@ -163,7 +163,6 @@ class Worker:
 
     def _end_by_force(self, reason: str, code: int = Exit.TRY_AGAIN) -> None:
         """End the process although its main thread hangs; in seconds, whatever else hangs too."""
-
         self.queue.interrupted.set()  # a main thread that wakes claims nothing more
 
         def leave() -> None:
@@ -254,12 +253,13 @@ class Worker:
 
     def _fail(self, claim: Claim, cause: str, text: str, last: bool = False) -> None:
         name = self.tasks[claim.key].name
-        if self.queue.fail(claim, name, cause, text, last).attempts == ATTEMPTS:
-            self.failed.add(claim.key)
+        failure = self.queue.fail(claim, name, cause, text, last)
         logger.warning("worker %s: chunk %s failed: %s", self.name, name, cause)
         logger.debug("%s", text)
-        self.report.failed_chunks += 1
-        self._chunk_done()
+        if failure.attempts == ATTEMPTS:  # else it will be tried again
+            self.failed.add(claim.key)
+            self.report.failed_chunks += 1
+            self._chunk_done()
 
     def _published(self, claim: Claim, result: "Embeddings") -> None:
         self.problems = 0
