@@ -13,7 +13,13 @@ from chunk_folders import SOURCE, chunk_it, manifest_of
 from harness import UNREADABLE, no_more_open_files
 
 from virnuc_rules.chunking.bases import Bases
-from virnuc_rules.chunking.format import read_chunk, read_table
+from virnuc_rules.chunking.format import (
+    CONTIG_SCHEMA,
+    WINDOW_SCHEMA,
+    read_chunk,
+    read_columns,
+    read_table,
+)
 from virnuc_rules.chunking.manifest import ChunkEntry, read_manifest
 from virnuc_rules.config.run_folder import ChunkFolder
 from virnuc_rules.errors import ChunkError, EnvironmentProblem
@@ -256,3 +262,15 @@ def test_a_damaged_table(one: tuple[Path, ChunkEntry], name: str) -> None:
             list(read_table(path))
         assert str(raised.value).startswith(f"{path}: ")
         path.touch()
+
+
+@pytest.mark.parametrize("name", ["contigs.parquet", "windows.parquet"])
+def test_a_table_with_a_flipped_bit_in_a_column_name_is_damaged(tmp_path: Path, name: str) -> None:
+    schema = {"contigs.parquet": CONTIG_SCHEMA, "windows.parquet": WINDOW_SCHEMA}[name]
+    path = tmp_path / name
+    pq.write_table(schema.empty_table(), path)
+    assert sum(part.num_rows for part in read_table(path)) == 0
+    names = ["bontig_index" if field == "contig_index" else field for field in schema.names]
+    pq.write_table(schema.empty_table().rename_columns(names), path)
+    with pytest.raises(ChunkError, match=f"{name}: not a table of this version"):
+        read_columns(path, "contig_index")
