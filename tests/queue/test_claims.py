@@ -1003,6 +1003,20 @@ class TestFinishedFolders:
         assert work(a, [KEY]) == [KEY]
         assert a.store.is_done(KEY)
 
+    def test_a_result_is_moved_that_was_seen_done_before(
+        self, a: Queue, b: Queue, clock: Clock
+    ) -> None:
+        """Who moved it is lost: whoever finishes the folder does it again."""
+        a.interrupted = Waiting(clock)
+        publish(b, claimed(b))
+        drain, tried = a.drain(KEYS[:2]), []
+        for claim in drain:
+            tried.append(claim.key)
+            if len(tried) == 1:
+                b.store.set_aside(KEY)
+            publish(a, claim)
+        assert tried == [KEYS[1], KEY]
+
     def test_a_folder_with_other_tasks_is_another(self, a: Queue, clock: Clock) -> None:
         a.interrupted = Waiting(clock)
         for keys in (KEYS[:1], KEYS):

@@ -22,12 +22,11 @@ from typing import Self
 
 from virnuc_rules.files.atomic import sync_directory, write_json
 from virnuc_rules.queue.claim_text import ClaimText, new_owner
-from virnuc_rules.queue.pace import Pace
+from virnuc_rules.queue.pace import BEATS_PER_LEASE, Pace
 from virnuc_rules.queue.rounds import Rounds
 from virnuc_rules.queue.store import ATTEMPTS, POISON, SUSPECT, Failure, Store
 from virnuc_rules.queue.watched import Watched
 
-_BEATS_PER_LEASE = 5
 _PATIENCE = 3  # leases until a claim that cannot be read is an error
 
 
@@ -123,7 +122,7 @@ class Queue:
             self.release(claim)
 
     def _heartbeat(self) -> None:
-        while not self._closed.wait(self.lease_seconds / _BEATS_PER_LEASE):
+        while not self._closed.wait(self.lease_seconds / BEATS_PER_LEASE):
             with self._lock:
                 for claim in self.held.values():
                     claim.beat(self.pace)

@@ -3,6 +3,7 @@
 import threading
 import time
 
+BEATS_PER_LEASE = 5  # of a worker's counters; others look as often
 _SLOWEST = 20  # a step may take this many times as long as the slowest before it
 _LEASES = 10  # at least; 10 minutes with the default lease
 _FIRST_LEASES = 60  # before the first chunk is done: an hour

@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from virnuc_rules.queue.pace import BEATS_PER_LEASE
 from virnuc_rules.queue.store import ATTEMPTS, SUSPECT, by_shard
 
 if TYPE_CHECKING:
     from virnuc_rules.queue.claims import Claim, Queue
 
-_LOOKS_PER_LEASE = 5  # at claims of others: their counters rise as often
 _WATCHED = 8  # claims in a look
 _FIRST_PAUSE = 0.05  # seconds between two rounds that found nothing; doubles up to a look
 _REST = 9  # a pause is at least this many times as long as the round before it
@@ -32,7 +32,7 @@ class Rounds:
         self.queue, self.store, self.index = queue, queue.store, index
         self.shards = by_shard(dict.fromkeys(keys))
         self.open = {key for keys in self.shards.values() for key in keys}
-        self.keys = {shard: frozenset(keys) for shard, keys in self.shards.items()}
+        self.keys = dict(self.shards)  # all tasks of a folder, also those that are done
         self.names = {shard: _name(shard, keys) for shard, keys in self.shards.items()}
         self.failed = set[str]()  # shards with failed tasks
         self.finished = set[str]()  # names of shards that another worker found finished
@@ -48,7 +48,7 @@ class Rounds:
 
     def steps(self) -> Iterator["Claim | float"]:
         """Yield claims and pauses; see `Queue.steps`."""
-        pause, beat = _FIRST_PAUSE, self.queue.lease_seconds / _LOOKS_PER_LEASE
+        pause, beat = _FIRST_PAUSE, self.queue.lease_seconds / BEATS_PER_LEASE
         while self.shards and not self.queue.interrupted.is_set():
             begun, idle = time.monotonic(), True
             for claim in self._round():
@@ -104,24 +104,25 @@ class Rounds:
         else:
             done = {key for key in free if self.store.is_done(key)}
         left = [key for key in keys if key not in done]
+        if not left and shard not in self.failed:
+            left = self._finish(shard)
         if left:
             self.shards[shard] = left
-        elif shard not in self.failed and not self._is_finished(shard):
-            self.shards[shard] = left = before
         self.open.difference_update(before)
         self.open.update(left)
         return left
 
-    def _is_finished(self, shard: str) -> bool:
-        """Note that a folder is finished; not so if a result was moved away meanwhile.
+    def _finish(self, shard: str) -> list[str]:
+        """Note that a folder is finished; return tasks whose results were moved away meanwhile.
 
         Who moves one removes the notes after it, and this looks again after writing one.
         """
         self.store.finish(self.names[shard])
-        if self.store.done(self.keys[shard]) == self.keys[shard]:
-            return True
-        self.store.unfinish(shard)
-        return False
+        done = self.store.done(self.keys[shard])
+        missing = [key for key in self.keys[shard] if key not in done]
+        if missing:
+            self.store.unfinish(shard)
+        return missing
 
     def _comes_last(self, key: str) -> bool:
         return key in self.attempts or key in self.suspects or key in self.queue.postponed
@@ -138,7 +139,7 @@ class Rounds:
         """Look at a few claims of others, once in a while; take over what is lost."""
         if time.monotonic() < self.next_look:
             return None
-        self.next_look = time.monotonic() + self.queue.lease_seconds / _LOOKS_PER_LEASE
+        self.next_look = time.monotonic() + self.queue.lease_seconds / BEATS_PER_LEASE
         held = self.claimed & self.open
         self.watched = [key for key in self.watched if key in held]
         more = sorted(held.difference(self.watched, self.queue.held))
