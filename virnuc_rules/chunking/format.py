@@ -62,9 +62,6 @@ WINDOW_SCHEMA = pa.schema(
 )
 
 
-_SCHEMAS = {"contigs.parquet": CONTIG_SCHEMA, "windows.parquet": WINDOW_SCHEMA}  # of ChunkFolder
-
-
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """R open frames with their sequences; `ids` are upstream's names."""
@@ -100,7 +97,9 @@ def read_table(path: Path) -> Iterator[pa.Table]:
     """
     with damage_named(path), open_regular(path) as file:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
-        if parquet.schema_arrow != _SCHEMAS.get(path.name, parquet.schema_arrow):
+        folder = ChunkFolder(path.parent)
+        schemas = {folder.contigs: CONTIG_SCHEMA, folder.windows: WINDOW_SCHEMA}
+        if parquet.schema_arrow != schemas.get(path, parquet.schema_arrow):
             raise ChunkError(f"{path}: not a table of this version; {REMEDY}")
         for batch in parquet.iter_batches():
             yield pa.Table.from_batches([batch])

@@ -121,10 +121,8 @@ class Worker:
 
     def _left(self) -> set[str]:
         """Return the keys of the tasks that are neither done nor failed."""
-        return self.tasks.keys() - self.queue.store.done(self.tasks) - self._failed()
-
-    def _failed(self) -> set[str]:
-        return set(self.queue.store.failed(self.tasks))
+        store = self.queue.store
+        return self.tasks.keys() - store.done(self.tasks) - store.failed(self.tasks).keys()
 
     def _set_short_results_aside(self) -> None:
         """Make tasks pending whose result was cut; what else is damaged is seen when it is read."""
