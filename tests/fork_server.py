@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -42,6 +42,7 @@ LATE = (  # what others import when they run
     "pandas",  # pyarrow's
     "pyarrow.dataset",
     "smart_open",
+    "snakemake.cli",  # before its parts, which import each other
     "snakemake.profiles",
     "snakemake.report.html_reporter",
     "snakemake.scheduling.milp",
@@ -160,8 +161,8 @@ def show_clients_as_parents(clients: dict[int, int]) -> None:
     psutil.Process.ppid = lambda process: clients.get(process.pid) or ppid(process)
 
 
-def import_everything() -> dict[str, Main]:
-    """Import as the commands do; return their functions."""
+def import_library(late: Iterable[str]) -> Main:
+    """Import all that `virnuc-rules` does, and modules that others import late; return its main."""
     os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # pyarrow's: a thread
     import virnuc_rules
     from virnuc_rules.cli import main
@@ -169,14 +170,20 @@ def import_everything() -> dict[str, Main]:
     sys.argv = ["virnuc-rules", "--help"]
     with contextlib.redirect_stdout(None), contextlib.suppress(SystemExit):
         main.main()  # it sets variables that torch and pyarrow read when they are imported
-    import snakemake.cli
-
     for module in pkgutil.walk_packages(virnuc_rules.__path__, "virnuc_rules."):
         importlib.import_module(module.name)
-    for name in LATE:
+    for name in late:
         importlib.import_module(name)
+    return main.main
+
+
+def import_everything() -> dict[str, Main]:
+    """Import as the commands do; return their functions."""
+    main = import_library(LATE)
+    import snakemake.cli
+
     assert "huggingface_hub" not in sys.modules, "it reads the environment when it is imported"
-    return {"virnuc-rules": main.main, "snakemake": snakemake.cli.main}
+    return {"virnuc-rules": main, "snakemake": snakemake.cli.main}
 
 
 def end(main: Main) -> NoReturn:

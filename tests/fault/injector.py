@@ -1,12 +1,9 @@
 """Faults for commands: the settings of injector.c, the faults that it had, and forked commands."""
 
-import contextlib
 import ctypes
 import gc
-import importlib
 import logging
 import os
-import pkgutil
 import shutil
 import signal
 import subprocess
@@ -16,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
+
+from fork_server import import_library
 
 SOURCE = Path(__file__).with_suffix(".c")
 LONGEST = 120.0  # seconds of a command; only a hang reaches it
@@ -69,20 +68,10 @@ class Ended(NamedTuple):
 
 def import_everything() -> None:
     """Import what commands import, so that a forked one begins at once."""
-    os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # pyarrow's: a thread
-    from virnuc_rules.cli import main
+    import_library(LATE)
     from virnuc_rules.files import environment
     from virnuc_rules.serving import worker
 
-    sys.argv = ["virnuc-rules", "--help"]
-    with contextlib.redirect_stdout(None), contextlib.suppress(SystemExit):
-        main.main()  # it sets variables that torch and pyarrow read when they are imported
-    import virnuc_rules
-
-    for module in pkgutil.walk_packages(virnuc_rules.__path__, "virnuc_rules."):
-        importlib.import_module(module.name)
-    for name in LATE:
-        importlib.import_module(name)
     for waits in (environment, worker):  # pauses before another try
         waits._PAUSES = tuple(0.0 for _ in waits._PAUSES)
     gc.freeze()
