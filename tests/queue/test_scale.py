@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from test_claims import LEASE, Clock, claimed, faked, publish, work, worker
+from test_claims import LEASE, Clock, claimed, publish, work, worker
 
 from virnuc_rules.queue.claims import Claim, Queue
 
@@ -30,11 +30,6 @@ def load(name: str) -> ModuleType:
 
 
 claims, simulation = load("claims"), load("simulation")
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return faked(monkeypatch)
 
 
 def crowded(tmp_path: Path) -> tuple[Queue, Queue]:
