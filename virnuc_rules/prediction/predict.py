@@ -35,15 +35,15 @@ def predict(
     sample: str,
     out: Path,
     finish: Callable[[SampleFolder, list[str]], None] = lambda *_: None,
-) -> list[str]:
+) -> None:
     """Write the tables of a sample into the folder `out`, all or none; see `SampleFolder`.
 
-    Returns the names of chunks without embeddings, which `on_failed_chunks: report` allows;
-    `finish` is called with the complete folder, before its files are moved to `out`, and with them.
-    Raises ResultError for missing or damaged embeddings (a damaged file is moved aside, so that the
-    next run embeds it again), ChunkError for an incomplete chunk folder, ModelError for a damaged
-    bundle or a classifier with scores that are not finite, and EnvironmentProblem for what cannot
-    be read, written or held in memory. After an error older tables are unchanged.
+    `finish` is called with the complete folder, before its files are moved to `out`, and with the
+    names of chunks without embeddings, which `on_failed_chunks: report` allows. Raises ResultError
+    for missing or damaged embeddings (a damaged file is moved aside, so that the next run embeds it
+    again), ChunkError for an incomplete chunk folder, ModelError for a damaged bundle or a
+    classifier with scores that are not finite, and EnvironmentProblem for what cannot be read,
+    written or held in memory. After an error older tables are unchanged.
     """
     bundle = Bundle(run.bundle)
     verified = read_verified(bundle.folder, bundle.card.fingerprint)
@@ -75,7 +75,6 @@ def predict(
     if probabilities:
         _log_fdr(sample, probabilities(consensus.margin), consensus, probability.prevalence)
     _log_computed(sample, computed, verified)
-    return failed
 
 
 def _add_contigs(
