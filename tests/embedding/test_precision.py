@@ -200,7 +200,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return found
 
 
-def computed(config: Config) -> list[dict[str, str]]:
+def computed(config: Config) -> list[dict[str, Any]]:
     """What the metadata of the results say."""
     found = []
     for path in Store(config.run.results).embeddings.glob("*/*.safetensors"):
@@ -223,7 +223,7 @@ def test_a_worker_says_whether_its_precision_was_verified(
     assert "precision bf16 has not been verified on cpu" in warning
     command = f"virnuc-rules models verify {config.run.bundle} --precision bf16 --data FASTA"
     assert command in warning
-    assert computed(config) == [{"precision": "bf16", "device": "cpu"}] * 3
+    assert computed(config) == [{"precision": "bf16", "device": "cpu", "compiled": False}] * 3
     list(verify(Bundle(config.run.bundle), CPU, "bf16", SETTINGS, data, None))
     remove_results(config)
     report = work(config)
@@ -252,7 +252,7 @@ def test_auto_is_fp32_on_a_cpu_and_needs_no_verification(
     report = work(config.replace(precision="auto"))
     assert (report.precision, report.verified) == ("fp32", True)
     assert warnings_of(caplog) == []
-    assert computed(config) == [{"precision": "fp32", "device": "cpu"}] * 3
+    assert computed(config) == [{"precision": "fp32", "device": "cpu", "compiled": False}] * 3
 
 
 def test_a_precision_that_the_device_has_not(

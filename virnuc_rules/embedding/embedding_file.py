@@ -31,9 +31,10 @@ class Computation(BaseModel):
 
     precision: str  # of the matrix products
     device: str  # type: cpu, cuda
+    compiled: bool = False  # the layers of both networks, by torch.compile
 
     def __str__(self) -> str:
-        return f"{self.precision} on {self.device}"
+        return f"{self.precision} on {self.device}" + ", compiled" * self.compiled
 
 
 @dataclass(frozen=True, slots=True)

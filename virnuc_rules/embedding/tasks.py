@@ -18,8 +18,8 @@ from virnuc_rules.vocabulary import GENETIC_CODE
 if TYPE_CHECKING:  # pyarrow takes most of a second to import: a job without work does not import it
     from virnuc_rules.chunking.format import Chunk
 
-SCHEMA = 3  # of the result files and the computation; a higher one makes old results unknown
-_COMPILE = False  # torch.compile is not used
+SCHEMA = 4  # of the result files and the computation; a higher one makes old results unknown
+_COMPILE = "auto"  # the setting: compiled layers where they can be; `Computation` has what was done
 
 
 @dataclass(frozen=True, slots=True)
