@@ -151,9 +151,10 @@ def _of(**values: Any) -> dict[str, Any]:
 
 
 def _shown(settings: Group | Section) -> dict[str, Any]:
-    """Return settings without the folder of the results, whose name no product shows."""
+    """Return settings without those that no product shows: where results are, and which kind."""
     dumped = settings.model_dump(mode="json")
-    dumped.get("run", {}).pop("results", None)
+    for key in ("results", "keep_embeddings"):
+        dumped.get("run", {}).pop(key, None)
     return dumped
 
 
