@@ -23,6 +23,7 @@ from virnuc_rules.embedding.embedding_file import Computation, Embeddings
 from virnuc_rules.errors import ChunkError, ModelError
 from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
+from virnuc_rules.models.compiled import compile_layers
 from virnuc_rules.models.device import (
     DTYPES,
     clear_caches,
@@ -51,6 +52,7 @@ class Networks:
     esm2: nn.Module
     device: torch.device
     precision: str = "fp32"  # of the matrix products
+    compiled: bool = False  # the layers of both
     open_fp32: Callable[[Model], nn.Module] | None = None
     _fp32: dict[Model, nn.Module] = field(default_factory=dict)
 
@@ -62,7 +64,11 @@ class Networks:
         precision: str,
         timed: Timed = lambda _, load: load(),
     ) -> Self:
-        """Load both networks; the device must support `precision` (see `choose_precision`)."""
+        """Load both networks, compile their layers where that is possible (`compile_layers`).
+
+        The device must support `precision` (see `choose_precision`). Networks that are opened later
+        in fp32 are not compiled.
+        """
         if device.type == "cpu":
             reuse_memory()
 
@@ -70,12 +76,16 @@ class Networks:
             opened = bundle.open_dnabert_s if model == "dnabert_s" else bundle.open_esm2
             return timed(name, lambda: opened(device, dtype))
 
+        tokenizer = bundle.open_tokenizer()
+        dnabert_s = load("dnabert_s", "dnabert_s", DTYPES[precision])
+        proteins = load("esm2", "esm2", DTYPES[precision])
         return cls(
-            bundle.open_tokenizer(),
-            load("dnabert_s", "dnabert_s", DTYPES[precision]),
-            load("esm2", "esm2", DTYPES[precision]),
+            tokenizer,
+            dnabert_s,
+            proteins,
             device,
             precision,
+            compile_layers([proteins, dnabert_s], device, precision),
             lambda model: load(model, f"{model}_fp32", torch.float32),
         )
 
@@ -138,7 +148,11 @@ def embed_chunk(
         chunk.ids,
         dnabert_s,
         proteins,
-        Computation(precision=networks.precision, device=networks.device.type),
+        Computation(
+            precision=networks.precision,
+            device=networks.device.type,
+            compiled=networks.compiled,
+        ),
         run.tokens,
         run.padding,
         dict(run.notes),

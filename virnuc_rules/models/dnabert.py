@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from virnuc_rules.errors import ModelError, VirnucError
 from virnuc_rules.files.environment import environment_named, read_regular
 from virnuc_rules.models.card import DnabertConfig
-from virnuc_rules.models.layers import Linear, product
+from virnuc_rules.models.layers import Linear, aligned, dtype_of, product
 
 POOLER = ("pooler.",)  # keys in a checkpoint that are not used: embeddings are means of all tokens
 
@@ -58,22 +58,23 @@ class Encoder(nn.Module):
     def __init__(self, config: DnabertConfig) -> None:
         super().__init__()
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.slopes = alibi_slopes(config.num_attention_heads)
+        self.slopes = torch.tensor(alibi_slopes(config.num_attention_heads), device="cpu")
 
     def forward(self, x: Tensor, attention_mask: Tensor | None) -> Tensor:
-        bias = self.bias(x.shape[1], x.device)
+        self.slopes = self.slopes.to(x.device)  # once: a copy to the device waits for it
+        bias = self.bias(x.shape[1]).to(dtype_of(self))
         if attention_mask is not None:
             bias = bias.masked_fill(~attention_mask[:, None, None, :], -math.inf)
+        bias = aligned(bias)
         for layer in self.layer:
             x = layer(x, bias)
         return x
 
-    def bias(self, length: int, device: torch.device) -> Tensor:
+    def bias(self, length: int) -> Tensor:
         """Return -slope * distance, the bias of attention scores; float32 [1, heads, T, T]."""
-        position = torch.arange(length, device=device)
+        position = torch.arange(length, device=self.slopes.device)
         distance = (position[:, None] - position[None, :]).abs()
-        slopes = torch.tensor(self.slopes, device=device)
-        return (-slopes[:, None, None] * distance)[None]
+        return (-self.slopes[:, None, None] * distance)[None]
 
 
 class Layer(nn.Module):
@@ -103,7 +104,7 @@ class SelfAttention(nn.Module):
         batch, length, width = x.shape
         qkv = self.Wqkv(x).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return x.transpose(1, 2).reshape(batch, length, width)
 
 

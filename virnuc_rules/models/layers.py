@@ -31,6 +31,21 @@ class LinearGelu(Linear):
         return product(x, self.weight, self.bias, gelu=True)
 
 
+def dtype_of(network: nn.Module) -> torch.dtype:
+    """Return the dtype of a network's matrix products."""
+    return next(part.weight.dtype for part in network.modules() if isinstance(part, Linear))
+
+
+def aligned(bias: Tensor) -> Tensor:
+    """Return the bias of attention scores [..., T], its rows a multiple of 8 numbers apart.
+
+    Fused attention on CUDA needs that: it would copy any other bias in every layer. There is always
+    a gap between rows: to a compiled layer, rows without one would be a case of their own.
+    """
+    length = bias.shape[-1]
+    return F.pad(bias, (0, 8 + -length % 8))[..., :length]
+
+
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
     """Return x [..., n] times weight [m, n] transposed, plus bias [m], in the weight dtype.
 
@@ -38,7 +53,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool
     not use it.
     """
     x = x.to(weight.dtype)
-    on_cpu = x.device.type == "cpu" and not torch.is_grad_enabled()
+    eager = not torch.compiler.is_compiling()  # compiled layers fuse GELU, if into other code
+    on_cpu = x.device.type == "cpu" and eager and not torch.is_grad_enabled()
     if _ONEDNN and on_cpu and weight.dtype in _ONEDNN_DTYPES:
         operation, kind = ("gelu", "none") if gelu else ("none", "")
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, operation, [], kind)  # type: ignore[no-any-return]

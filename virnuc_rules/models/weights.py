@@ -52,9 +52,10 @@ def load_network(
 
     The weights of matrix products (`Linear`) get `dtype`, all others float32. On the CPU, weights
     that have their dtype already stay mapped from the file. Keys that begin with one of `ignore`
-    are not used. Raises ModelError for a missing or damaged file, and for any other missing or
-    unexpected key or shape: a network with a single random weight would seem to work; and
-    EnvironmentProblem for a file that cannot be read, or for too little memory.
+    are not used. Modules with a method `fuse` are fused, one after the other. Raises ModelError for
+    a missing or damaged file, and for any other missing or unexpected key or shape: a network with
+    a single random weight would seem to work; and EnvironmentProblem for a file that cannot be
+    read, or for too little memory.
     """
     network = skeleton(kind, shape)
     products = {name for name, module in network.named_modules() if isinstance(module, Linear)}
@@ -76,6 +77,9 @@ def load_network(
         network.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
         raise ModelError(f"{path}: does not fit the network: {one_line(error)}") from None
+    tensors.clear()  # else the parts of what is fused would stay
+    for module in list(network.modules()):
+        getattr(module, "fuse", lambda: None)()
     return network.requires_grad_(False).eval()
 
 
