@@ -34,7 +34,7 @@ evaluate: $(INSTALLED)
 # are run: to show that, they run as if there were a GPU, which tests/conftest.py hides.
 test: $(INSTALLED)
 	pytest tests/gpu || test $$? -eq 5
-	PYTHONPATH="$(CURDIR)/tests/as_if_cuda:$$PYTHONPATH" \
+	PYTHONPATH="$(CURDIR)/tests/as_if_cuda$${PYTHONPATH:+:$$PYTHONPATH}" \
 	    pytest --ignore tests/gpu --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 soak: $(INSTALLED)
