@@ -17,7 +17,6 @@ from virnuc_rules.config.model import Calling
 from virnuc_rules.prediction.contig_calls import (
     WindowCalls,
     contig_calls,
-    viral_regions,
     with_windows,
 )
 from virnuc_rules.vocabulary import NO_REASON, Reason
@@ -42,55 +41,20 @@ def windows_of(*contigs: list[Window]) -> WindowCalls:
         score=np.array([-np.inf if isinstance(w, str) else w[0] for _, _, w in flat], np.float32),
         reason=np.array(reason, np.int8),
         virus=np.array([not isinstance(w, str) and w[1] for _, _, w in flat], bool),
+        log_odds=np.zeros(len(flat)),
     )
 
 
 def called(*contigs: list[Window], **rule: Any) -> list[dict[str, Any]]:
     windows = windows_of(*contigs)
-    columns = contig_calls(windows, viral_regions(windows), Calling(**rule))
+    columns = contig_calls(windows, Calling(**rule))
     rows = zip(*(list(values) for values in columns.values()), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
-
-
-def regions_of(*contigs: list[Window]) -> list[tuple[int, int, int, int]]:
-    found = viral_regions(windows_of(*contigs))
-    columns = (found.index, found.start, found.end, found.windows)
-    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 V: Window = (0.75, True)
 O: Window = (0.25, False)  # noqa: E741 - an other
 N = "no_open_frame"
-
-
-# --- regions -----------------------------------------------------------------------------------
-
-
-def test_regions_are_runs_of_viral_windows() -> None:
-    contig = [O, V, V, O, V, N, V, N, O, V]
-    assert regions_of(contig) == [(0, 400, 1300, 2), (0, 1600, 2900, 2), (0, 3600, 4100, 1)]
-
-
-def test_regions_end_with_the_contig() -> None:
-    assert regions_of([O, V], [V, N], [N], [N, V]) == [
-        (0, 400, 900, 1),
-        (1, 0, 500, 1),
-        (3, 400, 900, 1),
-    ]
-
-
-def test_a_region_does_not_begin_or_end_with_a_window_without_a_call() -> None:
-    assert regions_of([N, V, N]) == [(0, 400, 900, 1)]
-
-
-def test_no_viral_window_no_region() -> None:
-    assert regions_of([O, N], [N]) == []
-
-
-def test_the_scores_of_a_region_are_those_of_its_viral_windows() -> None:
-    found = viral_regions(windows_of([(0.5, True), N, (0.75, True), (1.0, True)], [(0.625, True)]))
-    assert found.score_mean.tolist() == [0.75, 0.625]
-    assert found.score_max.tolist() == [1.0, 0.625]
 
 
 # --- contigs -----------------------------------------------------------------------------------

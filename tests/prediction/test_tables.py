@@ -9,12 +9,13 @@ import pytest
 from harness import read_tsv
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import expit
 
 from virnuc_rules.chunking.format import CHUNK_SCHEMA
 from virnuc_rules.config.model import Calling
 from virnuc_rules.config.run_folder import ChunkFolder, SampleFolder
 from virnuc_rules.files.tsv import lines, shortest
+from virnuc_rules.models.calibration import Odds
+from virnuc_rules.models.card import Calibration
 from virnuc_rules.prediction import tables
 from virnuc_rules.prediction.scored_chunks import ScoredChunk
 from virnuc_rules.prediction.tables import SampleTables, write_highest_score
@@ -38,7 +39,7 @@ def scored(ids: list[str], scores: np.ndarray) -> ScoredChunk:
 def write_frames(folder: Path, *frames: ScoredChunk) -> Path:
     folder.mkdir(exist_ok=True)
     sample, chunks = SampleFolder(folder, "s"), ChunkFolder(folder)
-    with SampleTables(sample, Calling(), chunks) as written:
+    with SampleTables(sample, Calling(), chunks, Odds(None)) as written:
         for chunk in frames:
             written.add_frames(chunk, np.zeros(chunk.table.num_rows, np.int64))
         written.finish()
@@ -185,7 +186,11 @@ def test_a_window_has_the_probability_of_its_margin(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows])
     contigs = pa.table({"contig_index": [0], "contig": ["a"], "length": [1500]})
     folders = SampleFolder(tmp_path, "s"), ChunkFolder(tmp_path)
-    with SampleTables(folders[0], Calling(), folders[1], expit) as written:
+    plain = Calibration(
+        method="temperature", temperature=1.0, classifier="", data=[], part="all", windows={},
+        log_loss={},
+    )  # fmt: skip
+    with SampleTables(folders[0], Calling(), folders[1], Odds(plain)) as written:
         written.add_contigs(contigs, table, consensus)
         written.finish()
     found = pq.read_table(tmp_path / "windows.parquet")["probability"].to_pylist()

@@ -19,7 +19,8 @@ from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Chunking
 from virnuc_rules.config.run_folder import ChunkFolder, SampleFolder
 from virnuc_rules.files.gzip import Gzip
-from virnuc_rules.prediction.contig_calls import WindowCalls, viral_regions
+from virnuc_rules.prediction.contig_calls import WindowCalls
+from virnuc_rules.prediction.regions import viral_regions
 from virnuc_rules.prediction.tables import SCHEMAS
 from virnuc_rules.prediction.tracks import Tracks, exclusive, seqids
 from virnuc_rules.prediction.viral_fasta import write_viral
@@ -39,7 +40,14 @@ def windows_of(lengths: list[int], window: int, calls: str) -> WindowCalls:
     score = np.linspace(0.5, 1, len(letters), dtype=np.float32)
     reason = np.where(letters == "n", Reason.NO_OPEN_FRAME.code, NO_REASON).astype(np.int8)
     return WindowCalls(
-        len(lengths), windows.contig, windows.start, windows.end, score, reason, letters == "v"
+        len(lengths),
+        windows.contig,
+        windows.start,
+        windows.end,
+        score,
+        reason,
+        letters == "v",
+        np.select([letters == "v", letters == "o"], [20.0, -20.0]),
     )
 
 
@@ -67,7 +75,7 @@ def test_every_base_is_in_one_part(lengths: list[int], window: int) -> None:
 
 def write_tracks(folder: Path, ids: list[str], windows: WindowCalls) -> Path:
     with Tracks(SampleFolder(folder, "lake")) as tracks:
-        tracks.add(pa.array(ids), windows, viral_regions(windows))
+        tracks.add(pa.array(ids), windows, viral_regions(windows, 0.5))
     return folder / "tracks"
 
 
@@ -112,11 +120,11 @@ def test_scores_as_bedgraph(tracks: Path) -> None:
 
 def test_viral_regions_as_bed_and_gff3(tracks: Path) -> None:
     windows = windows_of(LENGTHS, 500, CALLS)
-    regions = viral_regions(windows)
+    regions = viral_regions(windows, 0.5)
     expected = [
         (ODD[index], start, end, round(1000 * float(score)))
         for index, start, end, score in zip(
-            regions.index, regions.start, regions.end, regions.score_mean, strict=True
+            regions.index, regions.start, regions.end, regions.posterior, strict=True
         )
     ]
     assert len(expected) == 4
@@ -135,8 +143,8 @@ def test_viral_regions_as_bed_and_gff3(tracks: Path) -> None:
     attributes = [dict(a.split("=") for a in row.split("\t")[8].split(";")) for row in rows]
     assert [each["ID"] for each in attributes] == names
     assert [int(each["windows"]) for each in attributes] == regions.windows.tolist()
-    highest = [np.float32(each["score_max"]) for each in attributes]
-    assert highest == regions.score_max.tolist()
+    evidence = [np.float32(each["evidence"]) for each in attributes]
+    assert evidence == regions.evidence.tolist()
 
 
 def test_gff3_counts_from_1(tracks: Path) -> None:
@@ -157,7 +165,7 @@ def test_regions_are_numbered_through(tmp_path: Path) -> None:
     windows = windows_of([400], 500, "v")
     with Tracks(SampleFolder(tmp_path, "s")) as tracks:
         for name in "abc":
-            tracks.add(pa.array([name]), windows, viral_regions(windows))
+            tracks.add(pa.array([name]), windows, viral_regions(windows, 0.5))
     rows = (tmp_path / "tracks/s.viral.bed").read_text().splitlines()
     assert [row.split("\t")[3] for row in rows] == [f"viral_region_{n}" for n in (1, 2, 3)]
 

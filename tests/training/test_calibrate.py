@@ -12,6 +12,7 @@ from virnuc_rules.models.calibration import expected_fdr, probabilities
 from virnuc_rules.models.card import Calibration
 from virnuc_rules.training import calibrate
 from virnuc_rules.training.calibrate import balanced_weights
+from virnuc_rules.vocabulary import Label
 
 NUMBER = 20_000
 
@@ -29,7 +30,14 @@ def fit_calibration(
     margin: Float, virus: Bool, groups: list[str], method: str = "auto"
 ) -> Calibration:
     return calibrate.fit_calibration(
-        margin, virus, groups, method, classifier="sha", data=[], part="all"
+        margin,
+        virus,
+        groups,
+        method,
+        classifier="sha",
+        data=[],
+        part="all",
+        no_open_frame={Label.VIRUS: 0.25, Label.NON_VIRAL: 0.5},
     )
 
 
@@ -46,6 +54,7 @@ def test_a_temperature_is_found_again(true: float) -> None:
     assert found.method == "temperature"
     assert found.temperature == pytest.approx(true, rel=0.05)
     assert (found.classifier, found.part) == ("sha", "all")
+    assert found.no_open_frame == {"virus": 0.25, "non_viral": 0.5}
     assert sum(found.windows.values()) == NUMBER
 
 

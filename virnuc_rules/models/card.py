@@ -96,6 +96,7 @@ class Calibration(CalibrationCurve):
     data: list[Seen]
     part: str  # of the data: its name, or all
     windows: dict[Label, PositiveInt]
+    no_open_frame: dict[Label, float] = {}  # fraction of all windows; empty: not known
     log_loss: dict[str, float]  # by method (raw: none), on windows of held-out groups
 
 

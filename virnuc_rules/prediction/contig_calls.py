@@ -1,4 +1,4 @@
-"""Calls of contigs, and viral regions, from calls of windows: arrays only, no files."""
+"""Calls of contigs from calls of windows: arrays only, no files."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from virnuc_rules.arrays import Bool, Float, Int
+from virnuc_rules.arrays import Bool, Double, Float, Int
 from virnuc_rules.chunking.format import WINDOW_SCHEMA
 from virnuc_rules.chunking.windows import count
 from virnuc_rules.config.model import Calling
@@ -29,23 +29,12 @@ class WindowCalls:
     score: Float  # [W] best score_virus of its open frames; undefined without a call
     reason: NDArray[np.int8]  # [W] code of a Reason; NO_REASON: it has a call
     virus: Bool  # [W] False where there is no call
+    log_odds: Double  # [W] log of P(what is seen | viral) / P(what is seen | not); 0: says nothing
 
     @property
     def called(self) -> Bool:
         """Tell which windows have a call, [W]."""
         return np.equal(self.reason, NO_REASON)
-
-
-@dataclass(frozen=True, slots=True)
-class Regions:
-    """The R viral regions of contigs, in order."""
-
-    index: Int  # [R] contig, as `WindowCalls.index`
-    start: Int  # [R] first base of the first window
-    end: Int  # [R] base after the last window
-    windows: Int  # [R] viral windows
-    score_mean: Float  # [R] of the viral windows
-    score_max: Float
 
 
 def with_windows(
@@ -69,28 +58,7 @@ def with_windows(
             rest = rest.slice(n_windows)
 
 
-def viral_regions(windows: WindowCalls) -> Regions:
-    """Join neighbouring viral windows of a contig; windows without a call do not separate them."""
-    called = windows.called
-    index, virus = windows.index[called], windows.virus[called]
-    begins = virus.copy()
-    begins[1:] &= ~(virus[:-1] & (index[1:] == index[:-1]))
-    region = np.cumsum(begins)[virus] - 1  # of each viral window
-    rows = np.flatnonzero(called)[virus]
-    count = np.bincount(region)
-    first = np.cumsum(count) - count
-    score = windows.score[rows]
-    return Regions(
-        index=index[begins],
-        start=windows.start[rows][first],
-        end=windows.end[rows][first + count - 1],
-        windows=count,
-        score_mean=_ratio(np.bincount(region, score), count),
-        score_max=np.maximum.reduceat(score, first) if len(first) else score,
-    )
-
-
-def contig_calls(windows: WindowCalls, regions: Regions, rule: Calling) -> dict[str, Any]:
+def contig_calls(windows: WindowCalls, rule: Calling) -> dict[str, Any]:
     """Return the columns of the contig table that follow from its windows, [C] each.
 
     A contig with fewer than `min_called_windows` called windows has no call. A called contig is
@@ -108,8 +76,6 @@ def contig_calls(windows: WindowCalls, regions: Regions, rule: Calling) -> dict[
     fraction = _ratio(viral, calls)
     scores = np.bincount(index[called], windows.score[called], contigs)
     median, highest = _median_and_max(index[called], windows.score[called], calls)
-    longest = np.zeros(contigs, np.int64)
-    np.maximum.at(longest, regions.index, regions.windows)
     enough = calls >= rule.min_called_windows
     is_virus = (fraction >= rule.min_viral_fraction) & (score_viral >= rule.min_score)
     code = np.full(contigs, Reason.TOO_SHORT.code)  # the last
@@ -126,10 +92,21 @@ def contig_calls(windows: WindowCalls, regions: Regions, rule: Calling) -> dict[
         "score_median": median,
         "score_max": highest,
         "score_viral": score_viral,
-        "longest_run": longest,
+        "longest_run": _longest_run(windows),
         "call": np.where(enough, np.where(is_virus, Call.VIRUS, Call.NON_VIRAL), Call.NO_CALL),
         "reason": reason,
     }
+
+
+def _longest_run(windows: WindowCalls) -> Int:
+    """Return the most viral windows in a row of each contig; those without a call do not count."""
+    called = windows.called
+    index, virus = windows.index[called], windows.virus[called]
+    begins = virus.copy()
+    begins[1:] &= ~(virus[:-1] & (index[1:] == index[:-1]))
+    longest = np.zeros(windows.contigs, np.int64)
+    np.maximum.at(longest, index[begins], np.bincount(np.cumsum(begins)[virus] - 1))
+    return longest
 
 
 def _ratio(sums: NDArray[Any], count: Int) -> Float:

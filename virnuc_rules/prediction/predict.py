@@ -14,7 +14,7 @@ from virnuc_rules.embedding.embedding_file import Computation
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.files.atomic import staged_folder, writing
 from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.models.calibration import calibrated, expected_fdr
+from virnuc_rules.models.calibration import Odds, expected_fdr
 from virnuc_rules.prediction.contig_calls import with_windows
 from virnuc_rules.prediction.scored_chunks import scored_chunks
 from virnuc_rules.prediction.tables import SampleTables, move_into_place
@@ -48,14 +48,14 @@ def predict(
     tasks = list(Tasks.of(run, embedding).of_sample(sample))
     folder = RunFolder(run.results).chunks(sample)
     manifest = read_manifest(folder)
-    probabilities = calibrated(bundle.card, probability.prevalence)
+    odds = Odds(bundle.card.calibration, probability.prevalence)
     contigs = contig_indices(folder, manifest, contig_lengths(folder, manifest))
     consensus, computed = Consensus.empty(manifest.windows), set[Computation]()
     failed: list[str] = []
     work = manifest.open_frames + manifest.windows
     with writing(out), staged_folder(out) as staged, progress(f"sample {sample}", work) as advance:
         stage = SampleFolder(staged, sample)
-        with SampleTables(stage, calling, folder, probabilities) as tables:
+        with SampleTables(stage, calling, folder, odds) as tables:
             scored = scored_chunks(tasks, run, bundle.open_classifier(), computed)
             for task, chunk in zip(tasks, scored, strict=True):
                 if chunk.scores is None:
@@ -69,8 +69,8 @@ def predict(
         finish(stage, failed)
         move_into_place(stage, SampleFolder(out, sample))
     _log_calls(sample, manifest, consensus, tables.viral)
-    if probabilities:
-        _log_fdr(sample, probabilities(consensus.margin), consensus, probability.prevalence)
+    if odds.calibration:
+        _log_fdr(sample, odds.probability(consensus.margin), consensus, odds.prevalence)
     _log_computed(sample, computed, verified)
 
 

@@ -5,7 +5,6 @@ Every column is described in docs/outputs.md.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +14,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from virnuc_rules.arrays import Double, Float, Int
+from virnuc_rules.arrays import Int
 from virnuc_rules.chunking.format import frame_ids, window_ids
 from virnuc_rules.config.model import Calling
 from virnuc_rules.config.run_folder import ChunkFolder, SampleFolder
 from virnuc_rules.errors import ChunkError
 from virnuc_rules.files.atomic import remove_partials, sync_directory, sync_files
 from virnuc_rules.files.tsv import lines, text
-from virnuc_rules.prediction.contig_calls import WindowCalls, contig_calls, viral_regions
+from virnuc_rules.models.calibration import Odds
+from virnuc_rules.prediction.contig_calls import WindowCalls, contig_calls
+from virnuc_rules.prediction.regions import viral_regions
 from virnuc_rules.prediction.tracks import Tracks
 from virnuc_rules.vocabulary import NO_REASON, UPSTREAM_NON_VIRAL, Call, Frame, Reason
 
@@ -42,7 +43,7 @@ _COLUMNS = {
     "score_non_viral score_virus probability call reason",
     "contigs": "contig_index contig length windows called_windows viral_windows viral_fraction "
     "viral_fraction_all score_mean score_median score_max score_viral longest_run call reason",
-    "regions": "contig_index contig start end windows score_mean score_max",
+    "regions": "contig_index contig start end windows evidence posterior",
 }
 SCHEMAS = {
     table: pa.schema([(name, _TYPE_OF.get(name, pa.float32())) for name in names.split()])
@@ -125,11 +126,11 @@ class SampleTables(contextlib.ExitStack):
         folder: SampleFolder,
         rule: Calling,
         chunks: ChunkFolder,
-        calibrated: Callable[[Float], Double] | None = None,
+        odds: Odds,
     ) -> None:
         super().__init__()
         self.folder, self.rule = folder, rule
-        self.calibrated = calibrated  # probabilities of margins [W]; None: no calibration
+        self.odds = odds
         self.chunks = chunks  # folder, for messages
         self.viral = 0  # contigs called virus so far
         self._is_virus: list[pa.Table] = []
@@ -171,15 +172,17 @@ class SampleTables(contextlib.ExitStack):
         contigs, table: rows of the contig and the window table of the chunk folder. Raises
         ChunkError where the numbers of open frames disagree with the window table.
         """
-        called, virus = consensus.called, consensus.virus
+        called, virus, margin = consensus.called, consensus.virus, consensus.margin
+        reason = self._reasons(table, consensus)
         windows = WindowCalls(
             contigs=contigs.num_rows,
             index=table["contig_index"].to_numpy() - contigs["contig_index"][0].as_py(),
             start=table["start"].to_numpy(),
             end=table["end"].to_numpy(),
             score=consensus.score2,
-            reason=self._reasons(table, consensus),
+            reason=reason,
             virus=virus,
+            log_odds=self.odds.evidence(margin, reason == Reason.NO_OPEN_FRAME.code),
         )
         no_call = ~called
         call = np.where(called, np.where(virus, Call.VIRUS, Call.NON_VIRAL), Call.NO_CALL)
@@ -192,7 +195,7 @@ class SampleTables(contextlib.ExitStack):
                 "best_frame": _where(called, pa.array(list(Frame)).take(frame)),
                 "score_non_viral": pa.array(consensus.score1, mask=no_call),
                 "score_virus": pa.array(consensus.score2, mask=no_call),
-                "probability": self._probability(consensus),
+                "probability": self.odds.probability(margin).astype(np.float32),
                 "call": pa.array(call),
                 "reason": _where(no_call, pa.array(list(Reason)).take(pa.array(windows.reason))),
             }
@@ -200,12 +203,6 @@ class SampleTables(contextlib.ExitStack):
         ids = window_ids(table).combine_chunks().filter(pa.array(called)).cast(pa.large_string())
         self._is_virus.append(pa.table({"id": ids, "is_virus": virus[called]}))
         self._add_contigs(contigs, windows)
-
-    def _probability(self, consensus: "Consensus") -> pa.Array:
-        if self.calibrated is None:
-            return pa.nulls(len(consensus.called), pa.float32())
-        probability = self.calibrated(consensus.margin).astype(np.float32)
-        return pa.array(probability, from_pandas=True)
 
     def _reasons(self, table: pa.Table, consensus: "Consensus") -> NDArray[np.int8]:
         """Return why each window has no call, as codes; NO_REASON where it has one."""
@@ -221,8 +218,8 @@ class SampleTables(contextlib.ExitStack):
         return reason
 
     def _add_contigs(self, table: pa.Table, windows: WindowCalls) -> None:
-        regions = viral_regions(windows)
-        calls = contig_calls(windows, regions, self.rule)
+        regions = viral_regions(windows, self.odds.prevalence)
+        calls = contig_calls(windows, self.rule)
         self.contigs.add({**_columns(table, "contig_index", "contig", "length"), **calls})
         self.viral += int((calls["call"] == Call.VIRUS).sum())
         own = table.take(pa.array(regions.index))

@@ -11,7 +11,8 @@ from virnuc_rules.arrays import Int
 from virnuc_rules.config.run_folder import SampleFolder
 from virnuc_rules.files.gzip import Gzip
 from virnuc_rules.files.tsv import lines, text
-from virnuc_rules.prediction.contig_calls import Regions, WindowCalls
+from virnuc_rules.prediction.contig_calls import WindowCalls
+from virnuc_rules.prediction.regions import Regions
 
 _SEQID = ".:^*$@!+?-|"  # allowed in a GFF3 name, with letters, digits and what `quote` keeps
 
@@ -40,16 +41,16 @@ class Tracks(contextlib.ExitStack):
         self.regions += len(numbers)
         names = pc.binary_join_element_wise("viral_region_", pa.array(numbers.astype(str)), "")
         ids = contigs.take(pa.array(regions.index))
-        score = np.rint(regions.score_mean.astype(np.float64) * 1000).astype(np.int64)
+        score = np.rint(regions.posterior.astype(np.float64) * 1000).astype(np.int64)
         self.bed.write(lines(ids, regions.start, regions.end, names, score, "."))
-        region_windows, score_max = text(regions.windows), text(regions.score_max)
+        region_windows, evidence = text(regions.windows), text(regions.evidence)
         attributes = pc.binary_join_element_wise(
-            "ID=", names, ";windows=", region_windows, ";score_max=", score_max, ""
+            "ID=", names, ";windows=", region_windows, ";evidence=", evidence, ""
         )
         self.gff.write(
             lines(
                 seqids(ids), "VirNuc", "viral_sequence", regions.start + 1, regions.end,
-                regions.score_mean, ".", ".", attributes,
+                regions.posterior, ".", ".", attributes,
             )
         )  # fmt: skip
 

@@ -12,6 +12,7 @@ from virnuc_rules.arrays import Bool, Float, Int
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.calibration import probabilities
 from virnuc_rules.models.card import Calibration, CalibrationCurve, Seen
+from virnuc_rules.training.scored import Scored
 from virnuc_rules.training.split import hash_fraction
 from virnuc_rules.vocabulary import Label
 
@@ -29,12 +30,13 @@ def fit_calibration(
     classifier: str,
     data: list[Seen],
     part: str,
+    no_open_frame: dict[Label, float],
 ) -> Calibration:
     """Fit a calibration to windows with a call: margin [W], virus [W], group [W].
 
     `auto` takes the method with the smaller loss on held-out groups: each method is fitted to one
     half of the groups and measured on the other half, both ways. Both labels have the same total
-    weight. `classifier`, `data` and `part` are copied into the Calibration.
+    weight. `classifier`, `data`, `part` and `no_open_frame` are copied into the Calibration.
     Raises VirnucError for too few windows.
     """
     counts = np.bincount(virus, minlength=len(Label))
@@ -53,7 +55,21 @@ def fit_calibration(
         part=part,
         windows=dict(zip(Label, counts.tolist(), strict=True)),
         log_loss=losses,
+        no_open_frame=no_open_frame,
     )
+
+
+def no_open_frame(windows: Scored) -> dict[Label, float]:
+    """Return the fraction of the windows of each label that have no open frame.
+
+    With one more window of both kinds, so that it is never 0 or 1 (Laplace's rule).
+    """
+    known = windows.where(~windows.failed)
+    return {
+        label: float((np.sum(~known.called & of) + 1) / (np.sum(of) + 2))
+        for label in Label
+        for of in [known.virus == bool(label.code)]
+    }
 
 
 def _held_out_losses(margin: Float, virus: Bool, group: list[str]) -> dict[str, float]:

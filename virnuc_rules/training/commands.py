@@ -18,9 +18,9 @@ from virnuc_rules.files import atomic
 from virnuc_rules.files.atomic import put_folder, staged_folder, writing
 from virnuc_rules.models import card
 from virnuc_rules.models.bundle import Bundle, rewrite_card, write_card
-from virnuc_rules.models.calibration import calibrated
+from virnuc_rules.models.calibration import Odds
 from virnuc_rules.models.device import choose_device
-from virnuc_rules.training.calibrate import fit_calibration
+from virnuc_rules.training.calibrate import fit_calibration, no_open_frame
 from virnuc_rules.training.dataset import Rows, read_rows
 from virnuc_rules.training.evaluation import measure, reliability
 from virnuc_rules.training.fit import Fitted, fit
@@ -178,15 +178,16 @@ def _calibrate(
             "sheet and seed that it was trained with and --part validation, or with other data"
         )
     windows = score_labelled(settings, bundle, labelled, part).windows
-    windows = windows.where(windows.called)
+    called = windows.where(windows.called)
     calibration = fit_calibration(
-        windows.score,
-        windows.virus,
-        [labelled.groups[group] for group in windows.group.tolist()],
+        called.score,
+        called.virus,
+        [labelled.groups[group] for group in called.group.tolist()],
         calibrating.calibration,
         classifier=bundle.card.sha256[card.CLASSIFIER],
         data=files_of(labelled),
         part=part,
+        no_open_frame=no_open_frame(windows),
     )
     rewrite_card(folder, calibration=calibration)
     logger.info("bundle %s: calibrated by %s", bundle.card.name, calibration.method)
@@ -212,7 +213,8 @@ def _evaluate(
     training, calibration = bundle.card.training, bundle.card.calibration
     scores = score_labelled(settings, bundle, labelled, part)
     sources = [sample.name for sample in labelled.samples]
-    windows, probability = scores.windows, calibrated(bundle.card, 0.5)
+    windows = scores.windows
+    probability = Odds(calibration).probability(windows.score) if calibration else None
     return Evaluation(
         made=datetime.now(UTC),
         bundle=bundle.card.name,
@@ -232,7 +234,7 @@ def _evaluate(
         versions=_versions(),
         windows=measure(windows, sources, labelled.groups),
         contigs=measure(scores.contigs, sources, labelled.groups),
-        reliability=reliability(windows, probability(windows.score) if probability else None),
+        reliability=reliability(windows, probability),
         calibration=calibration,
         training=training,
     )

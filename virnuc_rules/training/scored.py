@@ -12,7 +12,7 @@ from virnuc_rules.config.model import Calling, LabelledSettings
 from virnuc_rules.embedding.embedding_file import Computation
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.prediction.contig_calls import WindowCalls, contig_calls, viral_regions
+from virnuc_rules.prediction.contig_calls import WindowCalls, contig_calls
 from virnuc_rules.prediction.scored_chunks import scored_chunks
 from virnuc_rules.prediction.window_calls import Consensus
 from virnuc_rules.progress import progress
@@ -129,5 +129,6 @@ def _contig_calls(
         score=consensus.score2,
         reason=reason.astype(np.int8),
         virus=consensus.virus,
+        log_odds=np.zeros(len(start)),
     )
-    return contig_calls(windows, viral_regions(windows), calling)
+    return contig_calls(windows, calling)
