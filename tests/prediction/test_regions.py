@@ -1,15 +1,22 @@
 """Viral regions: the hidden Markov model beside sums over all its paths, and what it finds."""
 
+import gzip
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from Bio import SeqIO
+from embedded import configure, folder_of, predict, work
+from harness import DEMO, REPO, read_tsv
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import expm
 
+from virnuc_rules.chunking.writer import write_chunks
+from virnuc_rules.config.model import Chunking
 from virnuc_rules.models.calibration import Odds
 from virnuc_rules.prediction.contig_calls import WindowCalls
 from virnuc_rules.prediction.regions import (
@@ -52,10 +59,13 @@ def regions_of(*contigs: list[float | None], prevalence: float = 0.5, **more: An
 def over_all_paths(odds: list[float], distance: int, prevalence: float) -> list[float]:
     """The posteriors by their definition. States: 0 not viral, 1 viral."""
     out, back = 1 / NON_VIRAL_LENGTH, 1 / VIRAL_LENGTH
+    whole = math.exp(-((len(odds) - 1) * distance + 500) / NON_VIRAL_LENGTH)
+    long_run = out / (out + back)
+    start = whole * prevalence + (1 - whole) * long_run
     move = expm(np.array([[-out, out], [back, -back]]) * distance)
     weight = np.zeros((2, len(odds)))
     for path in itertools.product((0, 1), repeat=len(odds)) if odds else ():
-        p = prevalence if path[0] else 1 - prevalence
+        p = start if path[0] else 1 - start
         for state, value in zip(path, odds, strict=True):
             p *= math.exp(value * state - max(value, 0))
         for one, two in itertools.pairwise(path):
@@ -127,3 +137,21 @@ def test_extreme_odds_give_numbers(sizes: tuple[int, ...]) -> None:
     draw = np.random.default_rng(2)
     contigs = [(draw.choice([-1e4, 1e4, 0], size)).tolist() for size in sizes]
     assert np.isfinite(posteriors(windows_of(*contigs), 0.5)).all()
+
+
+def test_two_viral_kb_in_a_contig_without_open_frames(tmp_path: Path) -> None:
+    """S2: not one region of 62 kb; what is seen of both, and the whole virus as one."""
+    with gzip.open(DEMO["gut"], "rt") as handle:
+        (virus,) = (r.seq for r in SeqIO.parse(handle, "fasta") if r.id == "K01711.1")
+    between = "TTAACTAACTAG" * 5000
+    fasta = f">two\n{virus[1000:2000]}{between}{virus[5000:6000]}\n>whole\n{virus}\n"
+    (tmp_path / "gut.fa").write_text(fasta)
+    config = configure(tmp_path / "results", bundle=REPO / "demo/bundle")
+    write_chunks([tmp_path / "gut.fa"], folder_of(config).path, Chunking(window=500), sample="gut")
+    work(config)
+    predict(config, "gut", tmp_path / "out")
+    regions = read_tsv(tmp_path / "out/regions.tsv")
+    found = [(row["contig"], int(row["start"]), int(row["end"])) for row in regions]
+    assert found[:2] == [("two", 0, 500), ("two", 61_000, 62_000)]
+    ((contig, start, end),) = found[2:]
+    assert (contig, start) == ("whole", 0) and end > 0.9 * len(virus)

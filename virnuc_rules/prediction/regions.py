@@ -66,7 +66,7 @@ def posteriors(windows: WindowCalls, prevalence: float) -> Double:
     order = np.argsort(-sizes, kind="stable")
     firsts, sizes = starts[order], sizes[order]
     forward, backward = (np.zeros(len(windows.index)) for _ in range(2))
-    odds = np.full(len(firsts), logit(prevalence))
+    odds = _at_start(windows.end[firsts + sizes - 1], prevalence)
     for before, at in _along(firsts, sizes):
         odds = _later(odds[: len(at)], windows.start[at] - windows.start[before])
         odds = odds + windows.log_odds[at]
@@ -78,6 +78,16 @@ def posteriors(windows: WindowCalls, prevalence: float) -> Double:
         backward[at] = odds
     posterior: Double = expit(forward + backward)
     return posterior
+
+
+def _at_start(length: Int, prevalence: float) -> Double:
+    """Return the log odds that contigs of some lengths begin with a viral base.
+
+    One that is short beside NON_VIRAL_LENGTH begins viral as often as any window is, a longer one
+    as any base of a long sequence: hardly any long contig is viral as a whole.
+    """
+    odds: Double = logit(_VIRAL + (prevalence - _VIRAL) * np.exp(-length / NON_VIRAL_LENGTH))
+    return odds
 
 
 def _new_contig(windows: WindowCalls) -> Bool:
