@@ -146,7 +146,7 @@ def test_two_viral_kb_in_a_contig_without_open_frames(tmp_path: Path) -> None:
     between = "TTAACTAACTAG" * 5000
     fasta = f">two\n{virus[1000:2000]}{between}{virus[5000:6000]}\n>whole\n{virus}\n"
     (tmp_path / "gut.fa").write_text(fasta)
-    config = configure(tmp_path / "results", bundle=REPO / "demo/bundle")
+    config = configure(tmp_path / "results").replace(bundle=REPO / "demo/bundle")
     write_chunks([tmp_path / "gut.fa"], folder_of(config).path, Chunking(window=500), sample="gut")
     work(config)
     predict(config, "gut", tmp_path / "out")
