@@ -1,14 +1,18 @@
 """A thousand workers on one queue, in simulated time: which fraction of the GPU time is useful?
 
-    python benchmarks/simulation.py [--workers 1000] [--chunks-per-worker 10 30 100]
+    python benchmarks/simulation.py [--workers 1000] [--chunks-per-worker 160]
+        [--chunk-size 10000] [--tokens-per-frame 51] [--tokens-per-second 60000]
 
 Each worker uses the library's own `Queue.steps` (its order, looks, pauses, leases). Only the
 folders are in memory and the clock is simulated: a call to the filesystem takes 1 ms. The events
 are drawn from a fixed seed:
 - GPUs are granted within the first 10 minutes; loading the models takes 60 to 120 s;
-- a chunk takes 60 s (log-normal, sigma 0.25): 10,000 open frames at 167 a second; 2 % of the
-  workers are three times slower; 1 % of the attempts fail, at a random moment; 2 % of the workers
-  are killed and come back after 1 to 5 minutes; their chunk is free after the lease of 60 s;
+- a chunk takes open frames x tokens / (tokens a second), log-normal with sigma 0.25. By default
+  8.5 s: 10,000 frames of reads of 150 bp, 51 tokens of ESM-2 each, and the 60,000 tokens a second
+  that VirNuc 0.1 reached with ESM-2 3B in fp16 on an H100;
+- 2 % of the workers are three times slower; 1 % of the attempts fail, at a random moment; 2 % of
+  the workers are killed and come back after 1 to 5 minutes; their chunk is free after the lease of
+  60 s;
 - a chunk that failed is tried a second time, when a worker finds nothing else: by another worker
   than before, where one is free. A worker ends when no chunk is left.
 
@@ -39,7 +43,7 @@ LEASE, BEAT = 60.0, 12.0
 CALL = 0.001  # seconds
 # Calls of each step, about as `queue.py` counts them; a listing has one more per 1,000 names.
 LISTING, READING, LOOKING, CLAIMING, PUBLISHING, FAILING = 4, 3, 1, 15, 26, 25
-MEAN, SIGMA = 60.0, 0.25  # seconds of a chunk
+SIGMA = 0.25  # of the logarithm of a chunk's seconds
 SLOW, TIMES = 0.02, 3.0
 FAIL, KILL = 0.01, 0.02
 GRANTS, LOADING, REQUEUED = 600.0, (60.0, 120.0), (60.0, 300.0)
@@ -198,13 +202,14 @@ Life = Iterator[tuple[str, float]]  # the kind of each step, and its seconds
 class Simulation:
     """Runs workers until none is left; `seconds` of GPU time by kind of step."""
 
-    def __init__(self, workers: int, chunks: int, seed: int = 1) -> None:
+    def __init__(self, workers: int, chunks: int, mean: float, seed: int = 1) -> None:
         self.random, self.world = random.Random(seed), World()
+        self.mean = mean  # seconds of a chunk
         self.keys = [hashlib.sha256(b"%d" % index).hexdigest() for index in range(chunks)]
         self.seconds: Counter[str] = Counter()
         self.events: list[tuple[float, int, Worker, Life]] = []
         self.counter = itertools.count()
-        self.length = MEAN * chunks / workers
+        self.length = mean * chunks / workers
         for index in range(workers):
             slow = TIMES if self.random.random() < SLOW else 1.0
             is_killed = self.random.random() < KILL
@@ -267,7 +272,7 @@ class Simulation:
         self.world.ask(3 * LISTING)  # what `sweep` looks at
 
     def work_on(self, key: str, worker: Worker, queue: SimulatedQueue) -> Life:
-        seconds = worker.slow * MEAN * self.random.lognormvariate(-(SIGMA**2) / 2, SIGMA)
+        seconds = worker.slow * self.mean * self.random.lognormvariate(-(SIGMA**2) / 2, SIGMA)
         if self.random.random() < FAIL:
             yield "failed", seconds * self.random.random()
             self.world.ask(FAILING)
@@ -296,14 +301,20 @@ class Simulation:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=1000)
-    parser.add_argument("--chunks-per-worker", type=int, nargs="+", default=[10, 30, 100])
+    parser.add_argument("--chunks-per-worker", type=int, nargs="+", default=[160])
+    parser.add_argument("--chunk-size", type=int, default=10_000)
+    parser.add_argument("--tokens-per-frame", type=float, default=51)
+    parser.add_argument("--tokens-per-second", type=float, default=60_000)
     options = parser.parse_args()
+    mean = options.chunk_size * options.tokens_per_frame / options.tokens_per_second
     kinds = ("loading", "waiting", "calls", "failed", "killed")
-    print(f"{options.workers:,} workers; waste by its cause, in % of the GPU time")
+    print(
+        f"{options.workers:,} workers, {mean:.1f} s a chunk; waste by cause, in % of the GPU time"
+    )
     heads = ("chunks/worker", "efficiency", *kinds, "failed twice", "calls/s", "maximum")
     print(" ".join(f"{head:>13}" for head in heads))
     for ratio in options.chunks_per_worker:
-        simulation = Simulation(options.workers, ratio * options.workers)
+        simulation = Simulation(options.workers, ratio * options.workers, mean)
         simulation.run()
         spent = simulation.seconds
         waste = [f"{spent[kind] / spent['held']:.2%}" for kind in kinds]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from embedded import configure, work
 from harness import DEMO, Project, without_settings
 from hypothesis import settings
@@ -28,7 +29,29 @@ from virnuc_rules.serving.worker import Exit
 settings.register_profile("ci", derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
+GPU_TESTS = Path(__file__).parent / "gpu"
 CONTIGS = ("NODE_1109_length_9622_cov_23.163061", "AE015924.1:1-15000", "NC_001422.1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from this process and all that it starts, unless it runs only tests/gpu."""
+    paths = [Path(config.invocation_params.dir, name.split("::")[0]) for name in config.args]
+    if not all(path.is_relative_to(GPU_TESTS) for path in paths):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture
+def as_if_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch says on a machine with two GPUs: for tests of reports, which compute nothing."""
+    answers = {
+        "is_available": True,
+        "device_count": 2,
+        "get_device_name": "NVIDIA H100",
+        "mem_get_info": (70 * 10**9, 80 * 10**9),
+        "memory_reserved": 3 * 10**9,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
 
 
 @pytest.fixture(scope="session")

@@ -127,6 +127,7 @@ SETTINGS = (
     setting("duplicate_ids", "keep", chunks=True),
     setting("window", 300),  # not the bundle's: refused
     setting("on_failed_chunks", "report"),
+    setting("keep_embeddings", False),
     setting("threads", 2),
     setting("device", "cpu"),
     setting("precision", "fp32", "ab"),

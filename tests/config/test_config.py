@@ -235,7 +235,7 @@ def test_options_survive_the_shell(text: str) -> None:
     words = shlex.split(command_options(config, "list_models"))
     assert words == [
         f"--results={config.run.results}", f"--bundle={config.run.bundle}",
-        "--on-failed-chunks=error",
+        "--on-failed-chunks=error", "--keep-embeddings",
     ]  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from virnuc_rules.embedding.embedding_file import (
     Computation,
     Embeddings,
     ResultCard,
+    ids_hash,
     read_result,
     write_result,
 )
@@ -393,8 +394,8 @@ def test_matrices_of_another_kind(
     contents = {name: bytes(tensor.untyped_storage()) for name, tensor in tensors.items()}
     sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     card = ResultCard(
-        schema_version=1, key=KEY, ids=result.ids, sha256=sha256, settings=SETTINGS, notes={},
-        computed=HOW,
+        schema_version=1, key=KEY, ids=result.ids, ids_sha256=ids_hash(result.ids), sha256=sha256,
+        settings=SETTINGS, notes={}, computed=HOW,
     )  # fmt: skip
     save_file(tensors, path, {"virnuc": card.model_dump_json()})
     assert "damaged" in result_error(path, KEY, result.ids)
@@ -444,7 +445,7 @@ def test_the_key_names_all_that_decides_the_bytes(monkeypatch: pytest.MonkeyPatc
 def test_equal_chunks_of_two_samples_are_one_task(tmp_path: Path, folder: Path) -> None:
     for sample in ("gut", "again"):
         shutil.copytree(folder, tmp_path / "chunks" / sample)
-    every = Tasks(RunFolder(tmp_path), Bundle(BUNDLE).card, SETTINGS)
+    every = Tasks(RunFolder(tmp_path), Bundle(BUNDLE).card, SETTINGS, keep_embeddings=True)
     found = {sample: [task.key for task in every.of_sample(sample)] for sample in ("gut", "again")}
     assert found["gut"] == found["again"]
     assert len(set(found["gut"])) == len(found["gut"]) == 13

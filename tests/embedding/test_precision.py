@@ -95,7 +95,6 @@ def test_the_device(
         assert str(raised.value) == told
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
 def test_the_device_of_a_machine_without_gpu() -> None:
     assert choose_device("auto", 5) == CPU
     with pytest.raises(

@@ -33,9 +33,10 @@ def site(tmp_path: Path) -> Config:
 
 
 @pytest.fixture(autouse=True)
-def without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the machine has is for tests/slurm."""
+def any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm is for tests/slurm, and no driver of NVIDIA is found."""
     monkeypatch.setenv("PATH", str(BIN))
+    monkeypatch.setattr(doctor, "_NVIDIA", Path("/nowhere"))
 
 
 @pytest.fixture
@@ -324,10 +325,29 @@ def test_weights_that_need_more_memory(site: Config, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees the device here")
 def test_a_driver_without_a_device(site: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_NVIDIA", Path(__file__))
     assert "torch sees no device" in findings(site)["device"].remedy
+
+
+@pytest.mark.usefixtures("quick", "as_if_cuda")
+def test_a_gpu(site: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of its numbers are computed on the CPU here."""
+    ones, right = torch.ones, iter([1, 1, 2])
+    monkeypatch.setattr(
+        torch, "ones", lambda *shape, device, dtype: next(right) * ones(*shape, dtype=dtype)
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    found = findings(site)["device"]
+    said = "cuda:0 (NVIDIA H100), precision fp16, 70.0 GB of memory free, CUDA_VISIBLE_DEVICES=4,5"
+    assert found.found == said
+    assert found.level == "warning" and "models verify" in found.remedy
+    bundle = copy_bundle(tmp_path)
+    with (bundle / "larger.safetensors").open("wb") as handle:
+        handle.truncate(200 * 10**9)  # in fp32
+    found = findings(site.replace(bundle=bundle, device="cuda:1"))["device"]
+    assert found.found.startswith("cuda:1 (") and "need 100.0 GB" in found.remedy
+    assert "cuda:0 multiplies wrongly" in findings(site)["device"].found
 
 
 def test_slurm_is_asked_with_the_plugins_options(site: Config, tmp_path: Path, slurm: Path) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -227,6 +228,16 @@ def test_what_a_precision_changes(
     assert f"another label   {run['label_flips']} of {run['open_frames']}\n" in printed.stdout
     assert f"another call        {run['call_flips']} of {run['windows']}\n" in printed.stdout
     assert f"{run['score_max']:.2e} at most" in printed.stdout
+
+
+@pytest.mark.usefixtures("as_if_cuda")
+def test_the_device_that_was_measured_on(small: Path, tmp_path: Path) -> None:
+    data = measuring.Data(small, 500, tmp_path)
+    names = {}
+    for device in ("cpu", "cuda:1"):
+        found = data.described(Bundle(BUNDLE), torch.device(device))
+        names[found["device"]] = found["device_name"]
+    assert names == {"cpu": platform.machine(), "cuda": "NVIDIA H100"}
 
 
 def test_a_bundle_without_classifier(bundle: Path, verify: Verify, small: Path) -> None:

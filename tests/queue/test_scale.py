@@ -169,7 +169,7 @@ def script(name: str, *arguments: object) -> str:
 
 
 def simulate(workers: int, ratio: int) -> object:
-    done = simulation.Simulation(workers, ratio * workers)
+    done = simulation.Simulation(workers, ratio * workers, mean=60)
     done.run()
     return done
 

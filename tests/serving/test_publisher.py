@@ -4,6 +4,7 @@ import errno
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,11 +61,13 @@ def test_two_claims_are_held_while_a_result_is_written(
     monkeypatch.setattr(results, "write_result", slow)
     published: list[str] = []
     with Publisher(queue, SETTINGS, lambda claim, _: published.append(claim.key)) as publisher:
-        publisher.publish(claimed(queue, KEYS[0]), result(0))
+        publisher.publish(claimed(queue, KEYS[0]), partial(result, 0))
         second = claimed(queue, KEYS[1])
         assert names(queue.store.claims) == KEYS[:2] and published == []
         may_write.set()
-        publisher.publish(second, result(1))  # the first is in place before the second begins
+        publisher.publish(
+            second, partial(result, 1)
+        )  # the first is in place before the second begins
         assert published == KEYS[:1] and queue.store.is_done(KEYS[0])
     assert published == KEYS[:2] and names(queue.store.claims) == []
     for number in (0, 1):
@@ -80,7 +83,7 @@ def test_each_result_is_announced_once_in_order_by_the_caller(queue: Queue) -> N
 
     with Publisher(queue, SETTINGS, published) as publisher:
         for number in range(5):
-            publisher.publish(claimed(queue, str(number) * 64), result(number))
+            publisher.publish(claimed(queue, str(number) * 64), partial(result, number))
         publisher.settle()
         publisher.settle()  # nothing is left to announce
     assert calls == [(str(number), threading.get_ident(), True) for number in range(5)]
@@ -99,7 +102,7 @@ def test_what_went_wrong_is_raised_and_nothing_is_left(
         pytest.raises(EnvironmentProblem, match=f"{KEYS[0]}.*No space left"),
         Publisher(queue, SETTINGS, lambda claim, _: published.append(claim.key)) as publisher,
     ):
-        publisher.publish(claimed(queue, KEYS[0]), result(0))
+        publisher.publish(claimed(queue, KEYS[0]), partial(result, 0))
         publisher.settle()
     assert published == [] and queue.postponed == {KEYS[0]}
     assert names(queue.store.claims) == [] and names(queue.store.embeddings) == []
@@ -118,7 +121,7 @@ def test_what_passes_costs_no_second_computation(
     monkeypatch.setattr(results, "write_result", at_last)
     published: list[str] = []
     with Publisher(queue, SETTINGS, lambda claim, _: published.append(claim.key)) as publisher:
-        publisher.publish(claimed(queue, KEYS[0]), result(0))
+        publisher.publish(claimed(queue, KEYS[0]), partial(result, 0))
     assert published == KEYS[:1] and queue.store.is_done(KEYS[0])
 
 
@@ -138,7 +141,7 @@ def test_an_error_of_any_kind_is_raised_once_and_ends_claim_and_thread(
 
     monkeypatch.setattr(results, "write_result", broken)
     with Publisher(queue, SETTINGS, lambda *_: None) as publisher:
-        publisher.publish(claimed(queue, KEYS[0]), result(0))
+        publisher.publish(claimed(queue, KEYS[0]), partial(result, 0))
         with pytest.raises(error):
             publisher.settle()
         publisher.settle()
@@ -153,7 +156,7 @@ def test_an_error_while_embedding_waits_for_the_result_before(queue: Queue) -> N
         pytest.raises(ZeroDivisionError),
         Publisher(queue, SETTINGS, lambda claim, _: published.append(claim.key)) as publisher,
     ):
-        publisher.publish(claimed(queue, KEYS[0]), result(0))
+        publisher.publish(claimed(queue, KEYS[0]), partial(result, 0))
         raise ZeroDivisionError
     assert published == KEYS[:1] and queue.store.is_done(KEYS[0])
 
@@ -169,7 +172,7 @@ def test_the_cause_is_named_where_both_go_wrong(
         pytest.raises(EnvironmentProblem, match="No space left"),
         Publisher(queue, SETTINGS, lambda *_: None) as publisher,
     ):
-        publisher.publish(claimed(queue, KEYS[0]), result(0))
+        publisher.publish(claimed(queue, KEYS[0]), partial(result, 0))
         raise InterruptedError("a signal came meanwhile")
 
 

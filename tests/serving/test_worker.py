@@ -67,6 +67,25 @@ def test_what_a_report_says(config: Config) -> None:
     assert found.seconds_computing > 0 and found.versions["torch"] == torch.__version__
 
 
+@pytest.mark.usefixtures("as_if_cuda")
+def test_what_a_report_says_of_a_gpu(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks are those of a CPU: only what is said is of a GPU."""
+    opened, cpu = embed.Networks.open, torch.device("cpu")
+    monkeypatch.setattr(
+        embed.Networks,
+        "open",
+        lambda bundle, device, precision, *rest: opened(bundle, cpu, "fp32", *rest),
+    )
+    assert worker(config, "3").run() == Exit.DRAINED
+    found = report(config, "3")
+    assert (found.device, found.precision, found.verified) == (
+        "cuda:1 (NVIDIA H100)",
+        "fp16",
+        False,
+    )
+    assert {point.device for point in found.memory} == {3000}  # MB
+
+
 def spoil_a_chunk(one: Worker) -> tuple[str, bytes]:
     key, task = next(iter(one.tasks.items()))
     good = task.path.read_bytes()

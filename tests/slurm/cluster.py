@@ -123,7 +123,10 @@ class Cluster:
             names=",".join(NODES),
         )
         (self.folder / "slurm.conf").write_text(config)
-        devices = [f"NodeName={node} Name=gpu File={self._device(node)}" for node in NODES]
+        # A job keeps the CUDA_VISIBLE_DEVICES of the tests: it sees no GPU of this machine.
+        devices = [
+            f"NodeName={node} Name=gpu Flags=no_gpu_env File={self._device(node)}" for node in NODES
+        ]
         (self.folder / "gres.conf").write_text("\n".join(devices) + "\n")
         ETC.mkdir(exist_ok=True)
         for link in self.links:

@@ -21,6 +21,11 @@ from slurm_project import SlurmProject
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 
 
+def test_a_job_with_a_gpu_of_slurm_sees_none_of_this_machine(slurm: Cluster) -> None:
+    shown = slurm.ask("srun", "--gpus=1", "--mem=100", "printenv", "CUDA_VISIBLE_DEVICES")
+    assert shown == b"\n"
+
+
 def test_two_workers_two_nodes_the_same_bytes(
     project: SlurmProject, slurm: Cluster, reference: Project
 ) -> None:

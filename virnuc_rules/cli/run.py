@@ -29,6 +29,8 @@ from virnuc_rules.files.made import Product, Seen, read_made, touch
 from virnuc_rules.logs import logger
 from virnuc_rules.models.card import read_card
 from virnuc_rules.planning import products
+from virnuc_rules.planning.lacking import without_other
+from virnuc_rules.queue.store import Store
 
 if TYPE_CHECKING:
     from virnuc_rules.serving.worker import Worker
@@ -159,6 +161,8 @@ def serve(
     if late := sorted(set(samples) - set(chunked)):
         logger.warning("sample %s is not chunked, and left out", late[0])
     tasks = every.of_samples(chunked)
+    if not (every_sample and settings.run.keep_embeddings):
+        tasks = without_other(tasks.values(), Store(settings.run.results))
     name, by_hand = str(worker), not snakemakes()  # Snakemake begins the run itself
     _work(Worker(settings, name, worker, tasks, deadline, _name(log), begins=by_hand), stamp)
 

@@ -38,6 +38,7 @@ def train(
     log: Log = None,
 ) -> None:
     """Train a classifier on embedded, labelled samples; makes a bundle with its evaluation."""
+    settings.run.check_embeddings("train")
     product = trained_product(settings, calibrating, fitting)
     if product.up_to_date(stamp):
         return

@@ -79,6 +79,17 @@ class Run(Section):
     on_failed_chunks: Literal["error", "report"] = "error"
     """error: the run fails after all other chunks are done; report: continue, and give their
     windows no call"""
+    keep_embeddings: bool = True
+    """true: keep the embeddings of chunks, about 13 kB an open frame, which `train` needs; false:
+    only their scores, 8 bytes; another classifier then needs all to be embedded again"""
+
+    def check_embeddings(self, command: str) -> None:
+        """Raise VirnucError where embeddings are not kept, for a command that reads them."""
+        if not self.keep_embeddings:
+            raise VirnucError(
+                f"keep_embeddings: {command} reads embeddings, which are not kept with false; set "
+                "it to true"
+            )
 
 
 class Chunking(Section):

@@ -1,7 +1,8 @@
-"""The result files: the embeddings of a chunk, with hashes and metadata."""
+"""The result files: embeddings or scores of a chunk, with hashes and metadata."""
 
 import hashlib
 import io
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from virnuc_rules.files.environment import environment_named, open_regular, pati
 _METADATA = "virnuc"  # a single key: safetensors writes several keys in random order
 _FLOAT32 = 4  # bytes
 _BLOCK = 1 << 20  # bytes hashed at once
+_KINDS = ({"dnabert_s", "esm2"}, {"scores"})  # names of the matrices of a result
 
 
 class Computation(BaseModel):
@@ -47,13 +49,39 @@ class Embeddings:
     padding: int = 0  # padding tokens
     notes: dict[str, int] = field(default_factory=dict)  # counts of unusual events
 
+    @property
+    def matrices(self) -> dict[str, Tensor]:
+        """Return what is stored, by name."""
+        return {"dnabert_s": self.dnabert_s, "esm2": self.esm2}
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """R scores by the classifier of a bundle, with the ids of their open frames."""
+
+    ids: list[str]
+    scores: Tensor  # float32 [R, 2]: score1 (non-viral) and score2 (virus), on the CPU
+    computed: Computation  # of the embeddings that were scored
+    tokens: int = 0
+    padding: int = 0
+    notes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def matrices(self) -> dict[str, Tensor]:
+        """Return what is stored, by name."""
+        return {"scores": self.scores}
+
+
+Result = Embeddings | Scores
+
 
 class ResultCard(BaseModel):
     """The metadata of a result file."""
 
     schema_version: int
     key: str
-    ids: list[str]
+    ids: list[str] | None  # of the open frames; those of scores are only in the chunk: 8 bytes each
+    ids_sha256: str
     sha256: dict[str, str]  # of each matrix
     settings: Embedding
     notes: dict[str, int]
@@ -77,20 +105,25 @@ class _Matrix(BaseModel):
 class _Header(BaseModel):
     """The header of a result, a file of safetensors: after its length in 8 bytes, JSON."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="allow")
 
+    __pydantic_extra__: dict[str, _Matrix] = Field(init=False)
     metadata: _Metadata = Field(alias="__metadata__")
-    dnabert_s: _Matrix
-    esm2: _Matrix
+
+    @property
+    def matrices(self) -> dict[str, _Matrix]:
+        """Return the matrices by name, in the order of the file."""
+        return dict(sorted(self.__pydantic_extra__.items()))
 
 
-def write_result(path: Path, key: str, settings: Embedding, result: Embeddings) -> None:
-    """Write a result file: both matrices, and key, ids, hashes and notes as metadata."""
-    tensors = {"dnabert_s": result.dnabert_s.contiguous(), "esm2": result.esm2.contiguous()}
+def write_result(path: Path, key: str, settings: Embedding, result: Result) -> None:
+    """Write a result file: its matrices, and key, ids, hashes and notes as metadata."""
+    tensors = {name: matrix.contiguous() for name, matrix in result.matrices.items()}
     card = ResultCard(
         schema_version=SCHEMA,
         key=key,
-        ids=result.ids,
+        ids=result.ids if isinstance(result, Embeddings) else None,
+        ids_sha256=ids_hash(result.ids),
         sha256={name: _tensor_hash(tensor) for name, tensor in tensors.items()},
         settings=settings,
         notes=result.notes,
@@ -101,7 +134,7 @@ def write_result(path: Path, key: str, settings: Embedding, result: Embeddings) 
 
 
 @patient
-def read_result(path: Path, key: str, ids: list[str]) -> Embeddings:
+def read_result(path: Path, key: str, ids: list[str]) -> Result:
     """Read a result file and check that it is complete and belongs to the R rows `ids`.
 
     All bytes are read and hashed; the matrices stay mapped from the file. Raises ResultError if it
@@ -112,7 +145,8 @@ def read_result(path: Path, key: str, ids: list[str]) -> Embeddings:
         with environment_named(path), open_regular(path) as file:
             header, start = _read_header(file)
             card = header.metadata.virnuc
-            if (card.key, card.ids) != (key, ids):
+            is_of = (card.key, card.ids_sha256) == (key, ids_hash(ids))
+            if not is_of or card.ids not in (None, ids):
                 raise ResultError(f"{path}: the result belongs to other open frames")
             end = _check_matrices(file, header, len(ids))
             # Not by the open file: Python keeps a file open as long as it is mapped.
@@ -121,13 +155,16 @@ def read_result(path: Path, key: str, ids: list[str]) -> Embeddings:
         raise MissingResult(f"{path}: no such result; run again to embed the chunk") from None
     except (OSError, ValueError) as error:  # pydantic's is a ValueError
         raise ResultError(f"{path}: the result is damaged ({one_line(error)})") from None
-    dnabert_s, esm2 = (
-        content[start + matrix.data_offsets[0] : start + matrix.data_offsets[1]]
+    matrices = {
+        name: content[start + matrix.data_offsets[0] : start + matrix.data_offsets[1]]
         .view(torch.float32)
         .view(matrix.shape)
-        for matrix in (header.dnabert_s, header.esm2)
-    )
-    return Embeddings(ids, dnabert_s, esm2, card.computed, notes=card.notes)
+        for name, matrix in header.matrices.items()
+    }
+    if "scores" in matrices:
+        return Scores(ids, matrices["scores"], card.computed, notes=card.notes)
+    both = matrices["dnabert_s"], matrices["esm2"]
+    return Embeddings(ids, *both, card.computed, notes=card.notes)
 
 
 def _read_header(file: io.FileIO) -> tuple[_Header, int]:
@@ -143,7 +180,9 @@ def _read_header(file: io.FileIO) -> tuple[_Header, int]:
 def _check_matrices(file: io.FileIO, header: _Header, rows: int) -> int:
     """Read the rest of a file; return its length. Raises ValueError where it is not as written."""
     end, sha256 = 0, header.metadata.virnuc.sha256
-    for name, matrix in (("dnabert_s", header.dnabert_s), ("esm2", header.esm2)):
+    if set(header.matrices) not in _KINDS:
+        raise ValueError(f"its matrices are {', '.join(header.matrices) or 'none'}")
+    for name, matrix in header.matrices.items():
         first, end = end, end + math.prod(matrix.shape) * _FLOAT32
         if len(matrix.shape) != 2 or matrix.shape[0] != rows or min(matrix.shape) < 1:
             raise ValueError(f"{name} is {matrix.shape}, not a matrix of {rows} rows")
@@ -165,3 +204,8 @@ def _file_hash(file: io.FileIO, size: int) -> str:
 
 def _tensor_hash(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.numpy().data).hexdigest()
+
+
+def ids_hash(ids: list[str]) -> str:
+    """Return the sha256 of ids as a JSON list."""
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()

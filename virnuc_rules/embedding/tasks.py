@@ -12,7 +12,7 @@ from virnuc_rules.chunking.manifest import ChunkEntry, read_manifest
 from virnuc_rules.config.model import Embedding, Run
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import ModelError, UnusableSample
-from virnuc_rules.models.card import BundleCard, read_card
+from virnuc_rules.models.card import CLASSIFIER, BundleCard, read_card
 from virnuc_rules.vocabulary import GENETIC_CODE
 
 if TYPE_CHECKING:  # pyarrow takes most of a second to import: a job without work does not import it
@@ -23,13 +23,36 @@ _COMPILE = "auto"  # the setting: compiled layers where they can be; `Computatio
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """One chunk to embed; equal chunks have the same key and are one task."""
+class Output:
+    """A result file that a task may have."""
 
     key: str
+    columns: int  # float32 values for an open frame
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One chunk to embed; equal chunks have the same key and are one task.
+
+    Its scores can be had from what workers make of it with either `keep_embeddings`.
+    """
+
+    output: Output  # what a worker makes of it
+    other: Output | None  # what a worker makes with the other `keep_embeddings`
     sample: str
     path: Path
     entry: ChunkEntry
+
+    @property
+    def key(self) -> str:
+        """The key of what a worker makes of it, by which the queue knows the task."""
+        return self.output.key
+
+    @property
+    def outputs(self) -> list[Output]:
+        """What has the scores of the chunk: one of these is enough. The smallest is the first."""
+        either = [self.output, self.other] if self.other else [self.output]
+        return sorted(either, key=lambda output: output.columns)
 
     @property
     def name(self) -> str:
@@ -50,6 +73,11 @@ def result_key(chunk_sha256: str, fingerprint: str, settings: Embedding) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def scores_key(key: str, classifier: str) -> str:
+    """Return the key of scores: of the embeddings' key and the sha256 of the classifier's file."""
+    return hashlib.sha256(f"{key} {classifier}".encode()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Tasks:
     """The tasks of a run, with one bundle and one set of settings."""
@@ -57,11 +85,21 @@ class Tasks:
     folder: RunFolder
     card: BundleCard
     settings: Embedding
+    keep_embeddings: bool
 
     @classmethod
     def of(cls, run: Run, settings: Embedding) -> Self:
-        """Read the bundle's card. Raises ModelError if it is missing."""
-        return cls(RunFolder(run.results), read_card(run.bundle), settings)
+        """Read the bundle's card.
+
+        Raises ModelError if it is missing, or has no classifier where only scores are kept.
+        """
+        card = read_card(run.bundle)
+        if not (run.keep_embeddings or card.classifier):
+            raise ModelError(
+                f"{run.bundle}: bundle {card.name} has no classifier, so `keep_embeddings: false` "
+                "would keep nothing; set it to true, or give another bundle"
+            )
+        return cls(RunFolder(run.results), card, settings, run.keep_embeddings)
 
     def of_sample(self, sample: str) -> Iterator[Task]:
         """Yield the tasks of a sample in input order.
@@ -78,8 +116,17 @@ class Tasks:
                 "another bundle"
             )
         for entry in manifest.chunks:
-            key = result_key(entry.sha256, self.card.fingerprint, self.settings)
-            yield Task(key, sample, folder.path / entry.file, entry)
+            yield self.of_chunk(sample, folder.path / entry.file, entry)
+
+    def of_chunk(self, sample: str, path: Path, entry: ChunkEntry) -> Task:
+        """Return the task of a chunk."""
+        key = result_key(entry.sha256, self.card.fingerprint, self.settings)
+        embeddings = Output(key, sum(self.card.widths))
+        if self.card.classifier is None:
+            return Task(embeddings, None, sample, path, entry)
+        scores = Output(scores_key(key, self.card.sha256[CLASSIFIER]), self.card.classifier.classes)
+        both = (embeddings, scores) if self.keep_embeddings else (scores, embeddings)
+        return Task(*both, sample, path, entry)
 
     def of_samples(self, samples: Iterable[str]) -> dict[str, Task]:
         """Return the tasks of samples by key; a sample whose files cannot be used has none."""

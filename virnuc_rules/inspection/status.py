@@ -13,6 +13,7 @@ from virnuc_rules.config.model import Embedding, Inputs, Run, Serving
 from virnuc_rules.config.sheet import read_samples
 from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.errors import ChunkError, VirnucError
+from virnuc_rules.planning.lacking import with_results
 from virnuc_rules.queue.claim_text import name_and_pid
 from virnuc_rules.queue.store import Store
 from virnuc_rules.queue.watched import Watched
@@ -79,7 +80,7 @@ class Observer:
             for key, seen in claims.items()
             if seen.claim and not seen.is_lost(lease)
         }
-        done = store.done(tasks)  # after the claims: what is released meanwhile is done
+        done = with_results(tasks.values(), store)  # after the claims: what is released is done
         running = {key for key in tasks if key in at_work and key not in done}
         stalled = {k for k in tasks if k in claims and k not in at_work and k not in done}
         failures = store.failed(task for task in tasks if task not in done and task not in running)

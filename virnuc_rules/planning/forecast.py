@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from virnuc_rules.chunking.manifest import read_manifest
-from virnuc_rules.embedding.tasks import Task
 from virnuc_rules.files.made import is_absent, read_made
 from virnuc_rules.planning.plan import Plan, SamplePlan
 from virnuc_rules.queue.store import Store
@@ -67,12 +66,12 @@ def forecast(plan: Plan) -> Forecast:
         if state.is_final:
             result.for_training += len(state.lacking)
             continue
-        for task in _to_embed(plan, sample, state):
-            if task.key not in seen:  # equal chunks are embedded once
-                seen.add(task.key)
-                why = "failed before" if task.key in failed else _reason(plan, sample, state)
+        for key, open_frames in _to_embed(plan, sample, state):
+            if key not in seen:  # equal chunks are embedded once
+                seen.add(key)
+                why = "failed before" if key in failed else _reason(plan, sample, state)
                 result.chunks[why] += 1
-                result.open_frames += task.entry.open_frames
+                result.open_frames += open_frames
     return result
 
 
@@ -89,13 +88,13 @@ def _add_sample(result: Forecast, plan: Plan, sample: str, state: SamplePlan) ->
     result.archived += [str(path) for path in state.files if is_absent(path)]
 
 
-def _to_embed(plan: Plan, sample: str, state: SamplePlan) -> list[Task]:
+def _to_embed(plan: Plan, sample: str, state: SamplePlan) -> list[tuple[str, int]]:
+    """Return a name and the open frames of each chunk to embed; equal chunks have one name."""
     if plan.card or state.chunks is None or state.problem:
-        return state.lacking
+        return [(task.key, task.entry.open_frames) for task in state.lacking]
     # The bundle is made in this run: no key is known, and all chunks will be embedded.
-    folder = plan.folder.chunks(sample)
-    entries = read_manifest(folder).chunks
-    return [Task(entry.sha256, sample, folder.path / entry.file, entry) for entry in entries]
+    chunks = read_manifest(plan.folder.chunks(sample)).chunks
+    return [(entry.sha256, entry.open_frames) for entry in chunks]
 
 
 def _reason(plan: Plan, sample: str, state: SamplePlan) -> str:
@@ -109,6 +108,8 @@ def _reason(plan: Plan, sample: str, state: SamplePlan) -> str:
         return "other bundle"
     now, before = plan.config.embedding.model_dump(mode="json"), made.of.get("embedding", {})
     changed = [key for key, value in now.items() if before.get(key) != value]
+    if not (changed or plan.config.run.keep_embeddings):
+        changed = ["classifier"] * (made.of.get("bundle") != plan.card.prediction_fingerprint)
     return f"other {' and '.join(changed)}" if changed else "missing result"
 
 

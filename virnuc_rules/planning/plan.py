@@ -113,16 +113,27 @@ class Plan:
         self._look_for_results()
 
     def _look_for_results(self) -> None:
-        store = Store(self.config.run.results)
+        if self.card is None:
+            return
+        store, tasks = (
+            Store(self.config.run.results),
+            Tasks.of(self.config.run, self.config.embedding),
+        )
         for sample, plan in self.samples.items():
-            if self.card and self._must_be_embedded(plan):
-                tasks = Tasks.of(self.config.run, self.config.embedding).of_sample(sample)
-                plan.lacking = lacking(tasks, store, self.card)
+            if self._must_be_embedded(plan):
+                plan.lacking = lacking(
+                    tasks.of_sample(sample), store, need_embeddings=self._must_keep_embeddings
+                )
 
     def _must_be_embedded(self, plan: SamplePlan) -> bool:
         """Tell whether results of a sample are needed; train and evaluate need those of all."""
         is_chunked = plan.chunks is not None and not plan.problem
         return is_chunked and (self.is_labelled or not plan.is_final)
+
+    @property
+    def _must_keep_embeddings(self) -> bool:
+        """Tell whether scores are not enough: `train` reads embeddings."""
+        return self.is_labelled and self.config.run.keep_embeddings
 
     def _settle_stamps(self) -> None:
         config, every = self.config, self.samples.values()

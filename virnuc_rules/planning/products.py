@@ -38,6 +38,7 @@ from virnuc_rules.config.sheet import Sheet
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.files.made import Product, read_made
 from virnuc_rules.models.card import BundleCard
+from virnuc_rules.planning.lacking import lacking
 from virnuc_rules.queue.store import Store
 
 
@@ -135,10 +136,9 @@ def trained(
 
 
 def unembedded(run: Run, embedding: Embedding, samples: Iterable[str]) -> list[str]:
-    """Return the names of the chunks of samples that have no embeddings."""
-    tasks = Tasks.of(run, embedding).of_samples(samples)
-    done = Store(run.results).done(tasks)
-    return [task.name for key, task in tasks.items() if key not in done]
+    """Return the names of the chunks of samples that have no embeddings, nor scores."""
+    tasks = Tasks.of(run, embedding).of_samples(samples).values()
+    return [task.name for task in lacking(tasks, Store(run.results))]
 
 
 def _of(**values: Any) -> dict[str, Any]:
@@ -151,9 +151,10 @@ def _of(**values: Any) -> dict[str, Any]:
 
 
 def _shown(settings: Group | Section) -> dict[str, Any]:
-    """Return settings without the folder of the results, whose name no product shows."""
+    """Return settings without those that no product shows: where results are, and which kind."""
     dumped = settings.model_dump(mode="json")
-    dumped.get("run", {}).pop("results", None)
+    for key in ("results", "keep_embeddings"):
+        dumped.get("run", {}).pop(key, None)
     return dumped
 
 

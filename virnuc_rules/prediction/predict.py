@@ -4,8 +4,6 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from virnuc_rules.arrays import Double
 from virnuc_rules.bundles.verified import Verified, read_verified
 from virnuc_rules.chunking.format import contig_indices, contig_lengths, read_table
@@ -51,7 +49,6 @@ def predict(
     folder = RunFolder(run.results).chunks(sample)
     manifest = read_manifest(folder)
     probabilities = calibrated(bundle.card, probability.prevalence)
-    torch.set_num_threads(1)  # the classifier is small, and samples run in parallel
     contigs = contig_indices(folder, manifest, contig_lengths(folder, manifest))
     consensus, computed = Consensus.empty(manifest.windows), set[Computation]()
     failed: list[str] = []

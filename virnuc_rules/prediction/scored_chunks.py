@@ -1,23 +1,21 @@
-"""The chunks of a sample with their embeddings from the store, and with scores."""
+"""The chunks of a sample with their results from the store, and with scores."""
 
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from virnuc_rules.arrays import Float, Int
+from virnuc_rules.arrays import Int
 from virnuc_rules.chunking.format import Chunk
 from virnuc_rules.config.model import Run
-from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result
-from virnuc_rules.embedding.scoring import frame_scores
-from virnuc_rules.embedding.tasks import Task
+from virnuc_rules.embedding.embedding_file import Computation, Embeddings, Result, read_result
+from virnuc_rules.embedding.scoring import score
+from virnuc_rules.embedding.tasks import Output, Task
 from virnuc_rules.errors import EnvironmentProblem, MissingResult, ResultError
-from virnuc_rules.models.card import read_card
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.queue.store import Store
 from virnuc_rules.vocabulary import Frame
@@ -45,23 +43,26 @@ class ScoredChunk:
         return index.to_numpy().astype(np.int8)  # type: ignore[no-any-return]
 
 
-def usable_results(tasks: list[Task], run: Run) -> Iterator[tuple[Chunk, Embeddings | None]]:
-    """Yield the chunks of a sample in order with their embeddings.
+def usable_results(
+    tasks: list[Task], run: Run, *, need_embeddings: bool = False
+) -> Iterator[tuple[Chunk, Result | None]]:
+    """Yield the chunks of a sample in order with their scores, or embeddings where there are none.
 
-    None: the chunk failed, and `on_failed_chunks` is `report`. Checks every chunk before it raises
-    ResultError, and moves damaged results aside, so that one more run embeds all of them again.
-    Raises EnvironmentProblem where a file cannot be read: nothing is then known of the chunk.
+    need_embeddings: only embeddings will do. None: the chunk failed, and `on_failed_chunks` is
+    `report`. Checks every chunk before it raises ResultError, and moves damaged results aside, so
+    that one more run embeds all of them again. Raises EnvironmentProblem where a file cannot be
+    read: nothing is then known of the chunk.
     """
-    store, widths = Store(run.results), read_card(run.bundle).widths
-    unusable: list[str] = []
+    store, unusable = Store(run.results), list[str]()
     for task in tasks:
         result = None
         try:
             chunk = task.read()
+            output = task.output if need_embeddings else _existing(task, store)
             try:
-                result = _read(store.result(task.key), task.key, chunk.ids, widths)
+                result = _read(output, store, chunk.ids)
             except ResultError:  # again, before it is moved: a worker may have replaced it
-                result = _read(store.result(task.key), task.key, chunk.ids, widths)
+                result = _read(output, store, chunk.ids)
         except MissingResult as error:
             if run.on_failed_chunks == "error" or store.failure(task.key) is None:
                 unusable.append(str(error))
@@ -70,7 +71,7 @@ def usable_results(tasks: list[Task], run: Run) -> Iterator[tuple[Chunk, Embeddi
                 logger.error("%s", line)
             raise
         except ResultError as error:
-            aside = store.set_aside(task.key)
+            aside = store.set_aside(output.key)
             unusable.append(f"{error}; moved to {aside}" if aside else str(error))
         yield chunk, result
     for line in unusable[1:]:
@@ -82,9 +83,15 @@ def usable_results(tasks: list[Task], run: Run) -> Iterator[tuple[Chunk, Embeddi
         )
 
 
-def _read(path: Path, key: str, ids: list[str], widths: tuple[int, int]) -> Embeddings:
-    result = read_result(path, key, ids)
-    if (result.dnabert_s.shape[1], result.esm2.shape[1]) != widths:
+def _existing(task: Task, store: Store) -> Output:
+    """Return the first of a task's outputs that exists, else what a worker would make."""
+    return next((each for each in task.outputs if store.is_done(each.key)), task.output)
+
+
+def _read(output: Output, store: Store, ids: list[str]) -> Result:
+    path = store.result(output.key)
+    result = read_result(path, output.key, ids)
+    if sum(matrix.shape[1] for matrix in result.matrices.values()) != output.columns:
         raise ResultError(f"{path}: the result is damaged (it is of other networks)")
     return result
 
@@ -92,14 +99,14 @@ def _read(path: Path, key: str, ids: list[str], widths: tuple[int, int]) -> Embe
 def scored_chunks(
     tasks: list[Task], run: Run, classifier: MLPClassifier, computed: set[Computation]
 ) -> Iterator[ScoredChunk]:
-    """Yield the chunks of a sample in order, with scores where there are embeddings.
+    """Yield the chunks of a sample in order, with scores where there are results.
 
     Adds precision and device of the embeddings to `computed`. Raises as `usable_results` does,
     and ModelError for a classifier whose scores are not finite.
     """
     for chunk, result in usable_results(tasks, run):
-        scores: Float | None = None
+        if isinstance(result, Embeddings):
+            result = score(classifier, result, run.bundle)
         if result is not None:
             computed.add(result.computed)
-            scores = frame_scores(classifier, result, run.bundle)
-        yield ScoredChunk(chunk.table, scores)
+        yield ScoredChunk(chunk.table, None if result is None else result.scores.numpy())

@@ -6,6 +6,8 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virnuc_rules.bundles.verified import read_verified
@@ -19,7 +21,9 @@ if TYPE_CHECKING:  # torch takes seconds to import: a worker without tasks does 
     from torch import Tensor
 
     from virnuc_rules.embedding.embed import Networks
+    from virnuc_rules.embedding.embedding_file import Embeddings, Result
     from virnuc_rules.models.bundle import Bundle
+    from virnuc_rules.models.classifier import MLPClassifier
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +35,25 @@ class Loaded:
     networks: "Networks"
     settings: Embedding
     expected: "Tensor"
+    bundle: Path
+    classifier: "MLPClassifier | None"  # where scores are kept
+
+    def kept(self, embeddings: "Embeddings") -> "Callable[[], Result]":
+        """Return a function that gives what is stored of a chunk: its embeddings, or its scores.
+
+        On a GPU the function computes the scores, so that it can be called while the next chunk is
+        embedded. On a CPU they are computed here: the classifier runs in one thread, and the number
+        of threads is a setting of the process.
+        """
+        from virnuc_rules.embedding.scoring import score
+
+        if self.classifier is None:
+            return lambda: embeddings
+        scores = partial(score, self.classifier, embeddings, self.bundle)
+        if self.networks.device.type == "cuda":
+            return scores
+        computed = scores()
+        return lambda: computed
 
     def device_is_sound(self) -> bool:
         """Tell whether the self-check batch still gives the same embeddings (tolerance 1e-3).
@@ -88,7 +111,9 @@ class Loader:
         self._note_precision(bundle, precision, device.type)
         networks = Networks.open(bundle, device, precision, self._timed)
         embedding = self.settings.embedding
-        return Loaded(networks, embedding, self_check(networks, embedding))
+        classifier = None if self.settings.run.keep_embeddings else bundle.open_classifier()
+        check = self_check(networks, embedding)
+        return Loaded(networks, embedding, check, bundle.folder, classifier)
 
     def _note_precision(self, bundle: "Bundle", precision: str, device: str) -> None:
         """Record the precision, and warn if it was not verified on this type of device."""

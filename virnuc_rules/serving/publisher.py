@@ -9,7 +9,7 @@ from virnuc_rules.files.environment import environment_named, patient
 from virnuc_rules.queue.claims import Claim, Queue
 
 if TYPE_CHECKING:  # imports torch
-    from virnuc_rules.embedding.embedding_file import Embeddings
+    from virnuc_rules.embedding.embedding_file import Result
 
 
 class Publisher:
@@ -24,11 +24,11 @@ class Publisher:
         self,
         queue: Queue,
         settings: Embedding,
-        published: Callable[[Claim, "Embeddings"], None],
+        published: Callable[[Claim, "Result"], None],
     ) -> None:
         self.queue, self.settings, self.published = queue, settings, published
         self._thread = ThreadPoolExecutor(1, "publisher")
-        self._pending: tuple[Claim, Embeddings, Future[None]] | None = None
+        self._pending: tuple[Claim, Future[Result]] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -39,32 +39,36 @@ class Publisher:
         finally:
             self._thread.shutdown()
 
-    def publish(self, claim: Claim, result: "Embeddings") -> None:
-        """Pass a result to the writing thread, after the result before it is published."""
+    def publish(self, claim: Claim, kept: Callable[[], "Result"]) -> None:
+        """Pass a result to the writing thread, after the result before it is published.
+
+        `kept` is called in that thread.
+        """
         self.settle()
-        self._pending = claim, result, self._thread.submit(self._write, claim, result)
+        self._pending = claim, self._thread.submit(self._write, claim, kept)
 
     def settle(self) -> None:
         """Wait until the last result is published. Raises what went wrong."""
         if self._pending:
-            claim, result, written = self._pending
+            claim, written = self._pending
             self._pending = None
-            written.result()
-            self.published(claim, result)
+            self.published(claim, written.result())
 
-    def _write(self, claim: Claim, result: "Embeddings") -> None:
+    def _write(self, claim: Claim, kept: Callable[[], "Result"]) -> "Result":
         from virnuc_rules.embedding.embedding_file import write_result
 
         @patient
-        def write() -> None:
+        def write() -> "Result":
             with environment_named(self.queue.store.result(claim.key)):
+                result = kept()
                 self.queue.publish(
                     claim, lambda path: write_result(path, claim.key, self.settings, result)
                 )
+            return result
 
         try:
             self.queue.pace.step()
-            write()
+            return write()
         except BaseException:
             self.queue.postponed.add(claim.key)
             self.queue.release(claim)

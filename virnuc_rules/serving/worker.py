@@ -16,7 +16,6 @@ from virnuc_rules.config.model import WorkerSettings
 from virnuc_rules.embedding.tasks import Task
 from virnuc_rules.errors import EnvironmentProblem, ModelError, VirnucError, one_line
 from virnuc_rules.files.environment import environment_problem
-from virnuc_rules.models.card import read_card
 from virnuc_rules.planning.lacking import short_results
 from virnuc_rules.queue.claims import Claim, Queue
 from virnuc_rules.queue.store import ATTEMPTS
@@ -27,7 +26,7 @@ from virnuc_rules.serving.publisher import Publisher
 from virnuc_rules.serving.reporter import Reporter
 
 if TYPE_CHECKING:  # torch takes seconds to import: a worker without tasks does not import it
-    from virnuc_rules.embedding.embedding_file import Embeddings
+    from virnuc_rules.embedding.embedding_file import Result
 
 logger = logging.getLogger(__name__)
 
@@ -128,9 +127,8 @@ class Worker:
         """Make tasks pending whose result was cut; what else is damaged is seen when it is read."""
         store = self.queue.store
         done = [self.tasks[key] for key in store.done(self.tasks)]
-        card = read_card(self.settings.run.bundle)
-        for task in short_results(done, store, card):
-            if not short_results([task], store, card):
+        for task in short_results(done, store):
+            if not short_results([task], store):
                 continue  # another worker has just made it again
             aside = store.set_aside(task.key)
             logger.warning(
@@ -221,8 +219,9 @@ class Worker:
         try:
             chunk = task.read()
             self.queue.pace.step()
-            result = embed_chunk(chunk, loaded.networks, self.settings.embedding, self._step)
-        except Interrupted:
+            embeddings = embed_chunk(chunk, loaded.networks, self.settings.embedding, self._step)
+            kept = loaded.kept(embeddings)
+        except (Interrupted, ModelError):
             raise
         except Exception as error:
             if problem := environment_problem(error, task.path):
@@ -237,7 +236,7 @@ class Worker:
                 cause = f"{type(error).__name__}: {cause}"
             self._fail(claim, cause, traceback.format_exc())
         else:
-            publisher.publish(claim, result)
+            publisher.publish(claim, kept)
         self.queue.pace.done()
         seconds = time.monotonic() - start
         self.report.seconds_computing += seconds
@@ -259,7 +258,7 @@ class Worker:
             self.report.failed_chunks += 1
             self._chunk_done()
 
-    def _published(self, claim: Claim, result: "Embeddings") -> None:
+    def _published(self, claim: Claim, result: "Result") -> None:
         self.problems = 0
         self.report.chunks += 1
         self.report.open_frames += len(result.ids)

@@ -18,6 +18,7 @@ from torch import Tensor
 from virnuc_rules.arrays import Bool, Int
 from virnuc_rules.chunking.format import Chunk
 from virnuc_rules.config.model import LabelledSettings
+from virnuc_rules.embedding.embedding_file import Embeddings
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.prediction.scored_chunks import usable_results
@@ -140,8 +141,9 @@ def read_rows(settings: LabelledSettings, labelled: Labelled, *parts: Part) -> d
     for sample in labelled.samples:
         coding = dict(annotated(sample))
         failed = outside = 0
-        for chunk, result in usable_results(list(tasks.of_sample(sample.name)), settings.run):
-            if result is None:
+        of_sample = list(tasks.of_sample(sample.name))
+        for chunk, result in usable_results(of_sample, settings.run, need_embeddings=True):
+            if not isinstance(result, Embeddings):
                 failed += len(chunk.ids)
                 continue
             contig = sample.window_contig[chunk.table["window_row"].to_numpy()]

@@ -4,7 +4,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Bool, Float, Int
@@ -67,7 +66,6 @@ def score_labelled(
     Windows are ranked by their margin (`Consensus.margin`), contigs by the mean score_virus of
     their windows; calls are those of `predict`. Raises what `scored_chunks` raises.
     """
-    torch.set_num_threads(settings.compute.threads)
     computed: set[Computation] = set()
     windows, contigs = [], []
     for index, sample in enumerate(labelled.samples):

@@ -166,3 +166,12 @@ def sheet_and_tables(wildcards):
         return PLAN.edges(None, [sheet, *tables_beside(read_labelled_sheet(sheet))])
     except VirnucError as error:
         raise WorkflowError(str(error)) from None
+
+
+def sheet_of_training(wildcards):
+    """The same for `train`, which needs embeddings."""
+    try:
+        CONFIG.run.check_embeddings("train")
+    except VirnucError as error:
+        raise WorkflowError(str(error)) from None
+    return sheet_and_tables(wildcards)

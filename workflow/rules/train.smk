@@ -14,7 +14,7 @@ if TRAINED.resolve() != CONFIG.run.bundle.resolve():
 
     rule train:
         input:
-            samples=[] if IS_TRAINED else sheet_and_tables,
+            samples=[] if IS_TRAINED else sheet_of_training,
             chunks=expand(CHUNKED, sample=SAMPLES),
             embedded=[] if IS_TRAINED else all_embedded,
             bundle=BUNDLE_IF_MADE,
