@@ -1,5 +1,6 @@
 """Networks of random weights in the published shapes, made on the device, and frames for them."""
 
+import itertools
 import math
 import random
 from pathlib import Path
@@ -27,6 +28,7 @@ TOKENIZER = REPO / "tests/data/bundle" / card.TOKENIZER
 WINDOW = 500
 RESIDUES = WINDOW // 3
 SAMPLE = "random"
+_STOPS = {"TAA", "TAG", "TGA"}
 
 
 class RandomBundle(Bundle):
@@ -82,9 +84,17 @@ def frames(rows: int, seed: int, cuts: tuple[int, ...] = (0,)) -> Chunk:
     return Chunk([f"r{i}" for i in range(rows)], ["".join(row) for row in drawn], proteins, None)
 
 
+def has_one_open_frame(dna: str) -> bool:
+    """Whether five of the six frames have stop codons."""
+    reverse = dna[::-1].translate(str.maketrans("ACGT", "TGCA"))
+    others = (dna[1:], dna[2:], reverse, reverse[1:], reverse[2:])
+    return all(_STOPS & {o[i : i + 3] for i in range(0, len(o), 3)} for o in others)
+
+
 def chunk_it(results: Path, rows: int, chunks: int) -> None:
     """Cut contigs of one window each, with an open frame that is all of it, into chunks."""
-    sequences = frames(rows * chunks, seed=3).nucleotide
+    drawn = frames(2 * rows * chunks, seed=3).nucleotide
+    sequences = list(itertools.islice(filter(has_one_open_frame, drawn), rows * chunks))
     fasta = results / "random.fa"
     results.mkdir(parents=True, exist_ok=True)
     fasta.write_text("".join(f">c{i}\n{dna}AC\n" for i, dna in enumerate(sequences)))
