@@ -16,7 +16,6 @@ import statistics
 import tempfile
 import time
 from argparse import Namespace
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import esm
 import torch
 import torch.nn.functional as F
+from measure import Stopwatch, products, timed
 from safetensors.torch import save_file
 from shapes import DNABERT_S, ESM2
 
@@ -100,12 +100,6 @@ def open_frames(folder: Path, rows: int) -> Chunk:
     return Chunk(*parts, chunk.table.take(whole))
 
 
-def products(lengths: list[int], width: int, inner: int, num_layers: int) -> float:
-    """Floating-point operations of the matrix products of one network, without padding."""
-    linear = 2 * (4 * width * width + inner * width)
-    return float(sum(num_layers * (n * linear + 4 * n * n * width) for n in lengths))
-
-
 def limit(multiply: Product, widths: tuple[int, ...], dtype: torch.dtype, device: Device) -> float:
     """The fastest matrix product of the networks' shapes, operations per second."""
     best = 0.0
@@ -117,30 +111,6 @@ def limit(multiply: Product, widths: tuple[int, ...], dtype: torch.dtype, device
             seconds = min(timed(device, lambda w=weight, x=x: multiply(x, w)) for _ in range(20))
             best = max(best, 2 * x.numel() * outputs / seconds)
     return best
-
-
-def timed(device: torch.device, work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-class Stopwatch:
-    """Seconds spent inside networks."""
-
-    def __init__(self, device: torch.device, **networks: torch.nn.Module) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.device = device
-        for name, network in networks.items():
-            network.register_forward_pre_hook(lambda *_, name=name: self._add(name, -1))
-            network.register_forward_hook(lambda *_, name=name: self._add(name, 1))
-
-    def _add(self, name: str, sign: int) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.seconds[name] += sign * time.perf_counter()
 
 
 @torch.inference_mode()

@@ -9,7 +9,15 @@ DNABERT_S = DnabertConfig(
     intermediate_size=3072,
     vocab_size=4096,
 )
+TINY = DnabertConfig(  # to try a benchmark out
+    hidden_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=12,
+    intermediate_size=128,
+    vocab_size=4096,
+)
 _ESM2 = {  # layers, width, heads
+    "tiny": (2, 64, 4),
     "8M": (6, 320, 20),
     "35M": (12, 480, 20),
     "150M": (30, 640, 20),

@@ -162,6 +162,43 @@ def test_embeddings_are_those_of_each_frame_alone(
     assert embedded.notes == {}
 
 
+@torch.inference_mode()
+def by_micro_batches(chunk: Chunk, networks: Networks, settings: Embedding) -> Embeddings:
+    """Embed a chunk micro-batch by micro-batch, each padded in Python and waited for."""
+    found = []
+    for network, pad, skip, tokens in (
+        (networks.dnabert_s, 3, 0, [networks.tokenizer.encode(n).ids for n in chunk.nucleotide]),
+        (networks.esm2, esm2.PAD, 1, [esm2.tokenize(protein) for protein in chunk.protein]),
+    ):
+        means: list[Tensor] = [torch.empty(0)] * len(tokens)
+        for batch in micro_batches([len(row) for row in tokens], settings.batch_tokens):
+            width = len(tokens[batch[0]])
+            ids = torch.tensor([tokens[r] + [pad] * (width - len(tokens[r])) for r in batch])
+            lengths = torch.tensor([len(tokens[r]) for r in batch])
+            place = torch.arange(width)
+            present = place < lengths[:, None]
+            inner = ((place >= skip) & (place < lengths[:, None] - skip))[..., None]
+            hidden = network(ids, None if present.all() else present)
+            for row, mean in zip(batch, (hidden * inner).sum(1) / inner.sum(1), strict=True):
+                means[row] = mean
+        found.append(torch.stack(means))
+    return Embeddings(chunk.ids, *found, HOW)
+
+
+def test_embeddings_are_bit_for_bit_those_of_the_micro_batches(
+    chunks: list[Chunk], networks: Networks
+) -> None:
+    """Cut to lengths of several kinds: equal, padded a little, alone, above the batch."""
+    cuts = [500, 500, 498, 497, 90, 30, 6] * 6
+    nucleotide = [n[:cut] for n, cut in zip(chunks[0].nucleotide, cuts, strict=False)]
+    protein = [p[: cut // 3] for p, cut in zip(chunks[0].protein, cuts, strict=False)]
+    chunk = replace(chunks[0], nucleotide=nucleotide, protein=[*protein[:-1], "MKLV" * 300])
+    expected = by_micro_batches(chunk, networks, SETTINGS.model_copy(update={"batch_tokens": 700}))
+    found = embed_chunk(chunk, networks, SETTINGS.model_copy(update={"batch_tokens": 700}))
+    assert found.padding > 0
+    assert equal(found, expected)
+
+
 @pytest.mark.parametrize("batch_tokens", [64, 700, 100_000])
 def test_embeddings_do_not_depend_on_the_batches(
     chunks: list[Chunk], networks: Networks, embedded: Embeddings, batch_tokens: int

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from virnuc_rules.errors import ChunkError, ModelError
 from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.models.esm2 import EOS, MASK, PAD, Esm2, tokenize
+from virnuc_rules.models.esm2 import ALPHABET, EOS, MASK, PAD, Esm2, tokenize, tokenize_all
 from virnuc_rules.models.weights import load_network
 
 CARD = Bundle(BUNDLE).card
@@ -79,6 +80,16 @@ def test_a_letter_beyond_ascii_is_named() -> None:
         tokenize("MKé")
 
 
+def test_all_proteins_at_once_are_as_each_alone() -> None:
+    proteins = [*PROTEINS, "MKL" * 1000, "A" * 1024]
+    ids, lengths = tokenize_all(proteins)
+    rows = [row.tolist() for row in np.split(ids, np.cumsum(lengths)[:-1])]
+    assert rows == [[0, *map(ALPHABET.index, protein[:1024]), 2] for protein in proteins]
+    with pytest.raises(ChunkError, match=r"protein 'MK1L'\.\.\.: '1' is not an amino acid"):
+        tokenize_all(["MKL", "MK1L", "M*"])
+    assert [len(found) for found in tokenize_all([])] == [0, 0]
+
+
 # --- the network -------------------------------------------------------------------------------
 
 
@@ -126,6 +137,23 @@ def test_a_padded_batch_is_as_each_alone(network: Esm2) -> None:
     rows = [tokenize(protein) for protein in PROTEINS]
     for row, states in zip(rows, hidden_states(network, rows), strict=True):
         torch.testing.assert_close(states, hidden_states(network, [row])[0], rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_three_matrices_of_attention_are_one(network: Esm2, weights: Path) -> None:
+    """With the rows of those in the file, and the states of a network that has three."""
+    plain, tensors = Esm2(CARD.esm2), load_file(weights)
+    plain.load_state_dict(tensors)
+    ids = [tokenize(protein) for protein in PROTEINS]
+    for one, other in zip(hidden_states(network, ids), hidden_states(plain, ids), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    parts = [f"encoder.layer.1.attention.self.{part}" for part in ("query", "key", "value")]
+    for name in ("weight", "bias"):
+        fused = network.get_parameter(f"encoder.layer.1.attention.self.qkv.{name}")
+        assert torch.equal(fused, torch.cat([tensors[f"{part}.{name}"] for part in parts]))
+    assert not any(".query." in name for name, _ in network.named_parameters())
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    assert sum(tensor.numel() for tensor in network.state_dict().values()) == numbers
 
 
 @torch.inference_mode()

@@ -43,6 +43,29 @@ _NAMES = {"dnabert_s": "DNABERT-S", "esm2": "ESM-2"}
 _EXACT = ("fp32", "tf32")  # the range of fp32: not finite here means not finite in fp32
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The token ids of R rows."""
+
+    ids: Ids  # of all rows, one after the other
+    lengths: Ids  # [R]
+
+    @classmethod
+    def of(cls, rows: list[Ids]) -> Self:
+        """Join the ids of rows."""
+        return cls(np.concatenate([*rows, np.empty(0, np.int64)]), np.array([*map(len, rows)]))
+
+    @property
+    def first(self) -> Ids:
+        """The place of each row's first token in `ids`, [R]."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    def take(self, rows: list[int]) -> Self:
+        """Return the tokens of some rows."""
+        parts = np.split(self.ids, self.first[1:])
+        return type(self).of([parts[row] for row in rows])
+
+
 @dataclass(slots=True)
 class Networks:
     """The networks of a worker on its device."""
@@ -141,9 +164,12 @@ def embed_chunk(
     run = _Run(networks, settings, check)
     with ThreadPoolExecutor(1) as background:
         dna = background.submit(networks.tokenize_dna, chunk.nucleotide)  # during ESM-2
-        residues = [np.array(esm2.tokenize(protein)) for protein in chunk.protein]
-        proteins = run.embed("esm2", residues, chunk)
-    dnabert_s = run.embed("dnabert_s", dna.result(), chunk)
+        residues = Tokens(*esm2.tokenize_all(chunk.protein))
+        means = run.begin("esm2", residues)
+    bases = Tokens.of(dna.result())
+    more = run.begin("dnabert_s", bases)  # before the first results are waited for
+    proteins = run.end("esm2", residues, means, chunk)
+    dnabert_s = run.end("dnabert_s", bases, more, chunk)
     return Embeddings(
         chunk.ids,
         dnabert_s,
@@ -177,14 +203,23 @@ class _Run:
         self.notes: Counter[str] = Counter()
 
     @torch.inference_mode()
-    def embed(self, model: Model, tokens: list[Ids], chunk: Chunk) -> Tensor:
-        """Return the mean hidden state of each row, float32 [R, width] on the CPU."""
+    def begin(self, model: Model, tokens: Tokens) -> Tensor:
+        """Return the mean hidden state of each row, float32 [R, width] on the device.
+
+        On CUDA it returns before they are computed. The device's memory does not grow with what
+        waits: micro-batches use the same memory, one after the other.
+        """
         network = self.networks.dnabert_s if model == "dnabert_s" else self.networks.esm2
-        rows = self._rows(model, tokens, network)
+        return self._rows(model, tokens, network)
+
+    @torch.inference_mode()
+    def end(self, model: Model, tokens: Tokens, means: Tensor, chunk: Chunk) -> Tensor:
+        """Wait for the means of `begin`; return them on the CPU, all finite."""
+        rows = means.cpu()
         bad = _not_finite(rows)
         if bad and (network_fp32 := self.networks.in_fp32(model)):
             self.notes["recomputed_in_fp32"] += len(bad)
-            rows[bad] = self._rows(model, [tokens[row] for row in bad], network_fp32)
+            rows[bad] = self._rows(model, tokens.take(bad), network_fp32).cpu()
             bad = _not_finite(rows)
         if bad:
             names = ", ".join(chunk.ids[row] for row in bad[:5])
@@ -193,54 +228,81 @@ class _Run:
             )
         return rows
 
-    def _rows(self, model: Model, tokens: list[Ids], network: nn.Module) -> Tensor:
-        """Embed all rows by micro-batches; the results stay on the device until the last one."""
+    def _rows(self, model: Model, tokens: Tokens, network: nn.Module) -> Tensor:
+        """Embed all rows by micro-batches; nothing waits for the device."""
         # skip: tokens at each end that are not in the mean: <cls> and <eos> of ESM-2.
         pad, skip = (self.networks.pad, 0) if model == "dnabert_s" else (esm2.PAD, 1)
-        lengths = [len(row) for row in tokens]
-        means: Tensor | None = None
-        for rows in micro_batches(lengths, self.settings.batch_tokens):
-            self.check()
-            part = self._means([tokens[row] for row in rows], network, pad, skip)
-            if means is None:
-                means = torch.empty(len(tokens), part.shape[1], device=part.device)
-            means[torch.tensor(rows, device=part.device)] = part
-            self.padding += len(rows) * lengths[rows[0]] - sum(lengths[row] for row in rows)
-        if means is None:
+        batches = micro_batches(tokens.lengths.tolist(), self.settings.batch_tokens)
+        if not batches:
             raise ChunkError("the chunk has no open frames; such chunks are never written")
-        self.tokens += sum(lengths)
-        return means.cpu()
+        order = np.concatenate(batches)  # the rows as they are computed
+        queued = _Queued.of(tokens, order, self.networks.device, pad, skip)
+        parts: list[Tensor] = []
+        start = 0
+        for batch in batches:
+            self.check()
+            parts.append(self._means(queued, slice(start, start + len(batch)), network))
+            start += len(batch)
+            self.padding += len(batch) * int(tokens.lengths[batch[0]])
+        self.tokens += len(tokens.ids)
+        self.padding -= len(tokens.ids)
+        return torch.cat(parts)[_moved(np.argsort(order), self.networks.device)]
 
-    def _means(self, tokens: list[Ids], network: nn.Module, pad: int, skip: int) -> Tensor:
+    def _means(self, queued: "_Queued", rows: slice, network: nn.Module) -> Tensor:
         """Embed one micro-batch; if memory is not sufficient, its two halves."""
         try:
             with matmul_precision(self.networks.precision):
-                return _means(tokens, network, pad, skip, self.networks.device)
+                return _means(queued, rows, network)
         except RuntimeError as error:
-            if len(tokens) == 1 or not is_out_of_memory(error):
+            if rows.stop - rows.start == 1 or not is_out_of_memory(error):
                 raise
         # Outside the handler: its traceback would keep the failed attempt's tensors alive.
         self.notes["out_of_memory"] += 1
         clear_caches(self.networks.device)
-        half = len(tokens) // 2
-        halves = (tokens[:half], tokens[half:])
-        return torch.cat([self._means(part, network, pad, skip) for part in halves])
+        half = (rows.start + rows.stop) // 2
+        halves = (slice(rows.start, half), slice(half, rows.stop))
+        return torch.cat([self._means(queued, part, network) for part in halves])
 
 
 def _not_finite(rows: Tensor) -> list[int]:
     return (~torch.isfinite(rows).all(dim=1)).nonzero().flatten().tolist()
 
 
-def _means(
-    tokens: list[Ids], network: nn.Module, pad: int, skip: int, device: torch.device
-) -> Tensor:
+def _moved(array: Ids, device: torch.device) -> Tensor:
+    """Copy numbers to a device without waiting for what it computes."""
+    tensor = torch.from_numpy(array)
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """The tokens of a chunk on the device, and where those of each row are, longest rows first."""
+
+    ids: Tensor
+    first: Tensor  # [R], the place of a row's first token
+    lengths: Tensor  # [R]
+    known: Ids  # the same on the CPU
+    pad: int
+    skip: int  # tokens at each end of a row that are not in its mean
+
+    @classmethod
+    def of(cls, tokens: Tokens, order: Ids, device: torch.device, pad: int, skip: int) -> Self:
+        known = tokens.lengths[order]
+        ids, first, lengths = (
+            _moved(array, device) for array in (tokens.ids, tokens.first[order], known)
+        )
+        return cls(ids, first, lengths, known, pad, skip)
+
+
+def _means(queued: _Queued, rows: slice, network: nn.Module) -> Tensor:
     """Return float32 [B, width] on the device, without waiting for its computation."""
-    lengths = torch.tensor([len(row) for row in tokens])
-    position = torch.arange(int(lengths.max()))
-    present = position < lengths[:, None]
-    ids = torch.full(present.shape, pad)
-    ids[present] = torch.from_numpy(np.concatenate(tokens))
-    in_mean = (position >= skip) & (position < lengths[:, None] - skip)
-    hidden: Tensor = network(ids.to(device), None if present.all() else present.to(device))
-    weights = in_mean.to(device)[:, :, None]
+    first, lengths, known = queued.first[rows, None], queued.lengths[rows, None], queued.known[rows]
+    position = torch.arange(int(known[0]), device=first.device)
+    present = position < lengths
+    ids = queued.ids[(first + position).clamp(max=len(queued.ids) - 1)]
+    is_padded = known[0] != known[-1]
+    if is_padded:
+        ids = torch.where(present, ids, queued.pad)
+    hidden: Tensor = network(ids, present if is_padded else None)
+    weights = ((position >= queued.skip) & (position < lengths - queued.skip))[:, :, None]
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)

@@ -65,7 +65,8 @@ class Encoder(nn.Module):
         bias = self.bias(x.shape[1]).to(dtype_of(self))
         if attention_mask is not None:
             bias = bias.masked_fill(~attention_mask[:, None, None, :], -math.inf)
-        bias = aligned(bias)
+        # Of each row also where all are equal: a compiled layer needs only one graph so.
+        bias = aligned(bias.expand(len(x), -1, -1, -1))
         for layer in self.layer:
             x = layer(x, bias)
         return x

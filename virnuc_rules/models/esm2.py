@@ -10,6 +10,7 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from virnuc_rules.errors import ChunkError
@@ -29,15 +30,28 @@ for _residue in _RESIDUES:
 
 
 def tokenize(protein: str) -> list[int]:
-    """Return the ids of <cls>, at most MAX_RESIDUES residues, <eos>.
+    """Return the ids of <cls>, at most MAX_RESIDUES residues, <eos>; raise as `tokenize_all`."""
+    ids: list[int] = tokenize_all([protein])[0].tolist()
+    return ids
+
+
+def tokenize_all(proteins: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the ids of `tokenize` of all R proteins, joined, and the number of each, [R].
 
     Raises ChunkError for a letter that is no amino acid.
     """
-    ids = _ID[np.frombuffer(protein[:MAX_RESIDUES].encode(), np.uint8)]
-    if (ids < 0).any():
-        letter = next(letter for letter in protein if letter not in _RESIDUES)
+    cut = [protein[:MAX_RESIDUES] for protein in proteins]
+    lengths = np.array([len(protein) + 2 for protein in cut], np.int64)
+    residues = _ID[np.frombuffer("".join(cut).encode("ascii", "replace"), np.uint8)]
+    if (residues < 0).any():
+        protein, letter = next((p, c) for p in cut for c in p if c not in _RESIDUES)
         raise ChunkError(f"protein {protein[:20]!r}...: {letter!r} is not an amino acid")
-    return [CLS, *ids.tolist(), EOS]
+    ids = np.empty(len(residues) + 2 * len(cut), np.int64)
+    ends = np.cumsum(lengths)
+    is_residue = np.ones(len(ids), bool)
+    is_residue[ends - lengths] = is_residue[ends - 1] = False
+    ids[ends - lengths], ids[ends - 1], ids[is_residue] = CLS, EOS, residues
+    return ids, lengths
 
 
 class Esm2(nn.Module):
