@@ -55,6 +55,13 @@ class Reason(_Term):
 NO_REASON = Reason.TOO_FEW_CALLED_WINDOWS.code
 
 
+class TerminalRepeat(_Term):
+    """What a contig has at both ends: the same sequence (direct), or its reverse complement."""
+
+    DTR = "DTR"
+    ITR = "ITR"
+
+
 class Frame(_Term):
     """A reading frame of a window, by its first base: F forward, R on the reverse complement."""
 

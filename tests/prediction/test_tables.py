@@ -184,14 +184,14 @@ def test_a_window_has_the_probability_of_its_margin(tmp_path: Path) -> None:
         [0, "a", 3, 1000, 1500, 1, None],
     ]
     table = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows])
-    contigs = pa.table({"contig_index": [0], "contig": ["a"], "length": [1500]})
+    contigs = {"contig_index": [0], "contig": ["a"], "length": [1500], "terminal_repeat": [None]}
     folders = SampleFolder(tmp_path, "s"), ChunkFolder(tmp_path)
     plain = Calibration(
         method="temperature", temperature=1.0, classifier="", data=[], part="all", windows={},
         log_loss={},
     )  # fmt: skip
     with SampleTables(folders[0], Calling(), folders[1], Odds(plain)) as written:
-        written.add_contigs(contigs, table, consensus)
+        written.add_contigs(pa.table(contigs), table, consensus)
         written.finish()
     found = pq.read_table(tmp_path / "windows.parquet")["probability"].to_pylist()
     assert found == [pytest.approx(0.8), None, pytest.approx(0.4)]

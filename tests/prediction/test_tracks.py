@@ -184,7 +184,9 @@ IUPAC = _IUPAC.decode()
 BASES = {"a|1": "ACGTN" * 200, "b": "acgtRY" * 40, "c%": "T" * 61}
 
 
-def viral(folder: Path, *sources: Path, virus: str = "v-v") -> Path:
+def viral(
+    folder: Path, *sources: Path, virus: str = "v-v", regions: list[dict[str, Any]] | None = None
+) -> Path:
     """Chunk files, make a table of contigs which calls those with a v virus, and write these."""
     write_chunks(
         sources,
@@ -196,10 +198,13 @@ def viral(folder: Path, *sources: Path, virus: str = "v-v") -> Path:
     names = SCHEMAS["contigs"].names
     rows = []
     for row, letter in zip(chunked, virus, strict=True):
-        values = dict.fromkeys(names, 0) | {"contig": row["contig"], "length": row["length"]}
+        values = dict.fromkeys(names, 0) | row | {"terminal_repeat": None}
         values |= {"windows": 4, "viral_windows": 3, "viral_fraction": 1, "score_viral": 0.98765}
-        rows.append(values | {"call": "virus" if letter == "v" else "non_viral", "reason": None})
+        values |= {"call": "virus" if letter == "v" else "non_viral", "reason": None}
+        rows.append({name: values[name] for name in names})
     pq.write_table(pa.Table.from_pylist(rows, SCHEMAS["contigs"]), folder / "contigs.parquet")
+    table = pa.Table.from_pylist(regions or [], SCHEMAS["regions"])
+    pq.write_table(table, folder / "regions.parquet")
     for source in sources:
         source.unlink()  # what is written is what was chunked
     sample = SampleFolder(folder, "lake")
@@ -225,6 +230,26 @@ def test_viral_contigs_are_whole_and_as_they_came(tmp_path: Path) -> None:
         for name in ("a|1", "c%")
     ]
     assert max(map(len, text_of(path).splitlines()[1:17])) == 60
+
+
+def test_regions_are_parts_of_their_contigs(tmp_path: Path) -> None:
+    row = {"windows": 8, "evidence": 0.75, "posterior": 0.98765}
+    places = [(0, "a|1", 0, 1000), (1, "b", 59, 121), (1, "b", 130, 240), (2, "c%", 60, 61)]
+    rows = [
+        {"contig_index": index, "contig": contig, "start": start, "end": end, **row}
+        for index, contig, start, end in places
+    ]
+    path = viral(tmp_path, fasta(tmp_path / "a.fa"), regions=rows).with_name("regions.fa.gz")
+    with pysam.FastxFile(str(path)) as records:
+        found = [(record.name, record.comment, record.sequence) for record in records]
+    assert found == [
+        (
+            f"{contig}:{start + 1}-{end}",
+            f"viral_region_{number} posterior=0.988 evidence=0.75 windows=8 length={end - start}",
+            BASES[contig][start:end],
+        )
+        for number, (_, contig, start, end) in enumerate(places, 1)
+    ]
 
 
 def test_reads_of_several_files_with_one_name(tmp_path: Path) -> None:

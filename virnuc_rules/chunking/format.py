@@ -35,6 +35,7 @@ CONTIG_SCHEMA = pa.schema(
         ("contig", pa.string()),  # id, as in the file
         ("length", pa.int64()),
         ("source", pa.int32()),  # index of the input file
+        ("terminal_repeat", pa.string()),  # a TerminalRepeat; null: none
     ]
 )
 CHUNK_SCHEMA = pa.schema(

@@ -23,6 +23,7 @@ from virnuc_rules.chunking.format import (
 )
 from virnuc_rules.chunking.manifest import ChunkEntry, Manifest
 from virnuc_rules.chunking.open_frames import OpenFrames, open_frames
+from virnuc_rules.chunking.terminal_repeats import terminal_repeat
 from virnuc_rules.chunking.virnucpro_fasta import UpstreamFasta
 from virnuc_rules.chunking.windows import Windows, count, cut, span
 from virnuc_rules.config.model import Chunking
@@ -233,7 +234,10 @@ class _ChunkWriter:
         names = pa.array([contig.id for contig in block.contigs])
         indices = np.array([contig.index for contig in block.contigs])
         if block.begun:
-            rows = [(each.index, each.id, each.length, each.source) for each in block.begun]
+            rows = [
+                (each.index, each.id, each.length, each.source, terminal_repeat(each))
+                for each in block.begun
+            ]
             contig_columns = list(zip(*rows, strict=True))
             self.contig_rows.append(pa.Table.from_arrays(contig_columns, schema=CONTIG_SCHEMA))
         window_columns = [

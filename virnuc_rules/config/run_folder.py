@@ -44,6 +44,7 @@ class SampleFolder:
         self.upstream = path / "prediction_results.txt"  # VirNucPro's open frames
         self.upstream_windows = path / "prediction_results_highestscore.csv"  # tab-separated
         self.viral_fasta = path / "viral.fa.gz"
+        self.region_fasta = path / "regions.fa.gz"
         self.score_track = path / "tracks" / f"{sample}.scores.bedgraph.gz"
         self.bed = path / "tracks" / f"{sample}.viral.bed"
         self.gff3 = path / "tracks" / f"{sample}.viral.gff3"
@@ -59,8 +60,9 @@ class SampleFolder:
     def files(self) -> list[Path]:
         """Return the paths of all files."""
         tables = [path for t in TABLES for path in (self.tsv(t), self.parquet(t))]
+        upstream = [self.upstream, self.upstream_windows]
         tracks = [self.score_track, self.bed, self.gff3]
-        return [*tables, self.upstream, self.upstream_windows, self.viral_fasta, *tracks]
+        return [*tables, *upstream, self.viral_fasta, self.region_fasta, *tracks]
 
 
 class ReportFolder:

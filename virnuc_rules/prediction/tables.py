@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from virnuc_rules.prediction.window_calls import Consensus
 
 _TYPES = {  # the other columns are float32
-    pa.string(): "contig frame strand label best_frame call reason",
+    pa.string(): "contig frame strand label best_frame terminal_repeat call reason",
     pa.int32(): "window open_frames",
     pa.int64(): "contig_index start end length windows called_windows viral_windows longest_run",
 }
@@ -42,7 +42,8 @@ _COLUMNS = {
     "windows": "contig_index contig window start end open_frames best_frame "
     "score_non_viral score_virus probability call reason",
     "contigs": "contig_index contig length windows called_windows viral_windows viral_fraction "
-    "viral_fraction_all score_mean score_median score_max score_viral longest_run call reason",
+    "viral_fraction_all score_mean score_median score_max score_viral longest_run terminal_repeat "
+    "call reason",
     "regions": "contig_index contig start end windows evidence posterior",
 }
 SCHEMAS = {
@@ -220,7 +221,8 @@ class SampleTables(contextlib.ExitStack):
     def _add_contigs(self, table: pa.Table, windows: WindowCalls) -> None:
         regions = viral_regions(windows, self.odds.prevalence)
         calls = contig_calls(windows, self.rule)
-        self.contigs.add({**_columns(table, "contig_index", "contig", "length"), **calls})
+        names = _columns(table, "contig_index", "contig", "length", "terminal_repeat")
+        self.contigs.add({**names, **calls})
         self.viral += int((calls["call"] == Call.VIRUS).sum())
         own = table.take(pa.array(regions.index))
         names = _columns(own, "contig_index", "contig")
