@@ -16,7 +16,7 @@ def assert_embedded_like(project: Project, reference: Project) -> None:
 
 
 def test_another_takes_over_what_a_killed_one_held(many: Project, reference: Project) -> None:
-    dead, living = many.serve(0), many.serve(1, forked=True)
+    dead, living = (many.serve(number, forked=True) for number in range(2))
     wait_until(lambda: len(many.embeddings()) > 5)
     dead.kill()
     _, errors = living.communicate(timeout=200)
@@ -75,7 +75,7 @@ from virnuc_rules.embedding import embed
 open_networks, calls = embed.Networks.open, itertools.count()
 def open_bad(*arguments):
     networks = open_networks(*arguments)
-    go_bad = lambda network, ids, out: {change} if next(calls) > 50 else out
+    go_bad = lambda network, ids, out: {change} if next(calls) > 12 else out
     networks.esm2.register_forward_hook(go_bad)
     return networks
 embed.Networks.open = open_bad
