@@ -78,7 +78,8 @@ def _make_sample(
         "contig_index": np.arange(contigs), "contig": ids, "length": length, "windows": windows,
         "called_windows": n_called, "viral_windows": n_virus, "viral_fraction": share,
         "viral_fraction_all": n_virus / windows, "score_mean": mean, "score_median": mean,
-        "score_max": mean, "score_viral": mean, "longest_run": n_virus, "terminal_repeat": None, "call": call,
+        "score_max": mean, "score_viral": mean, "longest_run": n_virus,
+        "terminal_repeat": pa.nulls(len(call), pa.string()), "call": call,
         "reason": pa.array(np.where(call == "no_call", "no_open_frame", None)),
     }  # fmt: skip
     _write(results / name, "contigs", columns)
