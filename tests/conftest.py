@@ -17,7 +17,7 @@ import pytest
 import torch
 from embedded import configure, work
 from harness import DEMO, Project, without_settings
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.cli.main import main
@@ -26,8 +26,10 @@ from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.serving.worker import Exit
 
 # CI repeats the same examples, so that it fails for what was changed; others look for new ones.
-settings.register_profile("ci", derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "default")
+# No test depends on how fast the machine is.
+patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("virnuc", derandomize=bool(os.environ.get("CI")), **patient)
+settings.load_profile("virnuc")
 
 GPU_TESTS = Path(__file__).parent / "gpu"
 CONTIGS = ("NODE_1109_length_9622_cov_23.163061", "AE015924.1:1-15000", "NC_001422.1")

@@ -38,6 +38,7 @@ def test_in_commands_and_in_jobs_of_snakemake(tmp_path: Path) -> None:
     )
     done = run("snakemake", "--cores", "1", folder=tmp_path, VIRNUC_PATCH=patch)
     assert done.returncode == 0, done.stderr
-    assert "GPUs ['']" in done.stdout  # Snakemake itself
-    first, *_, last = (tmp_path / "seen").read_text().splitlines()
-    assert (first, last) == ("GPUs ['']", "")
+    seen = (tmp_path / "seen").read_text().splitlines()
+    assert seen[-1] == ""  # printed in the job's shell
+    if os.environ.get("VIRNUC_FORK") != "0":  # by the forked Snakemake and `virnuc-rules`
+        assert "GPUs ['']" in done.stdout and "GPUs ['']" in seen

@@ -18,7 +18,12 @@ from fork_server import import_library
 
 SOURCE = Path(__file__).with_suffix(".c")
 LONGEST = 120.0  # seconds of a command; only a hang reaches it
-LATE = ("matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "pandas")
+LATE = (
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "pandas",
+    "torch._inductor",  # when it is to be deterministic, as in `train`: 2.5 s
+)
 
 
 def compiled(folder: Path) -> Path:

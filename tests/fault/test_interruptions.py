@@ -24,7 +24,7 @@ def attempts(project: Project) -> list[Path]:
 
 
 def test_a_worker_is_killed(project: Project, reference: Project) -> None:
-    first = project.start()
+    first = project.start(forked=True)
     wait_until(lambda: len(project.embeddings()) > 5)
     for pid in project.workers():
         os.kill(pid, signal.SIGKILL)
@@ -84,7 +84,7 @@ def test_sigterm_to_all(project: Project, reference: Project) -> None:
 
 def test_sigterm_to_snakemake(project: Project, reference: Project) -> None:
     """It waits for its jobs and starts no other: all is embedded then, and only that."""
-    first = project.start()
+    first = project.start(forked=True)
     wait_until(lambda: len(project.embeddings()) > 5)
     first.terminate()
     output, _ = first.communicate(timeout=200)
@@ -100,7 +100,7 @@ def test_sigterm_to_snakemake(project: Project, reference: Project) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_a_worker_soon(many: Project, number: signal.Signals) -> None:
-    worker = many.serve()
+    worker = many.serve(forked=True)
     wait_until(lambda: len(many.embeddings()) > 2)
     worker.send_signal(number)
     _, errors = worker.communicate(timeout=200)

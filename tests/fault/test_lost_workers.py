@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,21 +88,14 @@ def test_workers_that_are_started_by_hand_one_after_the_other(few: Project) -> N
     assert len(few.embeddings()) == few.chunks() - 1
 
 
-def test_a_worker_that_is_started_again_does_not_try_it(few: Project) -> None:
+@pytest.mark.skipif(os.environ.get("VIRNUC_FORK") == "0", reason="its workers are patched")
+def test_a_worker_that_is_started_again_does_not_try_it(
+    few: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As Snakemake does, with `retries`: the run is the same."""
-    config = few.command("--until", "serve", "--retries", "3", "--config", "workers=3")
-    patch = at_a_chunk(few, KILLED)
-    wrapper = few.folder / "bin" / "virnuc-rules"
-    wrapper.parent.mkdir()
-    call = "from virnuc_rules.cli import main; main.main()"
-    wrapper.write_text(f"#!{sys.executable}\n{patch}\n{call}\n")
-    wrapper.chmod(0o755)
-    path = f"{wrapper.parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        config, cwd=few.folder, env={**os.environ, "PATH": path}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=400,
-    )  # fmt: skip
-    assert done.returncode != 0
+    monkeypatch.setenv("VIRNUC_PATCH", at_a_chunk(few, KILLED))
+    done = few.run("--until", "serve", "--retries", "3", "--config", "workers=3")
+    assert done.returncode != 0, done.stdout
     logs = "".join(p.read_text() for p in few.results.glob("logs/serve/*.attempt-*.log"))
     assert logs.count("loaded esm2") <= 3 + 3, logs  # three were lost, three more began
     assert "3 workers were lost with it" in logs

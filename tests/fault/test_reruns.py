@@ -144,7 +144,7 @@ def test_two_runs_at_once_on_samples_that_share_chunks(tmp_path: Path, first: Pr
     """Each chunk is embedded by one of them, and both finish."""
     samples = {**first.samples, "again": first.samples["gut"]}
     project = Project(tmp_path, samples, chunk_size=20)
-    both = [project.start(), project.start()]
+    both = [project.start(forked=True) for _ in range(2)]
     outputs = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert sum(map(embedded_chunks, outputs)) == len(project.embeddings()) < project.chunks()

@@ -3,24 +3,10 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from harness import Project, copy_bundle, environment, spoil, wait_until
-
-
-def start_changed(project: Project, number: int, change: str) -> "subprocess.Popen[str]":
-    """Start a worker by hand whose Python runs `change` before it begins."""
-    script = f"from virnuc_rules.cli.main import main\n{change}\nmain()\n"
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *project.serve_command(number)[1:]],
-        cwd=project.folder,
-        env=environment(),
-        text=True,
-        stderr=subprocess.PIPE,
-    )
+from harness import Project, copy_bundle, spoil, wait_until
 
 
 def assert_embedded_like(project: Project, reference: Project) -> None:
@@ -30,13 +16,14 @@ def assert_embedded_like(project: Project, reference: Project) -> None:
 
 
 def test_another_takes_over_what_a_killed_one_held(many: Project, reference: Project) -> None:
-    dead, living = many.serve(0), many.serve(1)
+    dead, living = many.serve(0), many.serve(1, forked=True)
     wait_until(lambda: len(many.embeddings()) > 5)
     dead.kill()
     _, errors = living.communicate(timeout=200)
     dead.communicate()
     assert living.returncode == 0, errors
-    again = many.serve(0)  # as Snakemake would start it: it removes what it left of its own report
+    # As Snakemake would start it: it removes what it left of its own report.
+    again = many.serve(0, forked=True)
     _, errors = again.communicate(timeout=200)
     assert again.returncode == 0 and "no model was loaded" in errors, errors
     assert_embedded_like(many, reference)
@@ -53,6 +40,12 @@ sys.addaudithook(hook)
 """
 
 
+def stopped(project: Project) -> list[int]:
+    """Ids of the processes that a SIGSTOP has stopped."""
+    status = {pid: Path(f"/proc/{pid}/stat").read_text() for pid in project.processes()}
+    return [pid for pid, text in status.items() if text.rpartition(")")[2].split()[0] == "T"]
+
+
 @pytest.mark.parametrize(
     ("event", "where"),
     [("remove", "queue/claims/."), ("rename", "embeddings/")],
@@ -60,17 +53,17 @@ sys.addaudithook(hook)
 )
 def test_a_slow_one_is_late(many: Project, reference: Project, event: str, where: str) -> None:
     """It sleeps for longer than its lease, with a new claim or an unpublished result."""
-    slow = start_changed(many, 0, FREEZE.format(event=event, where=where))
+    slow = many.serve(0, patch=FREEZE.format(event=event, where=where))
+    wait_until(lambda: stopped(many))
     try:
-        status = Path(f"/proc/{slow.pid}/stat")
-        wait_until(lambda: status.read_text().rpartition(")")[2].split()[0] == "T")
         held = {claim.name for claim in many.claims() if "." not in claim.name}
-        other = many.serve(1)
+        other = many.serve(1, forked=True)
         _, errors = other.communicate(timeout=200)
         assert other.returncode == 0, errors
         assert held and held <= many.embeddings().keys()
     finally:
-        slow.send_signal(signal.SIGCONT)
+        for pid in stopped(many):
+            os.kill(pid, signal.SIGCONT)
     _, errors = slow.communicate(timeout=200)
     assert slow.returncode == 0 and "Traceback" not in errors, errors
     assert_embedded_like(many, reference)
@@ -92,9 +85,9 @@ embed.Networks.open = open_bad
 @pytest.mark.parametrize("change", ["out * float('nan')", "1 / 0"], ids=["nan", "error"])
 def test_one_has_a_bad_device(many: Project, reference: Project, change: str) -> None:
     """After a failure the self-check fails too: it goes, and blames no chunk."""
-    bad = start_changed(many, 0, GOES_BAD.format(change=change))
+    bad = many.serve(0, patch=GOES_BAD.format(change=change))
     wait_until(lambda: bad.poll() is not None or len(many.embeddings()) > 2)
-    good = many.serve(1)
+    good = many.serve(1, forked=True)
     _, bad_errors = bad.communicate(timeout=200)
     _, good_errors = good.communicate(timeout=200)
     assert bad.returncode == 3, bad_errors
@@ -110,7 +103,8 @@ def test_one_has_a_bad_device(many: Project, reference: Project, change: str) ->
 def test_one_cannot_load_its_models(many: Project, reference: Project) -> None:
     bundle = copy_bundle(many.folder)
     spoil(bundle / "esm2.safetensors")
-    broken, sound = many.serve(0, bundle=bundle), many.serve(1)
+    broken = many.serve(0, forked=True, bundle=bundle)
+    sound = many.serve(1, forked=True)
     _, errors = broken.communicate(timeout=200)
     assert broken.returncode == 2, errors
     assert "esm2.safetensors: damaged" in errors
@@ -125,7 +119,7 @@ def test_one_without_work_loads_nothing(undisturbed: Project, tmp_path: Path) ->
     shutil.copytree(undisturbed.results, project.results)
     bundle = copy_bundle(tmp_path)
     os.truncate(bundle / "esm2.safetensors", 0)  # loading it would be an error
-    worker = project.serve(bundle=bundle)
+    worker = project.serve(forked=True, bundle=bundle)
     _, errors = worker.communicate(timeout=200)
     assert worker.returncode == 0 and "no model was loaded" in errors
     assert project.report()["load_count"] == {}

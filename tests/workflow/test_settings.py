@@ -53,7 +53,7 @@ def test_a_module_takes_no_prefix(tmp_path: Path, small: Path) -> None:
 
 def test_another_run_with_other_settings_is_refused(tmp_path: Path, small: Path) -> None:
     project = Project(tmp_path / "p", {"a": small}, precision="fp32")
-    first = project.start()
+    first = project.start(forked=True)
     wait_until(lambda: list(project.paths.runs.glob("*.json")) or first.poll() is not None)
     project.settings["precision"] = "auto"
     other = project.run("--dry-run")

@@ -53,7 +53,7 @@ def test_without_persistent_models_the_same_bytes(undisturbed: Project, tmp_path
 def test_two_workers_split_the_chunks(undisturbed: Project, tmp_path: Path) -> None:
     project = Project(tmp_path, workers=2, chunk_size=40)
     project.chunk()
-    workers = [project.serve(number) for number in range(2)]
+    workers = [project.serve(number, forked=True) for number in range(2)]
     assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
     shares = [project.report(number)["chunks"] for number in range(2)]
     assert sum(shares) == project.chunks() == len(project.embeddings())

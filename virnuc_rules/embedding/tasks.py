@@ -27,7 +27,12 @@ class Output:
     """A result file that a task may have."""
 
     key: str
-    columns: int  # float32 values for an open frame
+    widths: tuple[int, ...]  # of its float32 matrices, by their names in order
+
+    @property
+    def row(self) -> int:
+        """Bytes for an open frame."""
+        return 4 * sum(self.widths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,7 @@ class Task:
     def outputs(self) -> list[Output]:
         """What has the scores of the chunk: one of these is enough. The smallest is the first."""
         either = [self.output, self.other] if self.other else [self.output]
-        return sorted(either, key=lambda output: output.columns)
+        return sorted(either, key=lambda output: output.row)
 
     @property
     def name(self) -> str:
@@ -121,10 +126,12 @@ class Tasks:
     def of_chunk(self, sample: str, path: Path, entry: ChunkEntry) -> Task:
         """Return the task of a chunk."""
         key = result_key(entry.sha256, self.card.fingerprint, self.settings)
-        embeddings = Output(key, sum(self.card.widths))
+        embeddings = Output(key, self.card.widths)
         if self.card.classifier is None:
             return Task(embeddings, None, sample, path, entry)
-        scores = Output(scores_key(key, self.card.sha256[CLASSIFIER]), self.card.classifier.classes)
+        scores = Output(
+            scores_key(key, self.card.sha256[CLASSIFIER]), (self.card.classifier.classes,)
+        )
         both = (embeddings, scores) if self.keep_embeddings else (scores, embeddings)
         return Task(*both, sample, path, entry)
 

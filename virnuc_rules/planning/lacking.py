@@ -9,7 +9,6 @@ from virnuc_rules.embedding.tasks import Output, Task
 from virnuc_rules.files.environment import cause, open_regular
 from virnuc_rules.queue.store import Store
 
-_FLOAT32 = 4  # bytes
 _PREFIX = 8  # bytes of a safetensors file that hold the length of its header, little-endian
 _THREADS = 16  # files that are opened at once: a network filesystem answers in milliseconds
 
@@ -64,7 +63,7 @@ def _are_short(existing: list[tuple[Output, Task]], store: Store) -> list[bool]:
             size = _matrices(store.result(output.key))
         except OSError as error:  # what cannot be opened is not damaged; a folder or dead link is
             return not cause(error)
-        return size != task.entry.open_frames * output.columns * _FLOAT32
+        return size != task.entry.open_frames * output.row
 
     with ThreadPoolExecutor(_THREADS) as threads:
         return list(threads.map(is_short, existing))

@@ -91,7 +91,7 @@ def _existing(task: Task, store: Store) -> Output:
 def _read(output: Output, store: Store, ids: list[str]) -> Result:
     path = store.result(output.key)
     result = read_result(path, output.key, ids)
-    if sum(matrix.shape[1] for matrix in result.matrices.values()) != output.columns:
+    if tuple(matrix.shape[1] for matrix in result.matrices.values()) != output.widths:
         raise ResultError(f"{path}: the result is damaged (it is of other networks)")
     return result
 
