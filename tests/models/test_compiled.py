@@ -150,7 +150,7 @@ def test_without_a_compiler(
     monkeypatch.setenv("VIRNUC_COMPILE", "1")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not opened().compiled
-    assert said(caplog) == "layers are not compiled: there is no C compiler"
+    assert said(caplog) == "layers are not compiled: RuntimeError: there is no C compiler"
 
 
 def test_with_a_compiler_that_fails(

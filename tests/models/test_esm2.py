@@ -3,7 +3,6 @@
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -82,12 +81,14 @@ def test_a_letter_beyond_ascii_is_named() -> None:
 
 def test_all_proteins_at_once_are_as_each_alone() -> None:
     proteins = [*PROTEINS, "MKL" * 1000, "A" * 1024]
-    ids, lengths = tokenize_all(proteins)
-    rows = [row.tolist() for row in np.split(ids, np.cumsum(lengths)[:-1])]
+    rows = [row.tolist() for row in tokenize_all(proteins)]
     assert rows == [[0, *map(ALPHABET.index, protein[:1024]), 2] for protein in proteins]
     with pytest.raises(ChunkError, match=r"protein 'MK1L'\.\.\.: '1' is not an amino acid"):
         tokenize_all(["MKL", "MK1L", "M*"])
-    assert [len(found) for found in tokenize_all([])] == [0, 0]
+    for control in ("MK\2L", "M\3", "\2"):
+        with pytest.raises(ChunkError, match="is not an amino acid"):
+            tokenize_all(["MKL", control])
+    assert len(tokenize_all(["", ""])) == 2
 
 
 # --- the network -------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -41,29 +41,6 @@ Timed = Callable[
 _MAX_PADDING = 0.02  # fraction of a micro-batch's tokens
 _NAMES = {"dnabert_s": "DNABERT-S", "esm2": "ESM-2"}
 _EXACT = ("fp32", "tf32")  # the range of fp32: not finite here means not finite in fp32
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """The token ids of R rows."""
-
-    ids: Ids  # of all rows, one after the other
-    lengths: Ids  # [R]
-
-    @classmethod
-    def of(cls, rows: list[Ids]) -> Self:
-        """Join the ids of rows."""
-        return cls(np.concatenate([*rows, np.empty(0, np.int64)]), np.array([*map(len, rows)]))
-
-    @property
-    def first(self) -> Ids:
-        """The place of each row's first token in `ids`, [R]."""
-        return np.cumsum(self.lengths) - self.lengths
-
-    def take(self, rows: list[int]) -> Self:
-        """Return the tokens of some rows."""
-        parts = np.split(self.ids, self.first[1:])
-        return type(self).of([parts[row] for row in rows])
 
 
 @dataclass(slots=True)
@@ -164,9 +141,9 @@ def embed_chunk(
     run = _Run(networks, settings, check)
     with ThreadPoolExecutor(1) as background:
         dna = background.submit(networks.tokenize_dna, chunk.nucleotide)  # during ESM-2
-        residues = Tokens(*esm2.tokenize_all(chunk.protein))
+        residues = esm2.tokenize_all(chunk.protein)
         means = run.begin("esm2", residues)
-    bases = Tokens.of(dna.result())
+    bases = dna.result()
     more = run.begin("dnabert_s", bases)  # before the first results are waited for
     proteins = run.end("esm2", residues, means, chunk)
     dnabert_s = run.end("dnabert_s", bases, more, chunk)
@@ -203,7 +180,7 @@ class _Run:
         self.notes: Counter[str] = Counter()
 
     @torch.inference_mode()
-    def begin(self, model: Model, tokens: Tokens) -> Tensor:
+    def begin(self, model: Model, tokens: list[Ids]) -> Tensor:
         """Return the mean hidden state of each row, float32 [R, width] on the device.
 
         On CUDA it returns before they are computed. The device's memory does not grow with what
@@ -213,13 +190,13 @@ class _Run:
         return self._rows(model, tokens, network)
 
     @torch.inference_mode()
-    def end(self, model: Model, tokens: Tokens, means: Tensor, chunk: Chunk) -> Tensor:
+    def end(self, model: Model, tokens: list[Ids], means: Tensor, chunk: Chunk) -> Tensor:
         """Wait for the means of `begin`; return them on the CPU, all finite."""
         rows = means.cpu()
         bad = _not_finite(rows)
         if bad and (network_fp32 := self.networks.in_fp32(model)):
             self.notes["recomputed_in_fp32"] += len(bad)
-            rows[bad] = self._rows(model, tokens.take(bad), network_fp32).cpu()
+            rows[bad] = self._rows(model, [tokens[row] for row in bad], network_fp32).cpu()
             bad = _not_finite(rows)
         if bad:
             names = ", ".join(chunk.ids[row] for row in bad[:5])
@@ -228,25 +205,29 @@ class _Run:
             )
         return rows
 
-    def _rows(self, model: Model, tokens: Tokens, network: nn.Module) -> Tensor:
+    def _rows(self, model: Model, tokens: list[Ids], network: nn.Module) -> Tensor:
         """Embed all rows by micro-batches; nothing waits for the device."""
         # skip: tokens at each end that are not in the mean: <cls> and <eos> of ESM-2.
         pad, skip = (self.networks.pad, 0) if model == "dnabert_s" else (esm2.PAD, 1)
-        batches = micro_batches(tokens.lengths.tolist(), self.settings.batch_tokens)
+        batches = micro_batches([len(row) for row in tokens], self.settings.batch_tokens)
         if not batches:
             raise ChunkError("the chunk has no open frames; such chunks are never written")
-        order = np.concatenate(batches)  # the rows as they are computed
-        queued = _Queued.of(tokens, order, self.networks.device, pad, skip)
+        order = np.concatenate(batches)  # longest first
+        lengths = np.array([len(tokens[row]) for row in order])
+        ids = np.concatenate([tokens[row] for row in order])
+        arrays = (ids, np.cumsum(lengths) - lengths, lengths, np.argsort(order))
+        moved, first, known, back = (_moved(array, self.networks.device) for array in arrays)
+        queued = _Queued(moved, first, known, lengths, pad, skip)
         parts: list[Tensor] = []
         start = 0
         for batch in batches:
             self.check()
             parts.append(self._means(queued, slice(start, start + len(batch)), network))
+            self.padding += len(batch) * int(lengths[start])
             start += len(batch)
-            self.padding += len(batch) * int(tokens.lengths[batch[0]])
-        self.tokens += len(tokens.ids)
-        self.padding -= len(tokens.ids)
-        return torch.cat(parts)[_moved(np.argsort(order), self.networks.device)]
+        self.tokens += len(ids)
+        self.padding -= len(ids)
+        return torch.cat(parts)[back]
 
     def _means(self, queued: "_Queued", rows: slice, network: nn.Module) -> Tensor:
         """Embed one micro-batch; if memory is not sufficient, its two halves."""
@@ -274,8 +255,7 @@ def _moved(array: Ids, device: torch.device) -> Tensor:
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Queued:
+class _Queued(NamedTuple):
     """The tokens of a chunk on the device, and where those of each row are, longest rows first."""
 
     ids: Tensor
@@ -284,14 +264,6 @@ class _Queued:
     known: Ids  # the same on the CPU
     pad: int
     skip: int  # tokens at each end of a row that are not in its mean
-
-    @classmethod
-    def of(cls, tokens: Tokens, order: Ids, device: torch.device, pad: int, skip: int) -> Self:
-        known = tokens.lengths[order]
-        ids, first, lengths = (
-            _moved(array, device) for array in (tokens.ids, tokens.first[order], known)
-        )
-        return cls(ids, first, lengths, known, pad, skip)
 
 
 def _means(queued: _Queued, rows: slice, network: nn.Module) -> Tensor:

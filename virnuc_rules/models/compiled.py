@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._triton import has_triton
 
 from virnuc_rules.errors import ModelError, one_line
 from virnuc_rules.models.device import matmul_precision
@@ -58,12 +59,10 @@ def compile_layers(networks: list[Any], device: torch.device, precision: str) ->
         raise ModelError(f"{VARIABLE} is {wanted!r}; it can be 0 or 1")
     if wanted == "0" or (device.type != "cuda" and wanted != "1"):
         return False
-    if lack := _lack(device):
-        logger.warning("layers are not compiled: %s", lack)
-        return False
     start = time.monotonic()
     layers = [layer for network in networks for layer in network.encoder.layer]
     try:
+        _need_compilers(device)
         folder = _cache_folder()
         graphs = _compile(networks, device, precision)
     except Exception as error:  # of the C compiler, Triton, the disk, memory, ...
@@ -79,18 +78,13 @@ def compile_layers(networks: list[Any], device: torch.device, precision: str) ->
     return True
 
 
-def _lack(device: torch.device) -> str:
-    """Say what compiling needs and is not there."""
-    compilers = (
-        (os.environ.get("CC"), "gcc", "clang") if device.type == "cuda" else ("g++", "clang++")
-    )
-    if not any(map(shutil.which, filter(None, compilers))):
-        return "there is no C compiler"
-    if device.type == "cuda":
-        from torch.utils._triton import has_triton
-
-        return "" if has_triton() else "Triton is not installed, or does not know this GPU"
-    return ""
+def _need_compilers(device: torch.device) -> None:
+    """Raise RuntimeError, which says in few words what is not there."""
+    names = (os.environ.get("CC", "gcc"), "clang") if device.type == "cuda" else ("g++", "clang++")
+    if not any(map(shutil.which, names)):
+        raise RuntimeError("there is no C compiler")
+    if device.type == "cuda" and not has_triton():
+        raise RuntimeError("Triton is not installed, or not for this GPU")
 
 
 @torch.inference_mode()

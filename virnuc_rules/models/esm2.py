@@ -27,6 +27,7 @@ _EPS = 1e-5  # of the norms, in ESM-2 of every size
 _ID = np.full(256, -1, np.int64)
 for _residue in _RESIDUES:
     _ID[ord(_residue)] = ALPHABET.index(_residue)
+_ID[2], _ID[3] = CLS, EOS  # ASCII's start and end of text
 
 
 def tokenize(protein: str) -> list[int]:
@@ -35,23 +36,18 @@ def tokenize(protein: str) -> list[int]:
     return ids
 
 
-def tokenize_all(proteins: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the ids of `tokenize` of all R proteins, joined, and the number of each, [R].
+def tokenize_all(proteins: list[str]) -> list[NDArray[np.int64]]:
+    """Return the ids of `tokenize` of each protein.
 
     Raises ChunkError for a letter that is no amino acid.
     """
     cut = [protein[:MAX_RESIDUES] for protein in proteins]
-    lengths = np.array([len(protein) + 2 for protein in cut], np.int64)
-    residues = _ID[np.frombuffer("".join(cut).encode("ascii", "replace"), np.uint8)]
-    if (residues < 0).any():
+    text = "".join(f"\2{protein}\3" for protein in cut).encode("ascii", "replace")
+    ids = _ID[np.frombuffer(text, np.uint8)]
+    if np.count_nonzero(ids <= EOS) > 2 * len(cut):  # residues have higher ids, others -1
         protein, letter = next((p, c) for p in cut for c in p if c not in _RESIDUES)
         raise ChunkError(f"protein {protein[:20]!r}...: {letter!r} is not an amino acid")
-    ids = np.empty(len(residues) + 2 * len(cut), np.int64)
-    ends = np.cumsum(lengths)
-    is_residue = np.ones(len(ids), bool)
-    is_residue[ends - lengths] = is_residue[ends - 1] = False
-    ids[ends - lengths], ids[ends - 1], ids[is_residue] = CLS, EOS, residues
-    return ids, lengths
+    return np.split(ids, np.cumsum([len(protein) + 2 for protein in cut])[:-1])
 
 
 class Esm2(nn.Module):
