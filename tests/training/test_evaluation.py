@@ -12,7 +12,6 @@ from sklearn.metrics import (
     precision_score,
 )
 
-from virnuc_rules.training import evaluation
 from virnuc_rules.training.evaluation import Ranking, _wrong_calls, measure, reliability
 from virnuc_rules.training.scored import Scored
 
@@ -43,12 +42,6 @@ def scored(number: int = 400, seed: int = 0, groups: int = 20, shift: float = 1.
 
 NAMES = ["cells", "viruses"]
 GROUPS = [f"genome {n}" for n in range(40)]
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most tests do not look at the interval, on which nearly all of the time is spent."""
-    monkeypatch.setattr(evaluation, "RESAMPLES", 10)
 
 
 def test_auroc_is_the_share_of_pairs_in_order() -> None:
@@ -112,7 +105,7 @@ def test_subsets_have_every_one_once() -> None:
     assert any(subset.auroc is not None for subset in found.by_length)
     first = found.by_length[0]
     inside = data.length < 500
-    assert first.name == "0 to 499 bp"
+    assert first.name == "300 to 499 bp"
     assert first.counts["virus"].total + first.counts["non_viral"].total == inside.sum()
     wrong = [_wrong_calls(subset.counts) for subset in found.by_group]
     assert sum(wrong) == (data.call != data.virus)[data.called].sum()
@@ -123,7 +116,7 @@ def test_subsets_have_every_one_once() -> None:
 def test_of_many_groups_the_worst_are_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
     data = scored()
     every = measure(data, NAMES, GROUPS)
-    monkeypatch.setattr(evaluation, "MAX_GROUPS", 3)
+    monkeypatch.setattr("virnuc_rules.training.evaluation.MAX_GROUPS", 3)
     few = measure(data, NAMES, GROUPS)
     assert few.by_group == every.by_group[:3]
     assert few.groups == every.groups > 3
@@ -137,11 +130,7 @@ def test_those_that_could_not_be_embedded_are_counted_apart() -> None:
     assert sum(each.failed for each in counts.values()) == failed.sum() > 0
 
 
-def test_the_interval_holds_the_value_and_grows_where_windows_of_a_group_are_alike(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(evaluation, "RESAMPLES", 100)
-
+def test_the_interval_holds_the_value_and_grows_where_windows_of_a_group_are_alike() -> None:
     def width(groups: int) -> float:
         draw = np.random.default_rng(5)
         group = np.repeat(np.arange(groups), 2000 // groups)
@@ -159,9 +148,27 @@ def test_the_interval_holds_the_value_and_grows_where_windows_of_a_group_are_ali
     assert width(20) > 2 * width(1000)
 
 
-def test_one_group_of_a_label_gives_no_interval() -> None:
-    data = scored(groups=1)
-    assert ranked(data).auroc_interval is None
+def test_few_groups_of_a_label_give_no_interval() -> None:
+    """S6: two groups a label."""
+    for groups in (1, 2):
+        found = measure(scored(groups=groups), NAMES, GROUPS)
+        assert found.ranking and found.ranking.auroc_interval is None
+        assert found.recall_interval is found.false_positive_rate_interval is None
+        assert found.effective_groups == {
+            label: pytest.approx(groups, rel=0.05) for label in ("non_viral", "virus")
+        }
+
+
+def test_rates_have_intervals_and_recall_is_also_of_all_viral_ones() -> None:
+    data = scored()
+    found = measure(data, NAMES, GROUPS)
+    for rate, interval in (
+        (found.recall, found.recall_interval),
+        (found.false_positive_rate, found.false_positive_rate_interval),
+    ):
+        assert rate and interval and interval[0] < rate < interval[1]
+    assert found.recall_of_all == pytest.approx((data.call & data.virus).sum() / data.virus.sum())
+    assert found.recall and found.recall_of_all < found.recall
 
 
 def test_one_label_has_its_rate_but_no_ranking() -> None:
@@ -218,15 +225,3 @@ def test_the_calibration_error_by_hand() -> None:
     assert (low.observed, high.observed) == pytest.approx((2 / 9, 6 / 7))  # 2/16 of 9/16, ...
     error = 9 / 16 * (0.25 - 2 / 9) + 7 / 16 * (0.95 - 6 / 7)
     assert found.expected_calibration_error == pytest.approx(error)
-
-
-def test_the_interval_is_of_95_percent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what the draws give: here the numbers from 0 to 1, in no order."""
-    values = np.random.default_rng(0).permutation(np.linspace(0, 1, evaluation.RESAMPLES)).tolist()
-
-    def auroc(*_: object, sample_weight: object = None) -> float:
-        return 0.5 if sample_weight is None else values.pop()
-
-    monkeypatch.setattr(evaluation, "roc_auc_score", auroc)
-    assert ranked(scored()).auroc_interval == pytest.approx((0.025, 0.975))
-    assert values == []

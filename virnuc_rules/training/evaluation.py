@@ -23,15 +23,20 @@ from sklearn.metrics import (
 )
 
 from virnuc_rules.arrays import Int
-from virnuc_rules.report.data import LENGTHS
 from virnuc_rules.training.calibrate import balanced_weights
+from virnuc_rules.training.intervals import (
+    Interval,
+    auroc_interval,
+    effective_groups,
+    rate_interval,
+)
 from virnuc_rules.training.scored import Scored
 from virnuc_rules.vocabulary import Label
 
 PREVALENCES = {"1:1": 0.5, "1:19": 0.05}  # viral to non-viral
+LENGTHS = (0, 300, 500, 1_000, 3_000, 5_000, 10_000)  # minimum bases of the length classes
 MAX_FALSE = 0.01  # false positive rate at which recall is given
 MAX_GROUPS = 1000  # that are written
-RESAMPLES = 200  # bootstrap samples of the groups, for intervals
 _CURVE = 200  # maximum number of points of a curve
 _BINS = 10  # of the reliability curve
 
@@ -71,7 +76,7 @@ class Ranking(_Record):
     """How well the scores separate the labels, over windows or contigs with a call."""
 
     auroc: float
-    auroc_interval: tuple[float, float] | None  # 95 %, bootstrap over groups; None: too few groups
+    auroc_interval: Interval | None  # 95 %; None: too few groups (see `intervals`), or 0 or 1
     recall_at_1_percent_fpr: float
     at: dict[str, AtPrevalence]  # by ratio of viral to non-viral
     roc: list[tuple[float, float]]  # false positive rate, recall
@@ -81,8 +86,12 @@ class Measures(_Record):
     """All measures of windows, or of contigs."""
 
     counts: dict[Label, Counts]
+    effective_groups: dict[Label, float]  # of those with a call, see `intervals`
     recall: float | None  # fraction of the called viral that are called virus; None: none called
+    recall_interval: Interval | None
+    recall_of_all: float | None  # the same of all viral ones: those without a call are not found
     false_positive_rate: float | None  # the same of the called non-viral
+    false_positive_rate_interval: Interval | None
     ranking: Ranking | None  # None where a label has no calls
     by_length: list[Subset]  # of the contig
     by_source: list[Subset]
@@ -118,10 +127,17 @@ def measure(scored: Scored, sources: list[str], groups: list[str]) -> Measures:
         label: each.called_virus / each.called if each.called else None
         for label, each in counts.items()
     }
+    viral = counts[Label.VIRUS]
+    sides = {label: called.where(called.virus == bool(label.code)) for label in Label}
+    intervals = {label: rate_interval(side.call, side.group) for label, side in sides.items()}
     return Measures(
         counts=counts,
+        effective_groups={label: effective_groups(side.group) for label, side in sides.items()},
         recall=rates[Label.VIRUS],
+        recall_interval=intervals[Label.VIRUS],
+        recall_of_all=viral.called_virus / viral.total if viral.total else None,
         false_positive_rate=rates[Label.NON_VIRAL],
+        false_positive_rate_interval=intervals[Label.NON_VIRAL],
         ranking=_ranking(called) if None not in rates.values() else None,
         by_length=_subsets(scored, size, ranges),
         by_source=_subsets(scored, scored.sample, sources),
@@ -135,7 +151,7 @@ def _ranking(called: Scored) -> Ranking:
     fpr, tpr, _ = roc_curve(called.virus, called.score, drop_intermediate=False)
     return Ranking(
         auroc=roc_auc_score(called.virus, called.score),
-        auroc_interval=_interval(called),
+        auroc_interval=auroc_interval(called.virus, called.score, called.group),
         recall_at_1_percent_fpr=float(tpr[fpr <= MAX_FALSE].max()),
         at={name: _at(called, prevalence) for name, prevalence in PREVALENCES.items()},
         roc=_thinned(fpr, tpr),
@@ -166,26 +182,6 @@ def _at(called: Scored, prevalence: float) -> AtPrevalence:
         f1=f1_score(**calls, sample_weight=weights, zero_division=0.0),
         mcc=matthews_corrcoef(**calls, sample_weight=weights),
     )
-
-
-def _interval(called: Scored) -> tuple[float, float] | None:
-    """Return the 95 % interval of AUROC by a bootstrap over groups.
-
-    Windows of a genome are similar: a bootstrap over windows would give too narrow an interval.
-    """
-    names, group = np.unique(called.group, return_inverse=True)
-    of_label = [np.unique(group[called.virus == label]) for label in (False, True)]
-    if min(map(len, of_label)) < 2:
-        return None
-    draw = np.random.default_rng(0)
-    aurocs = []
-    for _ in range(RESAMPLES):
-        drawn = [draw.choice(groups, len(groups)) for groups in of_label]
-        times = [np.bincount(groups, minlength=len(names))[group] for groups in drawn]
-        weights = np.where(called.virus, times[1], times[0]).astype(float)
-        aurocs.append(roc_auc_score(called.virus, called.score, sample_weight=weights))
-    low, high = np.quantile(aurocs, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _subsets(
