@@ -181,17 +181,20 @@ def no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
 
 
+CUDA = torch.device("cuda")
+
+
 @pytest.mark.usefixtures("no_folder")
 def test_the_folder_is_the_users_and_of_this_torch(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = compiled._cache_folder()
+    folder = compiled._cache_folder(CUDA)
     assert folder == tmp_path / "virnuc" / f"torch-{torch.__version__}"
     assert folder.is_dir() and not any(folder.iterdir())
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "other"))
-    assert compiled._cache_folder() == tmp_path / "other"
+    assert compiled._cache_folder(CUDA) == tmp_path / "other"
     assert caplog.records == []
 
 
@@ -201,7 +204,28 @@ def test_a_folder_that_cannot_be_written(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", place)
-    folder = compiled._cache_folder()
+    folder = compiled._cache_folder(CUDA)
     assert folder.is_dir() and folder.stat().st_mode & 0o777 == 0o700
-    assert said(caplog).startswith(f"{place}/virnuc/torch-")
+    assert f"{place}/virnuc" in said(caplog)
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
+
+
+@pytest.mark.usefixtures("no_folder")
+def test_libraries_for_a_cpu_are_not_shared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A compiler that is killed leaves half a library, and torch takes it for a whole one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = compiled._cache_folder(torch.device("cpu"))
+    assert folder.is_dir() and not folder.is_relative_to(tmp_path / "virnuc")
+    assert list(tmp_path.iterdir()) == [] and caplog.records == []
+
+
+@pytest.mark.usefixtures("no_folder")
+def test_without_a_home(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def unknown(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    assert compiled._cache_folder(CUDA).is_dir()
+    assert "home" in said(caplog)

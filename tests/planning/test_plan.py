@@ -7,7 +7,8 @@ import pytest
 from harness import no_more_open_files
 from planning_run import Run
 
-from virnuc_rules.config.run_folder import worker_names
+from virnuc_rules.config.run_folder import EVERY as EVERY_
+from virnuc_rules.config.run_folder import TRAIN, worker_names
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.made import touch
 from virnuc_rules.planning.lacking import lacking, short_results
@@ -30,8 +31,8 @@ def done(run: Run) -> set[str]:
     return {str(path.parent.relative_to(run.config.run.results)) for path in found}
 
 
-WORKERS = {f"worker_{name}" for name in worker_names(2, every=False)}
-EVERY = {f"worker_{name}" for name in worker_names(2, every=True)}
+WORKERS = {f"worker_{name}" for name in worker_names(2)}
+EVERY = {f"worker_{name}" for prefix in (EVERY_, TRAIN) for name in worker_names(2, prefix)}
 CHUNKS = {"chunks/a", "chunks/b"}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from convergence import change_bundle, copied, new_project
-from harness import Project, embedded_chunks, jobs
+from harness import Project, embedded_chunks, jobs, spoil
 from labelled import write_sheet
 
 from virnuc_rules.models import card
@@ -99,6 +99,64 @@ def test_a_bundle_without_a_classifier_is_refused_before_anything_runs(tmp_path:
     assert done.returncode != 0
     assert "has no classifier, so `keep_embeddings: false` would keep nothing" in done.stdout
     assert not project.paths.chunk_folders.exists()
+
+
+def test_a_bad_file_does_not_matter_beside_a_good_one(
+    finished: dict[bool, Project], tmp_path: Path
+) -> None:
+    """Embeddings of a run beside the scores of another one, which are cut or have a wrong bit."""
+    project = copied(finished[True], tmp_path / "p")
+    scores = []
+    for path in finished[False].paths.embeddings.glob("*/*.safetensors"):
+        scores.append(project.paths.embeddings / path.parent.name / path.name)
+        scores[-1].parent.mkdir(exist_ok=True)
+        scores[-1].write_bytes(path.read_bytes())
+    spoil(scores[0])
+    scores[1].write_bytes(scores[1].read_bytes()[:-4])
+    project.settings["min_score"] = 0.99
+    assert embedded(project) == 0
+    assert len(list(project.paths.damaged.iterdir())) == 2
+    reference = copied(finished[True], tmp_path / "q")
+    reference.settings["min_score"] = 0.99
+    assert embedded(reference) == 0
+    assert project.tables() == reference.tables()
+
+
+def test_short_scores_where_embeddings_are_kept_now(
+    finished: dict[bool, Project], tmp_path: Path
+) -> None:
+    project = copied(finished[False], tmp_path / "p")
+    path = next(project.paths.embeddings.glob("*/*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-4])
+    project.settings |= {"keep_embeddings": True, "min_score": 0.99}
+    assert "to embed: 1 chunks" in plan(project)
+    assert embedded(project) == 1
+
+
+def test_the_reference_mode_also_takes_the_other_kind(
+    finished: dict[bool, Project], tmp_path: Path
+) -> None:
+    project = copied(finished[False], tmp_path / "p")
+    project.settings |= {"keep_embeddings": True, "persistent_models": False}
+    project.set_samples({"renamed": project.samples["a"], "b": project.samples["b"]})
+    assert embedded(project) == 0
+
+
+def test_only_train_needs_embeddings(tmp_path: Path) -> None:
+    write_sheet(tmp_path)
+    samples = {label: tmp_path / f"{label}.fa" for label in ("virus", "non_viral")}
+    project = Project(tmp_path, samples, keep_embeddings=False, chunk_size=100)
+    project.settings |= {"samples": "labelled.tsv", "hidden": 4, "max_epochs": 2}
+    chunks = embedded(project)
+    project.settings |= {"keep_embeddings": True, "min_score": 0.99}
+    assert "to embed: 0 chunks" in plan(project)
+    assert embedded(project) == 0
+    assert f"plan: to embed for `train`: {chunks} chunks more" in project.run("-n").stdout
+    done = project.run("evaluate")
+    assert done.returncode == 0 and embedded_chunks(done.stdout) == 0, done.stdout
+    done = project.run("train")
+    assert done.returncode == 0 and embedded_chunks(done.stdout) == chunks, done.stdout
+    assert "to embed for" not in project.run("-n").stdout
 
 
 def test_evaluation_needs_only_scores(tmp_path: Path) -> None:

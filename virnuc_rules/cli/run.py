@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _STDIN = Path("-")
+NeedEmbeddings = Annotated[
+    bool,
+    typer.Option(
+        "--need-embeddings", help="for train: chunks of which only scores were kept are embedded"
+    ),
+]
 
 
 @app.command()
@@ -133,9 +139,10 @@ def serve(
     every_sample: Annotated[
         bool,
         typer.Option(
-            "--every-sample", help="also samples with tables: train and evaluate read embeddings"
+            "--every-sample", help="also samples with tables: train and evaluate read their results"
         ),
     ] = False,
+    need_embeddings: NeedEmbeddings = False,
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:
@@ -147,7 +154,7 @@ def serve(
     from virnuc_rules.serving.lifetime import snakemakes
     from virnuc_rules.serving.worker import Worker
 
-    every = Tasks.of(settings.run, settings.embedding)
+    every = Tasks.of(settings.run, settings.embedding, need_embeddings=need_embeddings)
     of_tables = (every.card, settings.embedding, calling, probability)
     samples = [
         sample
@@ -160,9 +167,7 @@ def serve(
         raise ChunkError(f"sample {samples[0]} is not chunked; run `chunk` first")
     if late := sorted(set(samples) - set(chunked)):
         logger.warning("sample %s is not chunked, and left out", late[0])
-    tasks = every.of_samples(chunked)
-    if not (every_sample and settings.run.keep_embeddings):
-        tasks = without_other(tasks.values(), Store(settings.run.results))
+    tasks = without_other(every.of_samples(chunked).values(), Store(settings.run.results))
     name, by_hand = str(worker), not snakemakes()  # Snakemake begins the run itself
     _work(Worker(settings, name, worker, tasks, deadline, _name(log), begins=by_hand), stamp)
 
@@ -173,6 +178,7 @@ def embed(
     settings: WorkerSettings,
     sample: Annotated[str, typer.Option(help="name of the sample")],
     chunk: Annotated[str, typer.Option(help="name of the chunk file, as in the manifest")],
+    need_embeddings: NeedEmbeddings = False,
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:
@@ -180,9 +186,10 @@ def embed(
     from virnuc_rules.embedding.tasks import Tasks
     from virnuc_rules.serving.worker import Worker
 
-    tasks = Tasks.of(settings.run, settings.embedding).of_sample(sample)
-    selected = {task.key: task for task in tasks if task.path.name == chunk}
-    if not selected:
+    every = Tasks.of(settings.run, settings.embedding, need_embeddings=need_embeddings)
+    tasks = [task for task in every.of_sample(sample) if task.path.name == chunk]
+    selected = without_other(tasks, Store(settings.run.results))
+    if not tasks:
         raise VirnucError(f"sample {sample}: no chunk {chunk} in its manifest; run `chunk` first")
     name = f"{sample}-{chunk}"
     _work(Worker(settings, name, 0, selected, log=_name(log), has_report=False), stamp)

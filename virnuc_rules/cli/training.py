@@ -50,7 +50,7 @@ def train(
     evaluation = train_bundle(settings, calibrating, fitting)
     hashes = {bundle / name: sha256 for name, sha256 in read_card(bundle).sha256.items()}
     made = [bundle / CARD, *hashes, files.page, files.json]
-    failed = unembedded_samples(settings)
+    failed = unembedded_samples(settings, need_embeddings=True)
     product.finish(seen, made, stamp, failed=failed, known=hashes)
     _log_evaluation(evaluation, files.page)
 
@@ -92,7 +92,7 @@ def evaluate(
     seen = product.look()
     product.made.unlink(missing_ok=True)
     evaluation = evaluate_bundle(settings, part, files.page)
-    failed = unembedded_samples(settings)
+    failed = unembedded_samples(settings, need_embeddings=False)
     product.finish(seen, [files.page, files.json], stamp, failed=failed)
     _log_evaluation(evaluation, files.page)
 

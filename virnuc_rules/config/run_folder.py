@@ -97,12 +97,14 @@ class EvaluationFiles:
         return [self.page, self.json, self.made, self.done]
 
 
-EVERY = "every_"  # begins the name of a worker of all samples, not only of unfinished ones
+# How the name of a worker of all samples begins, not only of unfinished ones: for `evaluate`, which
+# needs scores of all, and for `train`, which needs embeddings of all.
+EVERY, TRAIN = "every_", "train_"
 
 
-def worker_names(count: int, *, every: bool) -> list[str]:
-    """Return the names of workers in their stamps and logs; every: those of all samples."""
-    return [f"{EVERY if every else ''}{index}" for index in range(count)]
+def worker_names(count: int, prefix: str = "") -> list[str]:
+    """Return the names of workers in their stamps and logs; prefix: EVERY, TRAIN, or empty."""
+    return [f"{prefix}{index}" for index in range(count)]
 
 
 class RunFolder:

@@ -37,13 +37,10 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One chunk to embed; equal chunks have the same key and are one task.
-
-    Its scores can be had from what workers make of it with either `keep_embeddings`.
-    """
+    """One chunk to embed; equal chunks have the same key and are one task."""
 
     output: Output  # what a worker makes of it
-    other: Output | None  # what a worker makes with the other `keep_embeddings`
+    outputs: tuple[Output, ...]  # any of these is enough: see `Tasks.of`; the smallest is the first
     sample: str
     path: Path
     entry: ChunkEntry
@@ -52,12 +49,6 @@ class Task:
     def key(self) -> str:
         """The key of what a worker makes of it, by which the queue knows the task."""
         return self.output.key
-
-    @property
-    def outputs(self) -> list[Output]:
-        """What has the scores of the chunk: one of these is enough. The smallest is the first."""
-        either = [self.output, self.other] if self.other else [self.output]
-        return sorted(either, key=lambda output: output.row)
 
     @property
     def name(self) -> str:
@@ -91,11 +82,14 @@ class Tasks:
     card: BundleCard
     settings: Embedding
     keep_embeddings: bool
+    need_embeddings: bool = False
 
     @classmethod
-    def of(cls, run: Run, settings: Embedding) -> Self:
+    def of(cls, run: Run, settings: Embedding, *, need_embeddings: bool = False) -> Self:
         """Read the bundle's card.
 
+        need_embeddings: for `train`. Else scores are enough, and what workers made of a chunk with
+        the other `keep_embeddings` is as good.
         Raises ModelError if it is missing, or has no classifier where only scores are kept.
         """
         card = read_card(run.bundle)
@@ -104,7 +98,7 @@ class Tasks:
                 f"{run.bundle}: bundle {card.name} has no classifier, so `keep_embeddings: false` "
                 "would keep nothing; set it to true, or give another bundle"
             )
-        return cls(RunFolder(run.results), card, settings, run.keep_embeddings)
+        return cls(RunFolder(run.results), card, settings, run.keep_embeddings, need_embeddings)
 
     def of_sample(self, sample: str) -> Iterator[Task]:
         """Yield the tasks of a sample in input order.
@@ -127,13 +121,12 @@ class Tasks:
         """Return the task of a chunk."""
         key = result_key(entry.sha256, self.card.fingerprint, self.settings)
         embeddings = Output(key, self.card.widths)
-        if self.card.classifier is None:
-            return Task(embeddings, None, sample, path, entry)
-        scores = Output(
-            scores_key(key, self.card.sha256[CLASSIFIER]), (self.card.classifier.classes,)
-        )
-        both = (embeddings, scores) if self.keep_embeddings else (scores, embeddings)
-        return Task(*both, sample, path, entry)
+        if self.card.classifier is None or self.need_embeddings:
+            return Task(embeddings, (embeddings,), sample, path, entry)
+        widths = (self.card.classifier.classes,)
+        scores = Output(scores_key(key, self.card.sha256[CLASSIFIER]), widths)
+        made = embeddings if self.keep_embeddings else scores
+        return Task(made, (scores, embeddings), sample, path, entry)
 
     def of_samples(self, samples: Iterable[str]) -> dict[str, Task]:
         """Return the tasks of samples by key; a sample whose files cannot be used has none."""

@@ -80,7 +80,8 @@ class Observer:
             for key, seen in claims.items()
             if seen.claim and not seen.is_lost(lease)
         }
-        done = with_results(tasks.values(), store)  # after the claims: what is released is done
+        # After the claims: what is released is done. `train` embeds also what has scores.
+        done = with_results(tasks.values(), store) - (at_work.keys() - store.done(at_work))
         running = {key for key in tasks if key in at_work and key not in done}
         stalled = {k for k in tasks if k in claims and k not in at_work and k not in done}
         failures = store.failed(task for task in tasks if task not in done and task not in running)

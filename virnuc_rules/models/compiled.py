@@ -63,12 +63,13 @@ def compile_layers(networks: list[Any], device: torch.device, precision: str) ->
     layers = [layer for network in networks for layer in network.encoder.layer]
     try:
         _need_compilers(device)
-        folder = _cache_folder()
+        folder = _cache_folder(device)
         graphs = _compile(networks, device, precision)
     except Exception as error:  # of the C compiler, Triton, the disk, memory, ...
         for layer in layers:
             vars(layer).pop("forward", None)
-        reason = f"{type(error).__name__}: {one_line(error)[:300]}"  # torch appends its code
+        text = one_line(error).partition("Set TORCHDYNAMO_VERBOSE")[0]  # advice for its authors
+        reason = f"{type(error).__name__}: {text[:300]}"  # torch appends its code
         logger.warning("layers are not compiled: %s", reason)
         return False
     logger.info(
@@ -135,29 +136,39 @@ def _input(
     return ids, present if padded else None
 
 
-def _cache_folder() -> Path:
+def _cache_folder(device: torch.device) -> Path:
     """Let inductor and Triton keep their files in a folder that can be used; return its path.
 
     It is TORCHINDUCTOR_CACHE_DIR, else one for this version of torch in the user's cache. Workers
     share it: inductor and Triton write each file under another name and rename it (`write_atomic`
-    in torch/_inductor/codecache.py, `FileCacheManager.put` in triton/runtime/cache.py). Where it
-    cannot be written or locked, a temporary folder of this process takes its place.
+    in torch/_inductor/codecache.py, `FileCacheManager.put` in triton/runtime/cache.py). Not so the
+    C++ libraries for a CPU: a worker that is killed leaves half a file, so on a CPU, and where the
+    folder cannot be written or locked, a temporary folder of this process takes its place.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    default = cache / "virnuc" / f"torch-{torch.__version__}"
-    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or default)
     try:
+        folder = _shared_folder(device)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\0" * 65536)
             file.flush()
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home
         _private.append(tempfile.TemporaryDirectory(prefix="virnuc-"))
-        private = Path(_private[-1].name)
-        logger.warning(
-            "%s cannot keep compiled layers (%s); %s does", folder, error.strerror, private
-        )
-        folder = private
+        if not isinstance(error, _NotShared):
+            logger.warning("compiled layers are kept for this process only: %s", one_line(error))
+        folder = Path(_private[-1].name)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     return folder
+
+
+class _NotShared(RuntimeError):
+    """Compiled layers are kept for one process."""
+
+
+def _shared_folder(device: torch.device) -> Path:
+    if folder := os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+        return Path(folder)
+    if device.type == "cpu":
+        raise _NotShared
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cache / "virnuc" / f"torch-{torch.__version__}"

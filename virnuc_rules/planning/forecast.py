@@ -25,7 +25,8 @@ class Forecast:
     chunks: Counter[str] = field(default_factory=Counter)  # to embed, by reason
     open_frames: int = 0  # in these
     at_most: bool = False  # the bundle is to be made: results of the same one may be there
-    for_training: int = 0  # more chunks, of samples with tables: only train and evaluate need them
+    for_evaluate: int = 0  # more chunks, of samples with tables
+    for_train: int = 0  # the same; of all samples where only scores were kept
 
     def lines(self) -> Iterator[str]:
         """Yield what a user reads."""
@@ -36,8 +37,12 @@ class Forecast:
         detail = f" with {self.open_frames:,} open frames ({reasons})" if total else ""
         most = "at most " if self.at_most and total else ""
         yield f"to embed: {most}{total:,} chunks{detail}"
-        if self.for_training:
-            yield f"to embed for `train` and `evaluate`: {self.for_training:,} chunks more"
+        if self.for_train == self.for_evaluate and self.for_train:
+            yield f"to embed for `train` and `evaluate`: {self.for_train:,} chunks more"
+        else:
+            for command, more in (("train", self.for_train), ("evaluate", self.for_evaluate)):
+                if more:
+                    yield f"to embed for `{command}`: {more:,} chunks more"
         if self.to_chunk:
             yield f"to chunk first, so not counted above: {_names(self.to_chunk)}"
         if self.of_other_version:
@@ -63,8 +68,10 @@ def forecast(plan: Plan) -> Forecast:
     )
     for sample, state in plan.samples.items():
         _add_sample(result, plan, sample, state)
+        more = len(state.unembedded) - (0 if state.is_final else len(state.lacking))
+        result.for_train += more
         if state.is_final:
-            result.for_training += len(state.lacking)
+            result.for_evaluate += len(state.lacking)
             continue
         for key, open_frames in _to_embed(plan, sample, state):
             if key not in seen:  # equal chunks are embedded once

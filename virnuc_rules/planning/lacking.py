@@ -13,22 +13,25 @@ _PREFIX = 8  # bytes of a safetensors file that hold the length of its header, l
 _THREADS = 16  # files that are opened at once: a network filesystem answers in milliseconds
 
 
-def lacking(tasks: Iterable[Task], store: Store, *, need_embeddings: bool = False) -> list[Task]:
-    """Return the tasks that are left to embed: without a result of the length that it must have.
-
-    need_embeddings: scores that were kept with `keep_embeddings: false` are not enough.
-    """
+def lacking(tasks: Iterable[Task], store: Store) -> list[Task]:
+    """Return the tasks that are left to embed: without a result of the length that it must have."""
     every = list(tasks)
-    outputs = [(each, t) for t in every for each in ([t.output] if need_embeddings else t.outputs)]
-    whole = {task.key for _, task in _whole(outputs, store)}
+    whole = {
+        task.key for _, task in _whole([(each, t) for t in every for each in t.outputs], store)
+    }
     return [task for task in every if task.key not in whole]
 
 
 def without_other(tasks: Iterable[Task], store: Store) -> dict[str, Task]:
-    """Return tasks by key, but not those for which there is only the result of the other kind."""
+    """Return tasks by key, but not those for which there is only a result of the other kind."""
     every = {task.key: task for task in tasks}
     done = store.done(every)
-    others = [(t.other, t) for key, t in every.items() if t.other and key not in done]
+    others = [
+        (each, task)
+        for key, task in every.items()
+        for each in task.outputs
+        if key not in done and each != task.output
+    ]
     enough = {task.key for _, task in _whole(others, store)}
     return {key: task for key, task in every.items() if key not in enough}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from virnuc_rules.chunking.manifest import read_manifest
 from virnuc_rules.config.model import Config
-from virnuc_rules.config.run_folder import RunFolder, worker_names
+from virnuc_rules.config.run_folder import EVERY, TRAIN, RunFolder, worker_names
 from virnuc_rules.config.sheet import Sheet
 from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.errors import VirnucError
@@ -32,6 +32,7 @@ class SamplePlan:
     chunks: Made | None = None
     tables: Made | None = None
     lacking: list[Task] = field(default_factory=list)  # known where the sample is chunked
+    unembedded: list[Task] = field(default_factory=list)  # the same for `train`
 
     @property
     def is_final(self) -> bool:
@@ -48,9 +49,9 @@ class SamplePlan:
         """Return why the sample's files could not be used; empty if they could."""
         return self.chunks.problem if self.chunks else ""
 
-    def is_embedded(self) -> bool:
-        """Tell whether all chunks are known and have results."""
-        return self.chunks is not None and not self.lacking
+    def is_embedded(self, train: bool = False) -> bool:
+        """Tell whether all chunks are known and have results; train: embeddings."""
+        return self.chunks is not None and not (self.unembedded if train else self.lacking)
 
 
 class Plan:
@@ -115,32 +116,32 @@ class Plan:
     def _look_for_results(self) -> None:
         if self.card is None:
             return
-        store, tasks = (
-            Store(self.config.run.results),
-            Tasks.of(self.config.run, self.config.embedding),
-        )
+        run, embedding = self.config.run, self.config.embedding
+        store, tasks = Store(run.results), Tasks.of(run, embedding)
+        for_train = Tasks.of(run, embedding, need_embeddings=True)
         for sample, plan in self.samples.items():
             if self._must_be_embedded(plan):
-                plan.lacking = lacking(
-                    tasks.of_sample(sample), store, need_embeddings=self._must_keep_embeddings
-                )
+                plan.lacking = plan.unembedded = lacking(tasks.of_sample(sample), store)
+                if self.can_train:
+                    plan.unembedded = lacking(for_train.of_sample(sample), store)
+
+    @property
+    def can_train(self) -> bool:
+        """Tell whether `train` may read the results."""
+        return self.is_labelled and self.config.run.keep_embeddings
 
     def _must_be_embedded(self, plan: SamplePlan) -> bool:
         """Tell whether results of a sample are needed; train and evaluate need those of all."""
         is_chunked = plan.chunks is not None and not plan.problem
         return is_chunked and (self.is_labelled or not plan.is_final)
 
-    @property
-    def _must_keep_embeddings(self) -> bool:
-        """Tell whether scores are not enough: `train` reads embeddings."""
-        return self.is_labelled and self.config.run.keep_embeddings
-
     def _settle_stamps(self) -> None:
         config, every = self.config, self.samples.values()
-        for all_samples in (False, True):
-            needed = [self.samples[sample] for sample in self.needed(all_samples)]
-            present = self.card is not None and all(map(SamplePlan.is_embedded, needed))
-            for worker in worker_names(config.workflow.workers, every=all_samples):
+        for prefix in ("", EVERY, TRAIN):
+            needed = [self.samples[sample] for sample in self.needed(bool(prefix))]
+            all_embedded = all(plan.is_embedded(prefix == TRAIN) for plan in needed)
+            present = self.card is not None and all_embedded
+            for worker in worker_names(config.workflow.workers, prefix):
                 self._set(self.folder.worker_stamp(worker), present)
         self._set(self.folder.chunked, self.card is not None and self.are_chunked())
         self._set(self.folder.checked, all(p.is_final and not p.problem for p in every))
@@ -154,7 +155,7 @@ class Plan:
             for stamp in self.folder.chunk_stamp(sample, "any").parent.glob("*"):
                 self._set(stamp, False)
         elif self._must_be_embedded(plan):
-            left = {task.path.name for task in plan.lacking}
+            left = {task.path.name for task in plan.unembedded}  # one stamp for all that need it
             for entry in read_manifest(self.folder.chunks(sample)).chunks:
                 stamp = self.folder.chunk_stamp(sample, Path(entry.file).stem)
                 self._set(stamp, entry.file not in left)

@@ -135,9 +135,12 @@ def trained(
     return Product(files.made, files.done, of, [settings.inputs.samples, *tables])
 
 
-def unembedded(run: Run, embedding: Embedding, samples: Iterable[str]) -> list[str]:
-    """Return the names of the chunks of samples that have no embeddings, nor scores."""
-    tasks = Tasks.of(run, embedding).of_samples(samples).values()
+def unembedded(
+    run: Run, embedding: Embedding, samples: Iterable[str], *, need_embeddings: bool
+) -> list[str]:
+    """Return the names of the chunks of samples that have no usable result; see `Tasks.of`."""
+    every = Tasks.of(run, embedding, need_embeddings=need_embeddings)
+    tasks = every.of_samples(samples).values()
     return [task.name for task in lacking(tasks, Store(run.results))]
 
 

@@ -43,26 +43,19 @@ class ScoredChunk:
         return index.to_numpy().astype(np.int8)  # type: ignore[no-any-return]
 
 
-def usable_results(
-    tasks: list[Task], run: Run, *, need_embeddings: bool = False
-) -> Iterator[tuple[Chunk, Result | None]]:
+def usable_results(tasks: list[Task], run: Run) -> Iterator[tuple[Chunk, Result | None]]:
     """Yield the chunks of a sample in order with their scores, or embeddings where there are none.
 
-    need_embeddings: only embeddings will do. None: the chunk failed, and `on_failed_chunks` is
-    `report`. Checks every chunk before it raises ResultError, and moves damaged results aside, so
-    that one more run embeds all of them again. Raises EnvironmentProblem where a file cannot be
-    read: nothing is then known of the chunk.
+    None: the chunk failed, and `on_failed_chunks` is `report`. Checks every chunk before it raises
+    ResultError, and moves damaged results aside, so that one more run embeds all of them again.
+    Raises EnvironmentProblem where a file cannot be read: nothing is then known of the chunk.
     """
     store, unusable = Store(run.results), list[str]()
     for task in tasks:
         result = None
         try:
             chunk = task.read()
-            output = task.output if need_embeddings else _existing(task, store)
-            try:
-                result = _read(output, store, chunk.ids)
-            except ResultError:  # again, before it is moved: a worker may have replaced it
-                result = _read(output, store, chunk.ids)
+            result = _first_usable(task, store, chunk.ids)
         except MissingResult as error:
             if run.on_failed_chunks == "error" or store.failure(task.key) is None:
                 unusable.append(str(error))
@@ -71,21 +64,38 @@ def usable_results(
                 logger.error("%s", line)
             raise
         except ResultError as error:
-            aside = store.set_aside(output.key)
-            unusable.append(f"{error}; moved to {aside}" if aside else str(error))
+            unusable.append(str(error))
         yield chunk, result
     for line in unusable[1:]:
         logger.error("%s", line)
     if unusable:
         raise ResultError(
             f"{unusable[0]}; {len(unusable)} of {len(tasks)} chunks are without a usable result: "
-            "run the same command again to embed them"
+            "run the same snakemake command again to embed them"
         )
 
 
-def _existing(task: Task, store: Store) -> Output:
-    """Return the first of a task's outputs that exists, else what a worker would make."""
-    return next((each for each in task.outputs if store.is_done(each.key)), task.output)
+def _first_usable(task: Task, store: Store, ids: list[str]) -> Result:
+    """Read the first of a task's outputs that is there and whole; move damaged ones aside.
+
+    Raises ResultError for one that is damaged if there is no other, else MissingResult.
+    """
+    damaged: ResultError | None = None
+    for output in task.outputs:
+        try:
+            try:
+                return _read(output, store, ids)
+            except ResultError:  # again, before it is moved: a worker may have replaced it
+                return _read(output, store, ids)
+        except MissingResult:
+            continue
+        except ResultError as error:
+            aside = store.set_aside(output.key)
+            damaged = ResultError(f"{error}; moved to {aside}" if aside else str(error))
+            if output != task.outputs[-1]:
+                logger.warning("%s", damaged)
+    path = store.result(task.key)
+    raise damaged or MissingResult(f"{path}: no such result; run again to embed the chunk")
 
 
 def _read(output: Output, store: Store, ids: list[str]) -> Result:

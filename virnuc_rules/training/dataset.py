@@ -137,12 +137,12 @@ def read_rows(settings: LabelledSettings, labelled: Labelled, *parts: Part) -> d
     frame of one of the labels.
     """
     blocks: dict[Part, list[Block]] = {part: [] for part in parts}
-    tasks = Tasks.of(settings.run, settings.embedding)
+    tasks = Tasks.of(settings.run, settings.embedding, need_embeddings=True)
     for sample in labelled.samples:
         coding = dict(annotated(sample))
         failed = outside = 0
         of_sample = list(tasks.of_sample(sample.name))
-        for chunk, result in usable_results(of_sample, settings.run, need_embeddings=True):
+        for chunk, result in usable_results(of_sample, settings.run):
             if not isinstance(result, Embeddings):
                 failed += len(chunk.ids)
                 continue

@@ -24,10 +24,11 @@ def evaluation_product(settings: LabelledSettings, part: str, files: EvaluationF
     return products.evaluation(files, settings, card, tables, part, sheet)
 
 
-def unembedded_samples(settings: LabelledSettings) -> list[str]:
-    """Return the chunks of the labelled samples that have no embeddings: worth another run."""
+def unembedded_samples(settings: LabelledSettings, *, need_embeddings: bool) -> list[str]:
+    """Return the chunks of the labelled samples without usable results: worth another run."""
     sheet, _ = _sheet(settings)
-    return products.unembedded(settings.run, settings.embedding, sheet)
+    run, embedding = settings.run, settings.embedding
+    return products.unembedded(run, embedding, sheet, need_embeddings=need_embeddings)
 
 
 def _sheet(settings: LabelledSettings) -> tuple[LabelledSheet, list[Path]]:

@@ -15,6 +15,7 @@ from virnuc_rules.config.model import LabelledSettings, check_config
 from virnuc_rules.config.run_folder import (
     EVALUATION,
     EVERY,
+    TRAIN,
     FIGURES,
     EvaluationFiles,
     worker_names,
@@ -92,7 +93,7 @@ wildcard_constraints:
     # report/done is no sample's
     sample=f"(?!({'|'.join(map(re.escape, sorted(FOLDER.own_names())))})/){SAMPLE}",
     chunk=r"chunk_\d+",
-    worker=rf"({EVERY})?\d+",
+    worker=rf"({EVERY}|{TRAIN})?\d+",
 
 
 def options(command):
@@ -100,12 +101,12 @@ def options(command):
     return command_options(CONFIG, command)
 
 
-def stamps(samples, every):
+def stamps(samples, prefix=""):
     """The stamps of the jobs that embed the chunks of samples; jobs do not look at them."""
     if not workflow.is_main_process:
         return []
     if CONFIG.workflow.persistent_models:
-        workers = worker_names(CONFIG.workflow.workers, every=every)
+        workers = worker_names(CONFIG.workflow.workers, prefix)
         return [FOLDER.worker_stamp(worker) for worker in workers]
     # One for each chunk: known once the samples are chunked.
     checkpoints.chunk_all.get()
@@ -135,12 +136,17 @@ def embedded(wildcards):
     """The stamps of a sample; none where its tables are up to date, also without embeddings."""
     if PLAN.samples[wildcards.sample].is_final:
         return []
-    return stamps([wildcards.sample], every=False)
+    return stamps([wildcards.sample])
+
+
+def all_scored(wildcards):
+    """The stamps of all samples, for `evaluate`."""
+    return stamps(SAMPLES, EVERY)
 
 
 def all_embedded(wildcards):
-    """The stamps of all samples."""
-    return stamps(SAMPLES, every=True)
+    """The stamps of all samples, for `train`."""
+    return stamps(SAMPLES, TRAIN)
 
 
 def is_settled(done, make, *arguments):

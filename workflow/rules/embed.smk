@@ -25,6 +25,7 @@ rule embed_chunk:
     threads: CONFIG.compute.threads
     params:
         options=options("embed"),
+        need="--need-embeddings" if PLAN.can_train else "",
     shell:
         "virnuc-rules embed --sample {wildcards.sample:q} --chunk {wildcards.chunk}.parquet"
-        " {params.options} --stamp {output.stamp:q} --log {log:q}"
+        " {params.options} {params.need} --stamp {output.stamp:q} --log {log:q}"

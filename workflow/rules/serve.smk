@@ -5,7 +5,7 @@ rule serve:
     input:
         chunks=lambda wildcards: [
             FOLDER.chunks(sample).done
-            for sample in PLAN.needed(wildcards.worker.startswith(EVERY))
+            for sample in PLAN.needed(wildcards.worker.startswith((EVERY, TRAIN)))
         ],
         bundle=BUNDLE_IF_MADE,
     output:
@@ -19,10 +19,11 @@ rule serve:
     threads: CONFIG.compute.threads
     params:
         options=options("serve"),
-        index=lambda wildcards: wildcards.worker.removeprefix(EVERY),
-        every=lambda wildcards: (
-            "--every-sample" if wildcards.worker.startswith(EVERY) else ""
-        ),
+        index=lambda wildcards: wildcards.worker.rpartition("_")[2],
+        every=lambda wildcards: {
+            EVERY: "--every-sample",
+            TRAIN: "--every-sample --need-embeddings",
+        }.get(wildcards.worker.rstrip("0123456789"), ""),
         # A function of resources: a change of the runtime does not make the job run again.
         deadline=lambda wildcards, resources: (
             f"--deadline {resources.runtime}" if resources.get("runtime") else ""

@@ -42,7 +42,7 @@ rule evaluate:
     input:
         samples=[] if IS_EVALUATED else sheet_and_tables,
         chunks=expand(CHUNKED, sample=SAMPLES),
-        embedded=[] if IS_EVALUATED else all_embedded,
+        embedded=[] if IS_EVALUATED else all_scored,
         bundle=BUNDLE_IF_MADE,
         now=if_stale(IS_EVALUATED),
     output:
