@@ -7,7 +7,8 @@ One process, the same random weights of the real shapes, real open frames of 500
   tokens, both in fp32 with PyTorch's own operations;
 - VirNuc: `embed_chunk`, in each precision that the device has.
 Prints sequences per second, ratios, the largest speed of a matrix product on this machine (in the
-shapes of the networks), and the fraction of it that each reaches. fair-esm must be installed.
+shapes of the networks), the fraction of it that each reaches, and a profile. fair-esm must be
+installed.
 """
 
 import argparse
@@ -216,7 +217,18 @@ def compare(folder: Path, options: argparse.Namespace, device: torch.device) -> 
         padding = result.padding / (result.padding + result.tokens)
         difference = (result.esm2 - expected).abs().max()
         print(f"{'':22}  padding {padding:.2%}, ESM-2 differs from fair-esm by {difference:.1e}")
+        print_profile(networks, chunk, settings)
         del networks
+
+
+def print_profile(networks: Networks, chunk: Chunk, settings: Embedding) -> None:
+    """The operations on the CPU that take most of the time of one more chunk."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        embed_chunk(chunk, networks, settings)
+    events = sorted(seen.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    parts = (f"{e.key} {e.self_cpu_time_total / total:.1%}" for e in events[:8])
+    print(f"{'':22}  profile: {', '.join(parts)}")
 
 
 def report(

@@ -40,9 +40,12 @@ def evaluate(args: argparse.Namespace, kind: str) -> str:
     measure(args, sheet, page)
     measures = json.loads(EvaluationFiles(page).json.read_text())["windows"]
     ranking, counts = measures["ranking"], measures["counts"]
-    low, high = ranking["auroc_interval"]
+    interval = "no interval: too few genomes"
+    if ranking["auroc_interval"]:
+        low, high = ranking["auroc_interval"]
+        interval = f"95 % interval {low:.3f} to {high:.3f}"
     return (
-        f"AUROC {ranking['auroc']:.3f} (95 % interval {low:.3f} to {high:.3f}) for {kind}, "
+        f"AUROC {ranking['auroc']:.3f} ({interval}) for {kind}, "
         f"{measures['recall']:.0%} of {counts['virus']['called']:,} viral windows and "
         f"{measures['false_positive_rate']:.0%} of {counts['non_viral']['called']:,} non-viral "
         "ones called virus"
