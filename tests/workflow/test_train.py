@@ -334,7 +334,7 @@ def test_a_damaged_result_is_mended_by_the_next_run(trained: Project, tmp_path: 
     project.settings["hidden"] = 8
     done = project.run("train")
     assert done.returncode != 0
-    assert "run the same command again to embed them" in done.stdout
+    assert "run the same snakemake command again to embed them" in done.stdout
     assert project.run("train").returncode == 0
 
 

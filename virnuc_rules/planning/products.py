@@ -156,8 +156,9 @@ def _of(**values: Any) -> dict[str, Any]:
 def _shown(settings: Group | Section) -> dict[str, Any]:
     """Return settings without those that no product shows: where results are, and which kind."""
     dumped = settings.model_dump(mode="json")
-    for key in ("results", "keep_embeddings"):
-        dumped.get("run", {}).pop(key, None)
+    run = dumped.get("run", {})
+    run.pop("results", None)
+    run.pop("keep_embeddings", None)
     return dumped
 
 

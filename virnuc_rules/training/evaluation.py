@@ -86,12 +86,14 @@ class Measures(_Record):
     """All measures of windows, or of contigs."""
 
     counts: dict[Label, Counts]
-    effective_groups: dict[Label, float]  # of those with a call, see `intervals`
+    effective_groups: dict[Label, float] = {}  # of those with a call, see `intervals`
     recall: float | None  # fraction of the called viral that are called virus; None: none called
-    recall_interval: Interval | None
-    recall_of_all: float | None  # the same of all viral ones: those without a call are not found
+    recall_interval: Interval | None = None
+    recall_of_all: float | None = (
+        None  # the same of all viral ones: those without a call are not found
+    )
     false_positive_rate: float | None  # the same of the called non-viral
-    false_positive_rate_interval: Interval | None
+    false_positive_rate_interval: Interval | None = None
     ranking: Ranking | None  # None where a label has no calls
     by_length: list[Subset]  # of the contig
     by_source: list[Subset]
