@@ -98,6 +98,18 @@ def owner(worker: str, host: str, pid: int = 11) -> str:
     return f"{worker}-{host}-{pid}-0123456789ab"
 
 
+def test_a_chunk_with_scores_that_is_embedded_for_train_is_running(run: Run) -> None:
+    first, second = (run.tasks[key] for key in run.keys[:2])
+    for task in (first, second):
+        (scores,) = (each.key for each in task.outputs if each != task.output)
+        run.finish(scores)
+    now = run.read()
+    assert (now.running, now.done) == (0, 2)
+    run.claim(first.key, owner("0", "gpu-1"))
+    now = run.read()
+    assert (now.running, now.done, now.pending) == (1, 1, len(run.keys) - 2)
+
+
 def test_two_workers_on_two_hosts(run: Run) -> None:
     run.report("0", "gpu-1", owner("0", "gpu-1"))
     run.report("1", "gpu-11", owner("1", "gpu-11"))

@@ -13,6 +13,7 @@ from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.made import touch
 from virnuc_rules.planning.lacking import lacking, short_results
 from virnuc_rules.planning.plan import Plan
+from virnuc_rules.planning.products import unembedded
 
 
 @pytest.fixture
@@ -346,3 +347,19 @@ def test_what_cannot_be_opened_is_not_damaged(run: Run) -> None:
     result.unlink()
     result.mkdir()  # no file at all
     assert lacking(tasks[:1], run.store) == tasks[:1]
+
+
+def test_scores_are_a_result_but_not_for_train(run: Run) -> None:
+    run.chunk("a")
+    first, *rest = run.tasks("a")
+    (scores,) = (each for each in first.outputs if each != first.output)
+    path = run.store.result(scores.key)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes(8) + bytes(first.entry.open_frames * scores.row))
+    arguments = run.config.run, run.config.embedding, ["a"]
+    names = [task.name for task in (first, *rest)]
+    assert unembedded(*arguments, need_embeddings=False) == names[1:]
+    assert unembedded(*arguments, need_embeddings=True) == names
+    run.write_sheet("label")
+    plan = run.looked_at().samples["a"]
+    assert (plan.lacking, len(plan.unembedded)) == (rest, len(names))

@@ -14,12 +14,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from virnuc_rules.config.model import Embedding
-from virnuc_rules.embedding.tasks import SCHEMA
+from virnuc_rules.embedding.tasks import FLOAT32, SCHEMA
 from virnuc_rules.errors import MissingResult, ResultError, one_line
 from virnuc_rules.files.environment import environment_named, open_regular, patient
 
 _METADATA = "virnuc"  # a single key: safetensors writes several keys in random order
-_FLOAT32 = 4  # bytes
 _BLOCK = 1 << 20  # bytes hashed at once
 _KINDS = ({"dnabert_s", "esm2"}, {"scores"})  # names of the matrices of a result
 
@@ -171,7 +170,7 @@ def _read_header(file: io.FileIO) -> tuple[_Header, int]:
     """Return the header, and the position of the first matrix. Raises ValueError, OSError."""
     length = int.from_bytes(file.read(8), "little")
     start, size = 8 + length, file.seek(0, io.SEEK_END)
-    if start > size or start % _FLOAT32:
+    if start > size or start % FLOAT32:
         raise ValueError(f"its header has {length} bytes of {size}")
     file.seek(8)
     return _Header.model_validate_json(file.read(length)), start
@@ -183,7 +182,7 @@ def _check_matrices(file: io.FileIO, header: _Header, rows: int) -> int:
     if set(header.matrices) not in _KINDS:
         raise ValueError(f"its matrices are {', '.join(header.matrices) or 'none'}")
     for name, matrix in header.matrices.items():
-        first, end = end, end + math.prod(matrix.shape) * _FLOAT32
+        first, end = end, end + math.prod(matrix.shape) * FLOAT32
         if len(matrix.shape) != 2 or matrix.shape[0] != rows or min(matrix.shape) < 1:
             raise ValueError(f"{name} is {matrix.shape}, not a matrix of {rows} rows")
         if matrix.data_offsets != [first, end] or sha256.get(name) != _file_hash(file, end - first):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # pyarrow takes most of a second to import: a job without wor
     from virnuc_rules.chunking.format import Chunk
 
 SCHEMA = 4  # of the result files and the computation; a higher one makes old results unknown
+FLOAT32 = 4  # bytes of a number in a result file
 _COMPILE = "auto"  # the setting: compiled layers where they can be; `Computation` has what was done
 
 
@@ -32,7 +33,7 @@ class Output:
     @property
     def row(self) -> int:
         """Bytes for an open frame."""
-        return 4 * sum(self.widths)
+        return FLOAT32 * sum(self.widths)
 
 
 @dataclass(frozen=True, slots=True)

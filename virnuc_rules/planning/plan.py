@@ -118,12 +118,14 @@ class Plan:
             return
         run, embedding = self.config.run, self.config.embedding
         store, tasks = Store(run.results), Tasks.of(run, embedding)
-        for_train = Tasks.of(run, embedding, need_embeddings=True)
+        strict = Tasks.of(run, embedding, need_embeddings=True) if self.can_train else tasks
         for sample, plan in self.samples.items():
             if self._must_be_embedded(plan):
-                plan.lacking = plan.unembedded = lacking(tasks.of_sample(sample), store)
-                if self.can_train:
-                    plan.unembedded = lacking(for_train.of_sample(sample), store)
+                plan.lacking = plan.unembedded = lacking(strict.of_sample(sample), store)
+                if plan.unembedded and strict is not tasks:  # some of these may have scores
+                    keys = {task.key for task in plan.unembedded}
+                    rest = (task for task in tasks.of_sample(sample) if task.key in keys)
+                    plan.lacking = lacking(rest, store)
 
     @property
     def can_train(self) -> bool:

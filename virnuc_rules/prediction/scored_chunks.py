@@ -85,6 +85,8 @@ def _first_usable(task: Task, store: Store, ids: list[str]) -> Result:
         try:
             try:
                 return _read(output, store, ids)
+            except MissingResult:
+                continue
             except ResultError:  # again, before it is moved: a worker may have replaced it
                 return _read(output, store, ids)
         except MissingResult:

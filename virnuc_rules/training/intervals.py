@@ -4,7 +4,7 @@ Groups (genomes) are independent, their windows are not. So the variance is that
 (AUROC: Obuchowski, Biometrics 53, 1997; rates: Korn and Graubard, Survey Methodology 24, 1998).
 Groups differ in size: groups of n_i windows count as (sum n_i)^2 / sum n_i^2 of equal size (Kish),
 and their variance is known with as many degrees of freedom, less one. Below MIN_GROUPS there is no
-interval: by simulation (tests/training/test_intervals.py) those above cover 90 to 97 %.
+interval: by simulation (tests/training/test_intervals.py) those above cover 89 to 98 %.
 """
 
 import math
