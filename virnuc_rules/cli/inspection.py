@@ -1,4 +1,4 @@
-"""The commands that inspect a run: report, status, doctor."""
+"""The commands that inspect a run: report, estimate, status, doctor."""
 
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +48,27 @@ def report(
     written = [path for path in (folder.config,) if path.exists()]
     product.finish(seen, [*ReportFolder(out).files(), *written], stamp)
     logger.info("%s: %d samples, %d contigs", out, len(run.samples), run.contigs.total)
+
+
+@app.command("estimate")
+@with_settings
+def estimate_run(
+    config: Config,
+    fraction: Annotated[
+        float,
+        typer.Option(min=1e-6, max=1, help="of the windows in which open frames are searched"),
+    ] = 1,
+    measured_in: Annotated[
+        Path | None,
+        typer.Option(help="results of a run whose workers' speed is taken [default: --results]"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Say what a run will take: windows, chunks, disk, hours of devices. Embeds nothing."""
+    from virnuc_rules.inspection.estimate import estimate
+
+    found = estimate(config, fraction, measured_in)
+    print(found.model_dump_json(indent=1) if json else "\n".join(found.lines()))
 
 
 @app.command()

@@ -239,6 +239,7 @@ class Worker:
             publisher.publish(claim, kept)
         self.queue.pace.done()
         seconds = time.monotonic() - start
+        self.report.seconds_first_chunk = self.report.seconds_first_chunk or seconds
         self.report.seconds_computing += seconds
         self.lifetime.chunk_took(seconds)
         logger.info("worker %s: chunk %s: %.2f s", self.name, task.name, seconds)

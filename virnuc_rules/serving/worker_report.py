@@ -44,6 +44,7 @@ class WorkerReport(_Record):
     tokens: int = 0  # of both models, without padding
     padding: int = 0  # tokens that only filled micro-batches up
     seconds_computing: float = 0
+    seconds_first_chunk: float = 0  # of these; it warms caches and memory up
     seconds_waiting: float = 0
     cache_clears: int = 0
     memory: list[Memory] = []
