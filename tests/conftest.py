@@ -62,6 +62,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("undisturbed"))
     done = project.run()
     assert done.returncode == 0, done.stdout
+    project.said = done.stdout
     return project
 
 

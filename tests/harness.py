@@ -33,6 +33,7 @@ UNREADABLE = Path("/proc/self/mem")
 class Project:
     """A folder with a sample sheet and a config; `run` is what a user types."""
 
+    said = ""  # by the run that a fixture has made
     forked = True  # whether `run` uses the fork server
 
     def __init__(self, folder: Path, samples: dict[str, Path] = DEMO, **settings: Any) -> None:

@@ -1,8 +1,12 @@
 """The status of a run of several workers on several hosts, from synthetic claims and reports."""
 
+import contextlib
 import io
 import os
+import pty
 import shutil
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import BUNDLE, Project
+from harness import BUNDLE, Project, environment, wait_until
 from rich.console import Console
 
 from virnuc_rules.chunking.writer import write_chunks
@@ -67,8 +71,7 @@ class Run:
         (self.store.workers / f"{worker}.json").write_text(report.model_dump_json())
 
     def observer(self) -> Observer:
-        c = self.config
-        return Observer(c.inputs, c.run, c.embedding, c.serving)
+        return Observer(self.config)
 
     def read(self) -> Status:
         return self.observer().read()
@@ -128,8 +131,10 @@ def test_two_workers_on_two_hosts(run: Run) -> None:
     left = sum(run.tasks[key].entry.open_frames for key in run.keys if key not in run.keys[2:5])
     assert now.open_frames_left == left
     assert now.seconds_left == round(left / 20, 1)  # two workers, ten open frames a second each
+    assert now.seconds_left_with_all == round(left / 10, 1)  # `workers` is 1
+    assert {(w.computing, w.waiting) for w in now.workers} == {(0.833, 0.167)}
     table = drawn(now)
-    assert "gpu-11" in table and "cuda:0" in table
+    assert all(word in table for word in ("gpu-11", "cuda:0", "10.0", "83%", "17%"))
 
 
 def test_the_same_number_on_two_hosts(run: Run) -> None:
@@ -194,7 +199,9 @@ def test_how_long_a_chunk_has_stood_still(run: Run) -> None:
         (59, "working"),
         (754, "working, no progress for 0:12:34"),
     ]
-    assert "no progress for 0:12:34" in drawn(now)
+    name = run.tasks[run.keys[1]].name
+    assert now.still == [f"{name} of {owner('1', 'n2')} for 0:12:34"]
+    assert "no progress for 0:12:34" in drawn(now) and f"no progress: {name} of 1-n2" in drawn(now)
 
 
 def test_odd_files_beside_reports(run: Run) -> None:
@@ -246,7 +253,7 @@ def test_samples_that_are_not_chunked(run: Run) -> None:
     (run.results / "chunks" / "gut" / "manifest.json").unlink()
     now = run.read()
     assert (now.samples, now.samples_not_chunked) == (2, 1)
-    assert "1 of 2 samples are not chunked yet" in drawn(now)
+    assert "1 of 2 samples are chunked, 0 have tables" in drawn(now)
     (run.results / "chunks" / "gut" / "manifest.json").write_text("{}")
     with pytest.raises(ChunkError, match="not a manifest"):
         run.read()
@@ -271,6 +278,46 @@ def test_watching_ends_when_all_is_done_and_only_reads(run: Run) -> None:
     assert new == written | {"0.json", "embeddings"}
     last = console.file.getvalue()
     assert f"{len(run.keys) - 1} " in last and "failed: lake" in last
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_ctrl_c_ends_watching(run: Run, terminal: bool) -> None:
+    """On a terminal the table is drawn in place; a pipe gets plain text."""
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    options = ("--samples", run.config.inputs.samples, "--results", run.results, "--bundle", BUNDLE)
+    words = ["virnuc-rules", "status", "--watch", *map(str, options)]
+    variables = {**environment(), "TERM": "xterm", "COLUMNS": "150"}
+    process = subprocess.Popen(words, stdout=theirs, stderr=subprocess.PIPE, env=variables)
+    os.close(theirs)
+    printed = b""
+    while b"samples are chunked" not in printed:
+        printed += os.read(ours, 1 << 16)
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(OSError):  # how Linux says that the other end of a terminal is closed
+        while part := os.read(ours, 1 << 16):
+            printed += part
+    os.close(ours)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0 and b"Traceback" not in errors and b"Abort" not in errors
+    assert (b"\x1b" in printed) == terminal
+    if terminal:
+        assert (
+            printed.count(b"\x1b[?25l") == printed.count(b"\x1b[?25h") == 1
+        )  # cursor hidden, shown
+    assert b"2 of 2 samples are chunked, 0 have tables" in printed
+
+
+def test_a_pipe_gets_a_block_for_each_look(run: Run) -> None:
+    run.claim(run.keys[0], owner("0", "n1"))
+    console = Console(file=io.StringIO(), width=200)
+    thread = threading.Thread(target=watch, args=(run.observer(), console, 0.01))
+    thread.start()
+    wait_until(lambda: console.file.getvalue().count("2 of 2 samples are chunked") > 1)
+    run.finish(*run.keys)
+    thread.join(60)
+    assert not thread.is_alive()
+    *_, last = console.file.getvalue().split("chunks\n┏")
+    assert f" {len(run.keys)} " in last
 
 
 def test_the_verb_watches(run: Run, command: Callable[..., Any]) -> None:

@@ -1,6 +1,7 @@
 """One worker in this process, on the untrained models."""
 
 import errno
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,26 @@ def test_caches_are_cleared_every_so_many_chunks(
     assert [point.chunks for point in report(config).memory] == list(range(1, 14))
 
 
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_the_log_says_which_chunk_of_how_many(
+    config: Config,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    seconds: float,
+) -> None:
+    """Those of other workers are counted; the terminal gets a line after some silence only."""
+    monkeypatch.setattr("virnuc_rules.serving.worker._TELLS", (seconds, seconds))
+    caplog.set_level(logging.DEBUG, "virnuc_rules")
+    every = worker(config).tasks
+    assert worker_of(config, "1", dict(list(every.items())[:5])).run() == Exit.DRAINED
+    caplog.clear()
+    assert worker(config).run() == Exit.DRAINED
+    lines = [record for record in caplog.records if ": chunk " in record.getMessage()]
+    numbers = [record.getMessage().split(": ")[1] for record in lines]
+    assert numbers == [f"chunk {number} of 13" for number in range(6, 14)]
+    assert {record.levelno for record in lines} == {logging.DEBUG if seconds else logging.INFO}
+
+
 def test_what_a_report_says(config: Config) -> None:
     one = worker(config)
     assert one.run() == Exit.DRAINED
@@ -64,7 +85,8 @@ def test_what_a_report_says(config: Config) -> None:
     residues = sum(task.entry.residues for task in one.tasks.values())
     assert found.tokens > residues + 2 * found.open_frames  # ESM-2's, and DNABERT-S's beside
     assert found.exit_reason == f"embedded 13 chunks, {found.open_frames} open frames"
-    assert found.seconds_computing > 0 and found.versions["torch"] == torch.__version__
+    assert 0 < found.seconds_first_chunk < found.seconds_computing
+    assert found.versions["torch"] == torch.__version__
 
 
 @pytest.mark.usefixtures("as_if_cuda")

@@ -36,7 +36,7 @@ def test_a_missing_bundle_is_made_once(tmp_path: Path, definition: Path, persist
     assert not (mine.folder / "bundles/own/bundle.json").exists()
     done = mine.run()
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("localrule prepare_models:") == 1
+    assert done.stdout.count("(Rule: prepare_models)") == 1
     made = {name: sha256(mine.folder / "bundles/own" / name) for name in FILES}
     assert made == {name: sha256(BUNDLE / name) for name in FILES}  # what it was published from
     assert all(mine.tables())

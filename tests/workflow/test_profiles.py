@@ -1,11 +1,13 @@
 """The profiles for clusters, as dry runs; tests/slurm runs Slurm's in earnest."""
 
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 import yaml
-from harness import BUNDLE, DEMO, REPO, run
+from harness import BUNDLE, DEMO, REPO, Project, run, wait_until
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,33 @@ def test_dry_run(
         assert gpu in resources["serve"] and "runtime=720" in resources["serve"]
         assert "--deadline 720" in printed
         assert [rule for rule, _ in jobs].count("serve") == 3
+
+
+def test_a_run_says_little_on_the_terminal(undisturbed: Project) -> None:
+    logs = [path.read_text() for path in (undisturbed.results / "logs").rglob("*.attempt-1.log")]
+    lines = [line for text in logs for line in text.splitlines() if " DEBUG " not in line]
+    own = [line.split(" ", 3)[3] for line in lines]  # without time and level
+    own += [line for line in undisturbed.said.splitlines() if line.startswith("plan: ")]
+    assert len(own) <= 30 and all(line in undisturbed.said for line in own)
+    assert (
+        f"{undisturbed.paths.report.page.relative_to(undisturbed.folder)}: 2 samples"
+        in undisturbed.said
+    )
+    assert "Shell command" not in undisturbed.said and "localrule" not in undisturbed.said
+    count = undisturbed.chunks()
+    assert any(f"chunk {count} of {count}: " in text for text in logs)
+
+
+def test_a_run_says_what_was_killed(tmp_path: Path) -> None:
+    """The local profile describes no jobs; of one that could not say anything there is a line."""
+    project = Project(tmp_path)
+    run = project.start(forked=True)
+    wait_until(project.workers)
+    for pid in project.workers():
+        os.kill(pid, signal.SIGKILL)
+    output, _ = run.communicate(timeout=400)
+    assert run.returncode != 0
+    assert re.search(r"virnuc-rules serve .*(SIGKILL|exit status 137)", output), output
 
 
 @pytest.mark.parametrize("name", ["slurm", "lsf"])

@@ -75,7 +75,9 @@ def estimate_run(
 @with_settings
 def status(
     config: Config,
-    watch: Annotated[bool, typer.Option("--watch", help="refresh until all is done")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="refresh until all is done; Ctrl-C ends it")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="what the next run will embed, and why")
@@ -87,7 +89,7 @@ def status(
     from virnuc_rules.inspection.status import Observer, render
     from virnuc_rules.inspection.status import watch as watch_status
 
-    observer = Observer(config.inputs, config.run, config.embedding, config.serving)
+    observer = Observer(config)
     if plan:
         looked_at = Plan(with_window(config), read_sheet(config.inputs.samples))
         looked_at.look()

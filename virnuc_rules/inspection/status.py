@@ -1,7 +1,9 @@
 """What a run is doing, read from its files: nothing is asked of the workers."""
 
+import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from pydantic import BaseModel
 from rich.console import Console, Group
@@ -9,7 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from virnuc_rules.config.model import Embedding, Inputs, Run, Serving
+from virnuc_rules.config.model import Config
+from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.config.sheet import read_samples
 from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.errors import ChunkError, VirnucError
@@ -19,6 +22,9 @@ from virnuc_rules.queue.store import Store
 from virnuc_rules.queue.watched import Watched
 from virnuc_rules.serving.worker_report import WorkerReport, read_reports
 
+_WORKER_COLUMNS = (
+    "worker", "host", "device", "chunks", "open frames/s", "computing", "waiting", "state",
+)  # fmt: skip
 _LONG = 60  # seconds without a step that are worth a word
 
 
@@ -34,6 +40,8 @@ class WorkerStatus(BaseModel):
     chunks: int
     open_frames: int
     open_frames_per_second: float
+    computing: float  # fraction of its time, until its last report; the rest is loading
+    waiting: float
     state: str
 
 
@@ -42,6 +50,7 @@ class Status(BaseModel):
 
     samples: int
     samples_not_chunked: int
+    samples_with_tables: int
     pending: int
     running: int
     done: int
@@ -49,6 +58,8 @@ class Status(BaseModel):
     stalled: int  # claimed, but the heartbeat has stopped; counted as pending too
     open_frames_left: int
     seconds_left: float | None  # None where no worker is at work
+    seconds_left_with_all: float | None  # with `workers` as fast as those seen so far
+    still: list[str]  # chunks without progress for a minute, and their workers
     failures: list[str]
     workers: list[WorkerStatus]
 
@@ -56,9 +67,12 @@ class Status(BaseModel):
 class Observer:
     """Looks at a run, once or again and again."""
 
-    def __init__(self, inputs: Inputs, run: Run, embedding: Embedding, serving: Serving) -> None:
-        self.sheet, self.paths, self.embedding = inputs.samples, run, embedding
-        self.watched = Watched(serving.lease_seconds)
+    def __init__(self, config: Config) -> None:
+        self.sheet, self.paths, self.embedding = (
+            config.inputs.samples, config.run, config.embedding,
+        )  # fmt: skip
+        self.workers = config.workflow.workers
+        self.watched = Watched(config.serving.lease_seconds)
 
     def read(self) -> Status:
         """Read the state of the run.
@@ -72,7 +86,7 @@ class Observer:
             )
         samples = read_samples(self.sheet)
         tasks, chunked = _tasks(Tasks.of(self.paths, self.embedding), samples)
-        store = Store(self.paths.results)
+        store, folder = Store(self.paths.results), RunFolder(self.paths.results)
         claims = self.watched.all(store)
         lease = self.watched.lease_seconds
         at_work = {
@@ -92,9 +106,12 @@ class Observer:
         ended = done | set(failures)
         left = sum(task.entry.open_frames for key, task in tasks.items() if key not in ended)
         rate = sum(worker.open_frames_per_second for worker in workers if worker.working)
+        rates = [w.open_frames_per_second for w in workers if w.open_frames_per_second]
+        rate_of_all = self.workers * sum(rates) / max(1, len(rates))
         return Status(
             samples=len(samples),
             samples_not_chunked=len(samples) - chunked,
+            samples_with_tables=sum(folder.sample(name).done.exists() for name in samples),
             pending=len(tasks) - len(done) - len(running) - len(failures),
             running=len(running),
             done=len(done),
@@ -102,6 +119,12 @@ class Observer:
             stalled=len(stalled - set(failures)),
             open_frames_left=left,
             seconds_left=round(left / rate, 1) if rate else None,
+            seconds_left_with_all=round(left / rate_of_all, 1) if rate_of_all else None,
+            still=[
+                f"{tasks[key].name} of {at_work[key].owner} for {_duration(at_work[key].still)}"
+                for key in sorted(running)
+                if at_work[key].still >= _LONG
+            ],
             failures=[f"{f.task}: {f.error} (log: {f.log})" for f in failures.values()],
             workers=workers,
         )
@@ -133,8 +156,8 @@ def _workers(reports: list[WorkerReport], still: dict[str, int]) -> list[WorkerS
         workers.append(
             WorkerStatus(
                 worker=name, host="", pid=pid, device="", working=True, chunks=0,
-                open_frames=0, open_frames_per_second=0.0, seconds_still=still[owner],
-                state=_at_work(still[owner]),
+                open_frames=0, open_frames_per_second=0.0, computing=0.0, waiting=0.0,
+                seconds_still=still[owner], state=_at_work(still[owner]),
             )
         )  # fmt: skip
     return workers
@@ -147,6 +170,7 @@ def _at_work(still: int) -> str:
 def _worker(report: WorkerReport, still: int | None) -> WorkerStatus:
     idle = "starting, waiting, or killed"
     seconds = report.seconds_computing + report.seconds_waiting
+    lived = max(seconds, (report.updated - report.started).total_seconds()) or 1.0
     return WorkerStatus(
         worker=report.worker,
         host=report.host,
@@ -157,18 +181,30 @@ def _worker(report: WorkerReport, still: int | None) -> WorkerStatus:
         chunks=report.chunks,
         open_frames=report.open_frames,
         open_frames_per_second=round(report.open_frames / seconds, 2) if seconds else 0.0,
+        computing=round(report.seconds_computing / lived, 3),
+        waiting=round(report.seconds_waiting / lived, 3),
         state=report.exit_reason or (idle if still is None else _at_work(still)),
     )
 
 
-def watch(observer: Observer, console: Console, pause: float = 2.0) -> None:
-    """Show the status until all is done, `pause` seconds between looks; nothing is written."""
-    now = observer.read()
-    with Live(render(now), console=console, auto_refresh=False) as live:
-        while now.pending or now.running or now.samples_not_chunked:
-            time.sleep(pause)
+def watch(observer: Observer, console: Console, pause: float | None = None) -> None:
+    """Show the status until all is done or Ctrl-C; nothing is written.
+
+    On a terminal in place, elsewhere in blocks, one below the other. pause: seconds between looks;
+    None: 2 on a terminal, else 30.
+    """
+    pause = pause or (2.0 if console.is_terminal else 30.0)
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        show: Callable[[Group], None] = console.print
+        if console.is_terminal:
+            live = stack.enter_context(Live(console=console, auto_refresh=False))
+            show = partial(live.update, refresh=True)
+        while True:
             now = observer.read()
-            live.update(render(now), refresh=True)
+            show(render(now))
+            if not (now.pending or now.running or now.samples_not_chunked):
+                break
+            time.sleep(pause)
 
 
 def render(status: Status) -> Group:
@@ -178,22 +214,25 @@ def render(status: Status) -> Group:
         chunks.add_column(name, justify="right")
     chunks.add_column("open frames left", justify="right")
     chunks.add_column("time left", justify="right")
+    chunks.add_column("with all workers", justify="right")
     counts = (status.pending, status.running, status.done, status.failed, status.open_frames_left)
-    chunks.add_row(*(f"{count:,}" for count in counts), _duration(status.seconds_left))
+    left = (_duration(status.seconds_left), _duration(status.seconds_left_with_all))
+    chunks.add_row(*(f"{count:,}" for count in counts), *left)
     workers = Table(title="workers")
-    for name in ("worker", "host", "device", "chunks", "open frames/s", "state"):
+    for name in _WORKER_COLUMNS:
         workers.add_column(name)
     for w in status.workers:
-        rate = f"{w.open_frames_per_second:,.1f}"
-        cells = (w.worker, w.host, w.device, f"{w.chunks:,}", rate, w.state)
+        rate, parts = f"{w.open_frames_per_second:,.1f}", (f"{w.computing:.0%}", f"{w.waiting:.0%}")
+        cells = (w.worker, w.host, w.device, f"{w.chunks:,}", rate, *parts, w.state)
         workers.add_row(*map(Text, cells))
-    notes = []
-    if status.samples_not_chunked:
-        notes.append(
-            f"{status.samples_not_chunked} of {status.samples} samples are not chunked yet"
-        )
+    ready = status.samples - status.samples_not_chunked
+    notes = [
+        f"{time.strftime('%H:%M:%S')}: {ready:,} of {status.samples:,} samples are chunked, "
+        f"{status.samples_with_tables:,} have tables"
+    ]
     if status.stalled:
         notes.append(f"{status.stalled} claims without a heartbeat: their workers are gone")
+    notes += [f"no progress: {line}" for line in status.still]
     notes += [f"failed: {line}" for line in status.failures]
     return Group(chunks, workers, *map(Text, notes))
 

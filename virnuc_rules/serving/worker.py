@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 CHUNKS_BETWEEN_CLEARINGS = 10  # of memory caches
 _PAUSES = (1.0, 2.0)  # seconds after errors of the environment that follow each other
+_TELLS = 30.0, 1800.0  # seconds to a line on the terminal; doubled after each, at most
 _SECONDS_TO_LEAVE = 5.0  # for releasing claims when the process ends by force
 
 
@@ -71,6 +72,8 @@ class Worker:
         self.lifetime = Lifetime(minutes, self._interrupt, self._end_by_force, self.queue.hangs)
         self.interruption = ""
         self.failed = set[str]()  # tasks that this worker saw fail for the last time
+        self.ended = 0  # tasks of the run, as far as this worker knows
+        self.silence, self.told = _TELLS[0], time.monotonic()
         self.problems = 0  # of the environment, since the last chunk that was published
 
     def run(self) -> Exit:
@@ -103,6 +106,7 @@ class Worker:
             self.queue.store.begin(self.tasks)
         self._set_short_results_aside()
         left = self._left()
+        self.ended = len(self.tasks) - len(left)
         logger.info("worker %s: %d chunks, %d to do", self.name, len(self.tasks), len(left))
         if not left:
             self.queue.store.sweep(self.tasks)
@@ -242,7 +246,22 @@ class Worker:
         self.report.seconds_first_chunk = self.report.seconds_first_chunk or seconds
         self.report.seconds_computing += seconds
         self.lifetime.chunk_took(seconds)
-        logger.info("worker %s: chunk %s: %.2f s", self.name, task.name, seconds)
+        self._tell(task, seconds)
+
+    def _tell(self, task: Task, seconds: float) -> None:
+        """Log a chunk to the file, and now and then, with those of other workers, to the terminal.
+
+        Which of all chunks it is, is known when the results have been listed; then only its own are
+        counted.
+        """
+        self.ended, level, now = self.ended + 1, logging.DEBUG, time.monotonic()
+        if now - self.told >= self.silence:
+            self.silence, self.told, level = min(2 * self.silence, _TELLS[1]), now, logging.INFO
+            self.ended = max(self.ended, len(self.tasks) - len(self._left()))
+        logger.log(
+            level, "worker %s: chunk %d of %d: %s: %.2f s",
+            self.name, min(self.ended, len(self.tasks)), len(self.tasks), task.name, seconds,
+        )  # fmt: skip
 
     def _step(self) -> None:
         self.queue.pace.step()
