@@ -2,9 +2,9 @@
 
     python benchmarks/estimate.py [--copies 20] [--folder DIR]
 
-Runs the workflow on the demo, with embeddings and with scores only, and on a cohort of mutated
-copies of the demo's contigs. Each forecast is made from all windows and from a part of them, with
-the speed of the workers of the first run. It takes minutes.
+Runs the workflow on the demo, with embeddings and with scores only, on a cohort of mutated copies
+of its contigs, and on reads drawn from them. Each forecast is made from all windows and from a part
+of them, with the speed of the workers of the first run. It takes minutes.
 
 Other work on the machine changes the seconds of workers from run to run. So their seconds of CPU
 are there too, for which the forecast is multiplied with the CPU seconds of a second in the first
@@ -29,6 +29,7 @@ from virnuc_rules.serving.worker_report import read_reports
 
 REPO = Path(__file__).resolve().parent.parent
 DEMO = {name: REPO / f"demo/data/{name}.fa.gz" for name in ("lake", "gut")}
+READS, READ = 10_000, 150  # bases
 MUTATED = 0.02  # of the bases
 SECONDS, CPU = "seconds of workers", "CPU seconds of workers"
 Numbers = dict[str, float]
@@ -51,6 +52,8 @@ def main() -> None:
         files = write_cohort(folder, arguments.copies)
         cohort = write_config(folder, "cohort", files, chunk_size=200)
         rows(f"{arguments.copies} times the demo", cohort, folder, [1, 0.05])
+        reads = write_config(folder, "reads", write_reads(folder), chunk_size=1000)
+        rows(f"{READS:,} reads of {READ} bases", reads, folder, [1, 0.1])
 
 
 def rows(title: str, config: Path, folder: Path, fractions: list[float], keep: str = "") -> None:
@@ -79,11 +82,7 @@ def write_config(folder: Path, name: str, files: dict[str, Path], **settings: An
 
 def write_cohort(folder: Path, copies: int) -> dict[str, Path]:
     """Write copies of the demo's contigs, mutated and rotated, five copies a sample."""
-    contigs = [
-        (contig.id, contig.bases(0, contig.length).decode())
-        for name, path in DEMO.items()
-        for contig in Sequences([path], name).contigs()
-    ]
+    contigs = demo_contigs()
     files, chance = dict[str, Path](), random.Random(1)
     for copy in range(copies):
         path = folder / f"copies_{copy // 5}.fa"
@@ -97,6 +96,27 @@ def write_cohort(folder: Path, copies: int) -> dict[str, Path]:
                 handle.write(f">{name}_{copy}\n{''.join(letters)}\n")
         files[path.stem] = path
     return files
+
+
+def write_reads(folder: Path) -> dict[str, Path]:
+    """Write reads of the demo's contigs, drawn at random."""
+    chance, path = random.Random(1), folder / "reads.fa"
+    contigs = demo_contigs()
+    lengths = [len(bases) for _, bases in contigs]
+    with path.open("w") as handle:
+        for number, (_, bases) in enumerate(chance.choices(contigs, lengths, k=READS)):
+            start = chance.randrange(len(bases) - READ)
+            handle.write(f">VH00123:45:AAC{number:012d}\n{bases[start : start + READ]}\n")
+    return {"reads": path}
+
+
+def demo_contigs() -> list[tuple[str, str]]:
+    """Read names and bases of the demo's contigs."""
+    return [
+        (contig.id, contig.bases(0, contig.length).decode())
+        for name, path in DEMO.items()
+        for contig in Sequences([path], name).contigs()
+    ]
 
 
 def run(config: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import BUNDLE, Project, environment, wait_until
+from harness import BUNDLE, DEMO, Project, environment, wait_until
 from rich.console import Console
 
 from virnuc_rules.chunking.writer import write_chunks
@@ -278,6 +279,25 @@ def test_watching_ends_when_all_is_done_and_only_reads(run: Run) -> None:
     assert new == written | {"0.json", "embeddings"}
     last = console.file.getvalue()
     assert f"{len(run.keys) - 1} " in last and "failed: lake" in last
+
+
+def test_watching_a_real_worker(tmp_path: Path) -> None:
+    project = Project(tmp_path, {"lake": DEMO["lake"]}, chunk_size=60)
+    project.chunk()
+    settings = {**project.settings, "samples": tmp_path / "samples.tsv", "results": project.results}
+    console = Console(file=io.StringIO(), width=200)
+    worker = project.serve(forked=True)
+    watch(Observer(Config.of(**settings)), console, 0.05)
+    assert worker.wait(timeout=300) == 0
+    blocks = re.split(r"^ *chunks *$", console.file.getvalue(), flags=re.M)[1:]
+    count, report, last = project.chunks(), project.report(), blocks[-1]
+    for block in blocks:
+        numbers = re.search(r"^│ +(\d+) │ +(\d+) │ +(\d+) │ +0 │", block, flags=re.M)
+        assert numbers and sum(map(int, numbers.groups())) == count, block
+    assert re.search(rf"│ +0 │ +0 │ +{count} │ +0 │ +0 │ +(-|0:00:00) │ +0:00:00 │", last), last
+    assert report["host"] in last and "1 of 1 samples are chunked, 0 have tables" in last
+    done = Observer(Config.of(**settings)).read()
+    assert 0 < done.workers[0].computing < 1 and done.still == done.failures == []
 
 
 @pytest.mark.parametrize("terminal", [True, False])
