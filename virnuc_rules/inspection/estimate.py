@@ -17,6 +17,7 @@ from virnuc_rules.config.run_folder import ChunkFolder, RunFolder
 from virnuc_rules.config.sheet import read_samples
 from virnuc_rules.embedding.tasks import FLOAT32
 from virnuc_rules.errors import InputError
+from virnuc_rules.files.atomic import writing
 from virnuc_rules.inspection.rates import TABLE, Model, Rate, measured, tokens
 from virnuc_rules.planning import products
 
@@ -174,7 +175,7 @@ def _pick(files: Sequence[Path], chunking: Chunking, sample: str, every: int, ou
 
     keep, window = chunking.duplicate_ids == "keep", chunking.window
     contigs = bases = windows = looked_at = 0
-    with out.open("wb") as handle:
+    with writing(out), out.open("wb") as handle:
         for contig in Sequences(files, sample, keep_duplicates=keep).contigs():
             total = count(contig.length, window)
             for index in range(-windows % every, total, every):

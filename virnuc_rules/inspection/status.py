@@ -12,12 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from virnuc_rules.config.model import Config
-from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.config.sheet import read_samples
 from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.errors import ChunkError, VirnucError
 from virnuc_rules.planning.lacking import with_results
-from virnuc_rules.queue.claim_text import name_and_pid
+from virnuc_rules.queue.claim_text import ClaimText, name_and_pid
 from virnuc_rules.queue.store import Store
 from virnuc_rules.queue.watched import Watched
 from virnuc_rules.serving.worker_report import WorkerReport, read_reports
@@ -68,10 +67,7 @@ class Observer:
     """Looks at a run, once or again and again."""
 
     def __init__(self, config: Config) -> None:
-        self.sheet, self.paths, self.embedding = (
-            config.inputs.samples, config.run, config.embedding,
-        )  # fmt: skip
-        self.workers = config.workflow.workers
+        self.config = config
         self.watched = Watched(config.serving.lease_seconds)
 
     def read(self) -> Status:
@@ -79,21 +75,18 @@ class Observer:
 
         Raises VirnucError where there is none, and for a wrong sample sheet or bundle.
         """
-        if not self.paths.results.is_dir():
+        run = self.config.run
+        if not run.results.is_dir():
             raise VirnucError(
-                f"{self.paths.results}: no such folder: nothing has been run there; name one with "
+                f"{run.results}: no such folder: nothing has been run there; name one with "
                 "--results, or the settings of the run with --configfile"
             )
-        samples = read_samples(self.sheet)
-        tasks, chunked = _tasks(Tasks.of(self.paths, self.embedding), samples)
-        store, folder = Store(self.paths.results), RunFolder(self.paths.results)
-        claims = self.watched.all(store)
-        lease = self.watched.lease_seconds
-        at_work = {
-            key: seen.claim
-            for key, seen in claims.items()
-            if seen.claim and not seen.is_lost(lease)
-        }
+        samples = read_samples(self.config.inputs.samples)
+        every, store = Tasks.of(run, self.config.embedding), Store(run.results)
+        tasks, chunked = _tasks(every, samples)
+        claims, lease = self.watched.all(store), self.watched.lease_seconds
+        fresh = {key: seen for key, seen in claims.items() if not seen.is_lost(lease)}
+        at_work = {key: seen.claim for key, seen in fresh.items() if seen.claim}
         # After the claims: what is released is done. `train` embeds also what has scores.
         done = with_results(tasks.values(), store) - (at_work.keys() - store.done(at_work))
         running = {key for key in tasks if key in at_work and key not in done}
@@ -105,29 +98,35 @@ class Observer:
         workers = _workers(read_reports(store.workers), still)
         ended = done | set(failures)
         left = sum(task.entry.open_frames for key, task in tasks.items() if key not in ended)
-        rate = sum(worker.open_frames_per_second for worker in workers if worker.working)
-        rates = [w.open_frames_per_second for w in workers if w.open_frames_per_second]
-        rate_of_all = self.workers * sum(rates) / max(1, len(rates))
+        working = [w.open_frames_per_second for w in workers if w.working]
+        known = [w.open_frames_per_second for w in workers if w.open_frames_per_second]
+        of_all = self.config.workflow.workers * sum(known) / max(1, len(known))
         return Status(
             samples=len(samples),
             samples_not_chunked=len(samples) - chunked,
-            samples_with_tables=sum(folder.sample(name).done.exists() for name in samples),
+            samples_with_tables=sum(every.folder.sample(name).done.exists() for name in samples),
             pending=len(tasks) - len(done) - len(running) - len(failures),
             running=len(running),
             done=len(done),
             failed=len(failures),
             stalled=len(stalled - set(failures)),
             open_frames_left=left,
-            seconds_left=round(left / rate, 1) if rate else None,
-            seconds_left_with_all=round(left / rate_of_all, 1) if rate_of_all else None,
-            still=[
-                f"{tasks[key].name} of {at_work[key].owner} for {_duration(at_work[key].still)}"
-                for key in sorted(running)
-                if at_work[key].still >= _LONG
-            ],
+            seconds_left=_seconds(left, sum(working)),
+            seconds_left_with_all=_seconds(left, of_all),
+            still=_still({tasks[key].name: at_work[key] for key in sorted(running)}),
             failures=[f"{f.task}: {f.error} (log: {f.log})" for f in failures.values()],
             workers=workers,
         )
+
+
+def _seconds(open_frames: int, rate: float) -> float | None:
+    return round(open_frames / rate, 1) if rate else None
+
+
+def _still(running: dict[str, ClaimText]) -> list[str]:
+    """Say which chunks, by name, have made no step for long."""
+    long = {name: claim for name, claim in running.items() if claim.still >= _LONG}
+    return [f"{name} of {c.owner} for {_duration(c.still)}" for name, c in long.items()]
 
 
 def _tasks(every: Tasks, samples: Iterable[str]) -> tuple[dict[str, Task], int]:
