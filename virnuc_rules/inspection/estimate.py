@@ -154,8 +154,8 @@ def _of_sample(config: Config, sample: str, files: Sequence[Path], every: int) -
             write_chunks(files, out.path, config.chunking, sample=sample)
             return _counted(out)
         total = _pick(files, config.chunking, sample, every, picked)
-        of_windows = {"min_length": 0, "duplicate_ids": "keep"}  # short contigs are left out
-        chunking = config.chunking.model_copy(update=of_windows)
+        # What is picked is shorter than its contig; contigs that are too short are left out.
+        chunking = config.replace(min_length=0, duplicate_ids="keep").chunking
         write_chunks([picked], out.path, chunking, sample=sample)
         return _counted(out, total)
 
