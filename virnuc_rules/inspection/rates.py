@@ -129,7 +129,7 @@ def _average(device: str, reports: list[WorkerReport], model: Model, one_frame: 
     """Average workers. What the first chunk takes more than others belongs to the start."""
     chunks, seconds, start = 0.0, 0.0, 0.0
     for r in reports:
-        first = r.seconds_first_chunk if r.tried > 1 else 0.0
+        first = r.seconds_first_chunk if r.seconds_computing > r.seconds_first_chunk else 0.0
         chunks += r.tried - bool(first)
         seconds += r.seconds_computing - first
         start += (r.updated - r.started).total_seconds() - r.seconds_computing
