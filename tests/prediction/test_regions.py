@@ -18,7 +18,7 @@ from scipy.linalg import expm
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Chunking
 from virnuc_rules.models.calibration import Odds
-from virnuc_rules.prediction.contig_calls import WindowCalls
+from virnuc_rules.prediction.called_windows import WindowCalls
 from virnuc_rules.prediction.regions import (
     NON_VIRAL_LENGTH,
     VIRAL_LENGTH,
@@ -30,7 +30,7 @@ from virnuc_rules.vocabulary import NO_REASON, Reason
 ODDS = st.floats(-30, 30)
 STEP = 400  # bases from window to window
 NOTHING = None  # a window without an open frame
-(SILENT,) = Odds(None).evidence(np.array([np.nan], np.float32), np.array([True]))
+(SILENT,) = Odds.of(None).evidence(np.array([np.nan], np.float32), np.array([True]))
 
 
 def windows_of(*contigs: list[float | None], step: int = STEP) -> WindowCalls:
@@ -46,6 +46,7 @@ def windows_of(*contigs: list[float | None], step: int = STEP) -> WindowCalls:
         score=odds.astype(np.float32),
         reason=np.where(called, NO_REASON, Reason.NO_OPEN_FRAME.code).astype(np.int8),
         virus=odds >= 0,
+        margin=odds.astype(np.float32),
         log_odds=odds,
     )
 

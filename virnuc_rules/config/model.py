@@ -11,13 +11,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from virnuc_rules.errors import VirnucError
 
 SHIPPED_BUNDLE = Path("demo/bundle")  # its path in a checkout
 _SHIPPED_WITH_THE_LIBRARY = Path(__file__).parents[1] / "bundles" / "demo"
 _MIN_WINDOW = 3  # bases: one codon
+AUTO = "auto"
 
 
 def expanded(path: Path) -> Path:
@@ -45,6 +54,17 @@ def _window(bases: int) -> int:
     if 0 < bases < _MIN_WINDOW:
         raise ValueError(f"a window has at least {_MIN_WINDOW} bases, one codon")
     return bases
+
+
+def _prevalence(text: str) -> str:
+    if text != AUTO:
+        try:
+            known = 0 < float(text) < 1
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError("auto, or a number above 0 and below 1")
+    return text
 
 
 UserPath = Annotated[Path, AfterValidator(_user_path)]
@@ -154,6 +174,10 @@ class Serving(Section):
 class Calling(Section):
     """The rule for calls of contigs."""
 
+    calls: Literal["virnucpro", "conservative", "default", "sensitive"] = "default"
+    """a contig is called virus from this probability on: conservative 0.9, default 0.5, sensitive
+    0.2; virnucpro: by the three keys `min_*` below, as VirNuc 0.1; a bundle without a model of
+    contigs: by these keys, and at least a tenth of the windows must have a call"""
     min_score: Fraction = 0.5
     """a contig is called virus if the mean score_virus of its viral windows is at least this, and
     also the next key holds; no viral window is below 0.5"""
@@ -164,11 +188,24 @@ class Calling(Section):
 
 
 class Probability(Section):
-    """The settings of calibrated probabilities."""
+    """The settings of calibrated probabilities, which depend on the sample."""
 
-    prevalence: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """expected viral fraction of the windows with a call; it shifts the calibrated probability and
-    the expected false calls, never scores or calls"""
+    prevalence: Annotated[
+        str,
+        BeforeValidator(str),
+        AfterValidator(_prevalence),
+        WithJsonSchema({"type": ["string", "number"]}),
+    ] = "auto"
+    """viral fraction of the windows, and of the contigs, with a call; auto: estimated for each
+    sample; a number above 0 and below 1 fixes it; it shifts probabilities, not scores"""
+    max_fdr: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """expected fraction of false calls among the contigs called virus of each sample, at most; in
+    place of `calls`; 0: not used; needs a bundle with a model of contigs"""
+
+    @property
+    def fixed_prevalence(self) -> float | None:
+        """Return the number, None for auto."""
+        return None if self.prevalence == AUTO else float(self.prevalence)
 
 
 class Splitting(Section):

@@ -43,6 +43,7 @@ class SampleFolder:
         self.made, self.done = path / MADE, path / DONE
         self.upstream = path / "prediction_results.txt"  # VirNucPro's open frames
         self.upstream_windows = path / "prediction_results_highestscore.csv"  # tab-separated
+        self.calls = path / "calls.json"  # prevalence, cutoff, expected false calls
         self.viral_fasta = path / "viral.fa.gz"
         self.region_fasta = path / "regions.fa.gz"
         self.score_track = path / "tracks" / f"{sample}.scores.bedgraph.gz"
@@ -62,7 +63,7 @@ class SampleFolder:
         tables = [path for t in TABLES for path in (self.tsv(t), self.parquet(t))]
         upstream = [self.upstream, self.upstream_windows]
         tracks = [self.score_track, self.bed, self.gff3]
-        return [*tables, *upstream, self.viral_fasta, self.region_fasta, *tracks]
+        return [*tables, *upstream, self.calls, self.viral_fasta, self.region_fasta, *tracks]
 
 
 class ReportFolder:

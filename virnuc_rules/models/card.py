@@ -89,6 +89,29 @@ class CalibrationCurve(_Shape):
         return self
 
 
+class Reached(_Shape):
+    """What calls of contigs reach on pieces of groups that the model was not fitted to."""
+
+    recall: float
+    false_positive_rate: float
+
+    def fdr(self, prevalence: float) -> float | None:
+        """Return the fraction of false ones among the contigs called virus; None without any."""
+        false, true = self.false_positive_rate * (1 - prevalence), self.recall * prevalence
+        return false / (false + true) if false + true else None
+
+
+class ContigModel(_Shape):
+    """A logistic regression: the log odds that a contig is viral; see `models.contig_model`."""
+
+    intercept: float
+    coefficients: dict[str, float]  # by the name of the feature
+    longest: PositiveInt  # bases of the longest pieces: a longer contig counts as one of these
+    pieces: dict[Label, PositiveInt]  # that it was fitted to
+    log_loss: dict[str, float]  # on held-out groups: by all features, by `evidence` alone
+    reached: dict[str, dict[str, Reached]]  # by value of `calls`, and by prevalence
+
+
 class Calibration(CalibrationCurve):
     """A curve, and the data that it was fitted to."""
 
@@ -98,6 +121,7 @@ class Calibration(CalibrationCurve):
     windows: dict[Label, PositiveInt]
     no_open_frame: dict[Label, float] = {}  # fraction of all windows; empty: not known
     log_loss: dict[str, float]  # by method (raw: none), on windows of held-out groups
+    contigs: ContigModel | None = None  # None: too few contigs, or of a version before 0.2
 
 
 class Training(_Shape):

@@ -66,6 +66,6 @@ def _row(sample: SampleSummary) -> dict[str, float]:
         "windows_called": sample.window_calls[Call.VIRUS] + sample.window_calls[Call.NON_VIRAL],
         "contigs_virus": sample.contig_calls[Call.VIRUS],
     }
-    if sample.expected_fdr is not None:
-        row["expected_false"] = 100 * sample.expected_fdr
+    if (windows := sample.calls.windows) and windows.expected_fdr is not None:
+        row["expected_false"] = 100 * windows.expected_fdr
     return row
