@@ -138,7 +138,9 @@ SETTINGS = (
     setting("min_score", 0.99),
     setting("min_viral_fraction", 1.0),
     setting("min_called_windows", 3),
+    setting("calls", "virnucpro"),
     setting("prevalence", 0.01),
+    setting("max_fdr", 0.1),  # the bundle has no model of contigs: refused
     setting("seed", 5),
 )
 INPUTS = (

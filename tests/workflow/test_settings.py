@@ -28,6 +28,8 @@ def small(tmp_path: Path) -> Path:
     [
         ({"window": 300}, "window: 300, but virnuc-untrained is for windows of 500 bases"),
         ({"results": "out{1}"}, "config: results: Snakemake takes braces for wildcards"),
+        ({"prevalence": 2}, "config: prevalence: auto, or a number above 0 and below 1"),
+        ({"max_fdr": 0.05}, "max_fdr: bundle virnuc-untrained has no model of contigs"),
         ({"thread": 1}, "config: thread: no such key; did you mean `threads`?"),
     ],
 )

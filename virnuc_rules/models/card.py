@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from virnuc_rules.errors import ModelError
+from virnuc_rules.errors import ModelError, VirnucError
 from virnuc_rules.files.environment import environment_named, patient, read_regular
 from virnuc_rules.vocabulary import Label
 
@@ -189,6 +189,19 @@ class BundleCard(BaseModel):
     def widths(self) -> tuple[int, int]:
         """Return the widths of the embeddings of DNABERT-S and ESM-2."""
         return self.dnabert_s.hidden_size, self.esm2.hidden_size
+
+    @property
+    def contig_model(self) -> ContigModel | None:
+        """Return the model of contigs; None where the bundle has none."""
+        return self.calibration.contigs if self.calibration else None
+
+    def check_max_fdr(self, max_fdr: float) -> None:
+        """Raise VirnucError where `max_fdr` is set and there is no model of contigs."""
+        if max_fdr and self.contig_model is None:
+            raise VirnucError(
+                f"max_fdr: bundle {self.name} has no model of contigs, so false calls of contigs "
+                "cannot be expected; fit one with `virnuc-rules calibrate`, or set max_fdr to 0"
+            )
 
     @property
     def prediction_fingerprint(self) -> str:

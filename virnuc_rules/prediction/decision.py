@@ -8,9 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from virnuc_rules.arrays import Bool, Double, Float
 from virnuc_rules.config.model import AUTO, Calling, Probability
-from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.calibration import Odds
-from virnuc_rules.models.card import BundleCard, ContigModel
+from virnuc_rules.models.card import BundleCard
 from virnuc_rules.models.prevalence import (
     EVEN,
     SHOWN,
@@ -96,15 +95,6 @@ def _level(log_odds: Double, virus: Bool, prevalence: float) -> Level | None:
     )
 
 
-def check_max_fdr(card: BundleCard, probability: Probability) -> None:
-    """Raise VirnucError where `max_fdr` is set and the bundle has no model of contigs."""
-    if probability.max_fdr and _model(card) is None:
-        raise VirnucError(
-            f"max_fdr: bundle {card.name} has no model of contigs, so their false calls cannot be "
-            "expected; fit one with `virnuc-rules calibrate`, or set max_fdr to 0"
-        )
-
-
 def decide(
     blocks: Iterable[WindowCalls],
     card: BundleCard,
@@ -113,8 +103,7 @@ def decide(
     probability: Probability,
 ) -> Decision:
     """Look at all contigs of a sample: `blocks` are those of some contigs each."""
-    check_max_fdr(card, probability)
-    model, fixed = _model(card), probability.fixed_prevalence
+    model, fixed = card.contig_model, probability.fixed_prevalence
     windows, virus, contigs = [np.zeros(0, np.float32)], [np.zeros(0, np.bool_)], [np.zeros(0)]
     for block in blocks:
         windows.append(odds.log_odds(block.margin[block.called]).astype(np.float32))
@@ -140,7 +129,3 @@ def decide(
         virus=np.concatenate(virus),
         contigs=of_contigs,
     )
-
-
-def _model(card: BundleCard) -> ContigModel | None:
-    return card.calibration.contigs if card.calibration else None

@@ -19,7 +19,7 @@ from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.calibration import Odds
 from virnuc_rules.prediction.called_windows import WindowCalls
 from virnuc_rules.prediction.contig_calls import with_windows
-from virnuc_rules.prediction.decision import SampleCalls, check_max_fdr, decide
+from virnuc_rules.prediction.decision import SampleCalls, decide
 from virnuc_rules.prediction.scored_chunks import scored_chunks
 from virnuc_rules.prediction.tables import SampleTables, called_windows, move_into_place
 from virnuc_rules.prediction.viral_fasta import write_viral
@@ -48,7 +48,7 @@ def predict(
     written or held in memory. After an error older tables are unchanged.
     """
     bundle = Bundle(run.bundle)
-    check_max_fdr(bundle.card, probability)
+    bundle.card.check_max_fdr(probability.max_fdr)
     verified = read_verified(bundle.folder, bundle.card.fingerprint)
     tasks = list(Tasks.of(run, embedding).of_sample(sample))
     folder = RunFolder(run.results).chunks(sample)

@@ -67,8 +67,7 @@ class Run:
     @property
     def shown(self) -> dict[str, str]:
         """Return what is shown of windows and of contigs, see `report.data`."""
-        calibration = self.card.calibration
-        known = {"windows": calibration, "contigs": calibration and calibration.contigs}
+        known = {"windows": self.card.calibration, "contigs": self.card.contig_model}
         return {name: "probability" if known[name] else "relative score" for name in known}
 
     @property

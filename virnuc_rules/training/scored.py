@@ -109,8 +109,7 @@ def _score(
     called: WindowCalls,
 ) -> tuple[Scored, Scored]:
     """Score all windows and all contigs of a sample."""
-    calibration = bundle.card.calibration
-    rule = ContigRule(settings.calling, calibration.contigs if calibration else None)
+    rule = ContigRule(settings.calling, bundle.card.contig_model)
     calls = contig_calls(called, rule)
     by = calls["probability"] if rule.model else calls["margin"]
     contigs = Scored(
