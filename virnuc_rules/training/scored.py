@@ -14,7 +14,7 @@ from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.prediction.contig_calls import WindowCalls, contig_calls
 from virnuc_rules.prediction.scored_chunks import scored_chunks
-from virnuc_rules.prediction.window_calls import Consensus
+from virnuc_rules.prediction.window_calls import Consensus, floors
 from virnuc_rules.progress import progress
 from virnuc_rules.training.labelled import Labelled, LabelledSample
 from virnuc_rules.training.split import PARTS, Parts
@@ -32,6 +32,7 @@ class Scored:
     sample: Int  # [N] index of the sample
     group: Int  # [N] index of the group
     length: Int  # [N] bases of the contig
+    floor: Bool  # [N] no call since there are too few bases (`floors`)
 
     @property
     def called(self) -> Bool:
@@ -88,6 +89,7 @@ def _score(
 ) -> tuple[Scored, Scored]:
     """Score all windows and all contigs of a sample."""
     consensus = Consensus.empty(sample.manifest.windows)
+    consensus.floor = floors(sample.folder, sample.manifest)
     tasks = list(Tasks.of(settings.run, settings.embedding).of_sample(sample.name))
     classifier = bundle.open_classifier()
     with progress(f"sample {sample.name}", sample.manifest.open_frames) as advance:
@@ -104,12 +106,14 @@ def _score(
         sample=np.full(len(mean), index),
         group=sample.group,
         length=sample.length,
+        floor=np.isin(calls["reason"], (Reason.TOO_SHORT, Reason.TOO_AMBIGUOUS)),
     )
     windows = replace(
         contigs.where(sample.window_contig),
         score=consensus.margin,
         call=consensus.virus,
         failed=consensus.failed,
+        floor=consensus.floor != NO_REASON,
     )
     return windows, contigs
 
@@ -121,6 +125,7 @@ def _contig_calls(
     start, end = read_columns(sample.folder.windows, "start", "end")
     failed, not_open = Reason.EMBEDDING_FAILED.code, Reason.NO_OPEN_FRAME.code
     reason = np.where(consensus.called, NO_REASON, np.where(consensus.failed, failed, not_open))
+    reason = np.where(consensus.floor == NO_REASON, reason, consensus.floor)
     windows = WindowCalls(
         contigs=sample.manifest.contigs,
         index=sample.window_contig,
