@@ -14,7 +14,7 @@ from virnuc_rules.files.environment import patient
 from virnuc_rules.prediction.scored_chunks import ScoredChunk
 from virnuc_rules.vocabulary import NO_REASON, Frame, Reason
 
-MIN_BASES = 150  # of a window: of shorter ones, also of random bases, about half have an open frame
+MIN_BASES = 150  # of a window: also of random ones, if shorter, at least 45 % have an open frame
 MIN_UNAMBIGUOUS = 0.5  # fraction of the bases of a window
 
 
