@@ -1,4 +1,4 @@
-"""Windows of contigs with few bases get no call; those of reads, and VirNucPro's files, are whole."""
+"""Windows of contigs with few bases get no call; reads and VirNucPro's files have every window."""
 
 import gzip
 import random
