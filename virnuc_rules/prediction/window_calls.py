@@ -14,7 +14,7 @@ from virnuc_rules.files.environment import patient
 from virnuc_rules.prediction.scored_chunks import ScoredChunk
 from virnuc_rules.vocabulary import NO_REASON, Frame, Reason
 
-MIN_BASES = 150  # of a window: also of random ones, if shorter, at least 45 % have an open frame
+MIN_BASES = 150  # of a window: 45 % of random ones of 149 bases have an open frame, 62 % of 120
 MIN_UNAMBIGUOUS = 0.5  # fraction of the bases of a window
 
 
