@@ -8,8 +8,13 @@ import pytest
 from chunk_folders import SOURCE, chunk_it, windows_of, write_fasta
 from harness import BUNDLE, read_tsv, rules
 
+from virnuc_rules.config.model import Config, LabelledSettings
 from virnuc_rules.config.run_folder import ChunkFolder, SampleFolder
+from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.prediction.window_calls import MIN_BASES, floors
+from virnuc_rules.training.calibrate import no_open_frame
+from virnuc_rules.training.labelled import read_labelled
+from virnuc_rules.training.scored import score_labelled
 from virnuc_rules.vocabulary import NO_REASON, Reason
 
 RANDOM = random.Random(4)
@@ -101,6 +106,23 @@ def test_the_files_of_virnucpro_have_every_window_with_scores(
     assert names == sorted(scored)
     frames = sum(int(row["open_frames"]) for row in rows)
     assert len(read_tsv(contigs.upstream)) == frames == len(read_tsv(contigs.tsv("orfs")))
+
+
+def test_an_evaluation_has_the_calls_of_the_tables(contigs: SampleFolder, tmp_path: Path) -> None:
+    """And what is below the floors says nothing of how often windows have no open frame."""
+    results = contigs.path.parent
+    sheet = tmp_path / "labelled.tsv"
+    sheet.write_text(f"sample\tpath\tlabel\ns\t{results.parent / 's.fa'}\tvirus\n")
+    config = Config.of(samples=sheet, results=results, bundle=BUNDLE, device="cpu", threads=1)
+    settings = config.part(LabelledSettings)
+    scores = score_labelled(settings, Bundle(BUNDLE), read_labelled(settings), "all")
+    for table, found in (("windows", scores.windows), ("contigs", scores.contigs)):
+        calls = [row["call"] for row in read_tsv(contigs.tsv(table))]
+        assert found.called.tolist() == [call != "no_call" for call in calls]
+        assert found.call.tolist() == [call == "virus" for call in calls]
+        assert found.floor.tolist() == [call == "no_call" for call in calls]
+    # Of the two windows that count each has an open frame: (0 + 1) / (2 + 2).
+    assert no_open_frame(scores.windows) == {"virus": 0.25, "non_viral": 0.5}
 
 
 @pytest.mark.parametrize(("window", "shortest"), [(500, MIN_BASES), (300, MIN_BASES), (60, 60)])
