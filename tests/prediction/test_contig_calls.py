@@ -122,7 +122,8 @@ def test_limits_are_compared_as_they_are_written() -> None:
         ([V, N, "embedding_failed"], "embedding_failed"),
         (["too_short", N], "no_open_frame"),
         (["ambiguous", "too_ambiguous"], "too_ambiguous"),
-        (["short_contig"], "short_contig"),
+        (["too_short", "too_ambiguous"], "too_ambiguous"),
+        (["too_short", "too_short"], "too_short"),
     ],
 )
 def test_the_most_telling_reason(contig: list[Window], reason: str) -> None:

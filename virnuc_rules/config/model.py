@@ -22,11 +22,13 @@ from pydantic import (
 )
 
 from virnuc_rules.errors import VirnucError
+from virnuc_rules.vocabulary import STANDARD_CODE
 
 SHIPPED_BUNDLE = Path("demo/bundle")  # its path in a checkout
 _SHIPPED_WITH_THE_LIBRARY = Path(__file__).parents[1] / "bundles" / "demo"
 _MIN_WINDOW = 3  # bases: one codon
 AUTO = "auto"
+_GENETIC_CODES = (STANDARD_CODE, 4, 11, 15)  # NCBI's numbers
 
 
 def expanded(path: Path) -> Path:
@@ -65,6 +67,12 @@ def _prevalence(text: str) -> str:
         if not known:
             raise ValueError("auto, or a number above 0 and below 1")
     return text
+
+
+def _genetic_code(number: int) -> int:
+    if number not in _GENETIC_CODES:
+        raise ValueError(f"one of {', '.join(map(str, _GENETIC_CODES))}, NCBI's numbers of codes")
+    return number
 
 
 UserPath = Annotated[Path, AfterValidator(_user_path)]
@@ -119,14 +127,19 @@ class Chunking(Section):
     """bases in a window; 0 = that of the bundle; a run refuses any other value"""
     chunk_size: Count = 10_000
     """open frames in a chunk, the unit of work; an interrupted chunk is computed again"""
-    min_length: CountOrNone = 0
-    """minimum bases of a contig; windows of shorter contigs get no call (short_contig)"""
-    max_ambiguous: Fraction = 1.0
-    """maximum fraction of a window's bases other than A C G T U; above it the window gets no call
-    (too_ambiguous)"""
+    genetic_code: Annotated[
+        int, AfterValidator(_genetic_code), Field(json_schema_extra={"enum": [*_GENETIC_CODES]})
+    ] = STANDARD_CODE
+    """of open frames and proteins, NCBI's number; 4: TGA is W; 15: TAG is Q; 11: the same stops and
+    proteins as 1; the two files of VirNucPro are written with 1 only"""
     duplicate_ids: Literal["error", "keep"] = "error"
     """two contigs of a sample with the same id; error: stop; keep: both stay, with different
-    contig_index, as for read pairs"""
+    contig_index, as for read pairs; windows with few bases then get calls too"""
+
+    @property
+    def like_virnucpro(self) -> bool:
+        """Tell whether VirNucPro would find the same open frames: it knows one genetic code."""
+        return self.genetic_code == STANDARD_CODE
 
 
 class Workflow(Section):

@@ -23,7 +23,7 @@ from virnuc_rules.prediction.decision import SampleCalls, decide
 from virnuc_rules.prediction.scored_chunks import scored_chunks
 from virnuc_rules.prediction.tables import SampleTables, called_windows, move_into_place
 from virnuc_rules.prediction.viral_fasta import write_viral
-from virnuc_rules.prediction.window_calls import Consensus
+from virnuc_rules.prediction.window_calls import Consensus, floors
 from virnuc_rules.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -56,10 +56,11 @@ def predict(
     odds = Odds.of(bundle.card.calibration)
     contigs = contig_indices(folder, manifest, contig_lengths(folder, manifest))
     consensus, computed = Consensus.empty(manifest.windows), set[Computation]()
+    consensus.floor = floors(folder, manifest)
     failed: list[str] = []
     work = manifest.open_frames + manifest.windows
     with writing(out), staged_folder(out) as staged, progress(f"sample {sample}", work) as advance:
-        stage = SampleFolder(staged, sample)
+        stage = SampleFolder(staged, sample, manifest.chunking.like_virnucpro)
         with SampleTables(stage) as tables:
             scored = scored_chunks(tasks, run, bundle.open_classifier(), computed)
             for task, chunk in zip(tasks, scored, strict=True):

@@ -106,11 +106,15 @@ class _Orfs(_Table):
 
     def __init__(self, folder: SampleFolder) -> None:
         super().__init__(folder, "orfs")
-        self.upstream = self.enter_context(folder.upstream.open("wb"))
-        self.upstream.write(b"Sequence_ID\tPrediction\tscore1\tscore2\n")
+        self.upstream = None
+        if folder.like_virnucpro:
+            self.upstream = self.enter_context(folder.upstream.open("wb"))
+            self.upstream.write(b"Sequence_ID\tPrediction\tscore1\tscore2\n")
 
     def write_text(self, texts: dict[str, pa.Array]) -> None:
         super().write_text(texts)
+        if self.upstream is None:
+            return
         ids = frame_ids(texts)
         label = pc.if_else(pc.equal(texts["label"], Call.VIRUS), Call.VIRUS, UPSTREAM_NON_VIRAL)
         columns = [ids, label, texts["score_non_viral"], texts["score_virus"]]
@@ -140,7 +144,8 @@ class SampleTables(contextlib.ExitStack):
         """Write the remaining rows, upstream's table of windows, and how contigs were called."""
         for table in (self.orfs, self.windows, self.contigs, self.regions):
             table.finish()
-        write_highest_score(self.folder.upstream_windows, self._is_virus)
+        if self.folder.like_virnucpro:
+            write_highest_score(self.folder.upstream_windows, self._is_virus)
         calls = decision.outcome(np.concatenate([np.zeros(0, np.bool_), *self._contigs]))
         write_json(self.folder.calls, calls)
         return calls
@@ -198,9 +203,9 @@ class SampleTables(contextlib.ExitStack):
                 "reason": _where(no_call, pa.array(list(Reason)).take(pa.array(windows.reason))),
             }
         )
-        upstream = consensus.called  # VirNucPro calls these
-        ids = window_ids(table).combine_chunks().filter(pa.array(upstream)).cast(pa.large_string())
-        self._is_virus.append(pa.table({"id": ids, "is_virus": consensus.virus[upstream]}))
+        scored, is_virus = consensus.scored, consensus.score2 >= consensus.score1
+        ids = window_ids(table).combine_chunks().filter(pa.array(scored)).cast(pa.large_string())
+        self._is_virus.append(pa.table({"id": ids, "is_virus": is_virus[scored]}))
         shown = probability if odds.curve else windows.margin
         self._add_contigs(contigs, windows, shown, decision)
 
@@ -254,6 +259,7 @@ def _reasons(table: pa.Table, consensus: "Consensus", chunks: ChunkFolder) -> ND
         )
     reason: NDArray[np.int8] = index.fill_null(NO_REASON).to_numpy().astype(np.int8)
     reason[consensus.failed] = Reason.EMBEDDING_FAILED.code
+    np.copyto(reason, consensus.floor, where=consensus.floor != NO_REASON)
     return reason
 
 
@@ -280,7 +286,7 @@ def move_into_place(stage: SampleFolder, out: SampleFolder) -> None:
     """Flush all staged files to the disk, then move them to `out`, `made.json` as the last.
 
     An older `made.json` goes first. Other processes that make the same tables find their staged
-    files gone, so that all are of one process.
+    files gone, so that all are of one process. Older files that the new tables lack are removed.
     """
     files = stage.files()
     sync_files(files)
@@ -288,6 +294,8 @@ def move_into_place(stage: SampleFolder, out: SampleFolder) -> None:
     remove_partials(out.path.resolve(), own=stage.path)
     moved = [*files, stage.made] if stage.made.exists() else files
     targets = [out.path / path.relative_to(stage.path) for path in moved]
+    for path in {*SampleFolder(out.path, out.sample).files()} - {*targets}:
+        path.unlink(missing_ok=True)
     for path, target in zip(moved, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)

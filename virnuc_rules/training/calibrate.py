@@ -69,7 +69,7 @@ def no_open_frame(windows: Scored) -> dict[Label, float]:
 
     With one more window of both kinds, so that it is never 0 or 1 (Laplace's rule).
     """
-    known = windows.where(~windows.failed)
+    known = windows.where(~windows.failed & ~windows.floor)
     return {
         label: float((np.sum(~known.called & of) + 1) / (np.sum(of) + 2))
         for label in Label

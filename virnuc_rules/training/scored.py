@@ -18,11 +18,11 @@ from virnuc_rules.prediction.called_windows import WindowCalls
 from virnuc_rules.prediction.contig_calls import ContigRule, contig_calls
 from virnuc_rules.prediction.scored_chunks import scored_chunks
 from virnuc_rules.prediction.tables import called_windows
-from virnuc_rules.prediction.window_calls import Consensus
+from virnuc_rules.prediction.window_calls import Consensus, floors
 from virnuc_rules.progress import progress
 from virnuc_rules.training.labelled import Labelled, LabelledSample
 from virnuc_rules.training.split import PARTS, Parts
-from virnuc_rules.vocabulary import Call, Reason
+from virnuc_rules.vocabulary import NO_REASON, Call, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Scored:
     sample: Int  # [N] index of the sample
     group: Int  # [N] index of the group
     length: Int  # [N] bases of the contig
+    floor: Bool  # [N] no call since there are too few bases (`floors`)
 
     @property
     def called(self) -> Bool:
@@ -91,6 +92,7 @@ def _consensus(
     settings: LabelledSettings, bundle: Bundle, sample: LabelledSample, computed: set[Computation]
 ) -> Consensus:
     consensus = Consensus.empty(sample.manifest.windows)
+    consensus.floor = floors(sample.folder, sample.manifest)
     tasks = list(Tasks.of(settings.run, settings.embedding).of_sample(sample.name))
     classifier = bundle.open_classifier()
     with progress(f"sample {sample.name}", sample.manifest.open_frames) as advance:
@@ -120,12 +122,14 @@ def _score(
         sample=np.full(len(by), index),
         group=sample.group,
         length=sample.length,
+        floor=np.isin(calls["reason"], (Reason.TOO_SHORT, Reason.TOO_AMBIGUOUS)),
     )
     windows = replace(
         contigs.where(sample.window_contig),
         score=consensus.margin,
         call=consensus.virus,
         failed=consensus.failed,
+        floor=consensus.floor != NO_REASON,
     )
     return windows, contigs
 
