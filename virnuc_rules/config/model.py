@@ -138,7 +138,7 @@ class Chunking(Section):
 
     @property
     def like_virnucpro(self) -> bool:
-        """Tell whether VirNucPro would find the same open frames: it knows one genetic code."""
+        """Tell whether this is what VirNucPro does: it knows one genetic code."""
         return self.genetic_code == STANDARD_CODE
 
 
