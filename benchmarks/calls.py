@@ -5,8 +5,8 @@
 The labelled samples are embedded already (`snakemake evaluate`). Viral contigs, or others, are left
 out at random until 50, 20, 5 or 1 % of all windows (contigs) with a call are viral; the viral
 fraction is then estimated from the mixture, and the false calls that are expected are compared with
-the labels. Rows: the calls of windows (VirNucPro's rule), and of contigs by each cutoff; means of 20
-mixtures.
+the labels. Rows: the calls of windows (VirNucPro's rule), and of contigs by each cutoff; means of
+20 mixtures.
 """
 
 import argparse
