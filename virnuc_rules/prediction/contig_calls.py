@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from virnuc_rules.arrays import Float, Int
+from virnuc_rules.arrays import Bool, Float, Int
 from virnuc_rules.chunking.format import WINDOW_SCHEMA
 from virnuc_rules.chunking.windows import count
 from virnuc_rules.config.model import Calling
@@ -82,47 +82,54 @@ def contig_calls(windows: WindowCalls, rule: ContigRule) -> dict[str, Any]:
     such a contig is not virus. The reason of a contig without windows is that it is too short.
     """
     index, called, virus = windows.index, windows.called, windows.virus
-    contigs = windows.contigs
-    total = np.bincount(index, minlength=contigs)
-    calls = np.bincount(index[called], minlength=contigs)
-    viral = np.bincount(index[virus], minlength=contigs)
-    score_viral = _ratio(np.bincount(index[virus], windows.score[virus], contigs), viral)
-    fraction = _ratio(viral, calls)
-    scores = np.bincount(index[called], windows.score[called], contigs)
-    margins = np.bincount(index[called], windows.margin[called], contigs)
+
+    def count(rows: Bool) -> Int:
+        return np.bincount(index[rows], minlength=windows.contigs)
+
+    def mean(values: Float, rows: Bool) -> Float:
+        return _ratio(np.bincount(index[rows], values[rows], windows.contigs), count(rows))
+
+    total, calls, viral = np.bincount(index, minlength=windows.contigs), count(called), count(virus)
     median, highest = _median_and_max(index[called], windows.score[called], calls)
-    probability = np.full(contigs, np.nan, np.float32)
-    if rule.model:
-        odds = contig_log_odds(windows, rule.model)
-        probability = at_prevalence(odds, rule.prevalence).astype(np.float32)
-    if rule.cutoff is not None:
-        enough, is_virus = calls > 0, probability >= np.float32(rule.cutoff)
-    else:
-        keys = rule.calling
-        enough = calls >= keys.min_called_windows
-        is_virus = (fraction >= keys.min_viral_fraction) & (score_viral >= keys.min_score)
-        if keys.calls in CUTOFFS:
-            is_virus &= calls >= MIN_CALLED_FRACTION * total
-    code = np.full(contigs, Reason.TOO_SHORT.code)  # the last
-    np.minimum.at(code, index, windows.reason)
-    reason = np.array(list(Reason), object)[code]
-    reason[enough] = None
-    return {
-        "probability": probability,
-        "margin": _ratio(margins, calls),
+    columns = {
+        "probability": _probability(windows, rule),
+        "margin": mean(windows.margin, called),
         "windows": total,
         "called_windows": calls,
         "viral_windows": viral,
-        "viral_fraction": fraction,
+        "viral_fraction": _ratio(viral, calls),
         "viral_fraction_all": _ratio(viral, total),
-        "score_mean": _ratio(scores, calls),
+        "score_mean": mean(windows.score, called),
         "score_median": median,
         "score_max": highest,
-        "score_viral": score_viral,
+        "score_viral": mean(windows.score, virus),
         "longest_run": longest_run(windows, np.ones(len(index))),
-        "call": np.where(enough, np.where(is_virus, Call.VIRUS, Call.NON_VIRAL), Call.NO_CALL),
-        "reason": reason,
     }
+    enough, is_virus = _decided(columns, rule)
+    code = np.full(windows.contigs, Reason.TOO_SHORT.code)  # of a contig without windows
+    np.minimum.at(code, index, windows.reason)
+    reason = np.array(list(Reason), object)[code]
+    reason[enough] = None
+    call = np.where(enough, np.where(is_virus, Call.VIRUS, Call.NON_VIRAL), Call.NO_CALL)
+    return {**columns, "call": call, "reason": reason}
+
+
+def _probability(windows: WindowCalls, rule: ContigRule) -> Float:
+    if rule.model is None:
+        return np.full(windows.contigs, np.nan, np.float32)
+    return at_prevalence(contig_log_odds(windows, rule.model), rule.prevalence).astype(np.float32)
+
+
+def _decided(columns: dict[str, Any], rule: ContigRule) -> tuple[Bool, Bool]:
+    """Return which contigs have a call, and which of these are virus, [C] each."""
+    calls, keys = columns["called_windows"], rule.calling
+    if rule.cutoff is not None:
+        return calls > 0, columns["probability"] >= np.float32(rule.cutoff)
+    is_virus = columns["viral_fraction"] >= keys.min_viral_fraction
+    is_virus &= columns["score_viral"] >= keys.min_score
+    if keys.calls in CUTOFFS:
+        is_virus &= calls >= MIN_CALLED_FRACTION * columns["windows"]
+    return calls >= keys.min_called_windows, is_virus
 
 
 def _ratio(sums: NDArray[Any], count: Int) -> Float:
