@@ -43,12 +43,14 @@ def features(windows: WindowCalls, longest: int) -> Double:
     total = sums(bases)
     with np.errstate(invalid="ignore", divide="ignore"):
         evidence = sums(bases * windows.log_odds) / total
-        size = np.maximum(np.log10(np.minimum(total, longest) / UNIT), 0)
+        bases_counted = np.minimum(total, longest)
+        size = np.maximum(np.log10(bases_counted / UNIT), 0)
+        share = bases_counted / (bases_counted + UNIT) / total
         fractions = [
             sums(bases * windows.called), sums(bases * windows.virus), longest_run(windows, bases)
         ]  # fmt: skip
-    shares = [each / (total + UNIT) for each in fractions]
-    rows = np.column_stack([evidence, evidence * size, *shares, size])
+    shares = np.column_stack(fractions) * share[:, None]
+    rows = np.column_stack([evidence, evidence * size, shares, size])
     rows[np.bincount(index[windows.called], minlength=contigs) == 0] = np.nan
     return rows
 
