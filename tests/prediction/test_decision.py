@@ -55,17 +55,22 @@ def drawn(prevalence: float, number: int = 20_000) -> tuple[np.ndarray, np.ndarr
 
 
 def decided(
-    windows: WindowCalls, bundle: BundleCard, calls: str = "default", **settings: object
+    windows: WindowCalls,
+    bundle: BundleCard,
+    calls: str = "default",
+    min_called_windows: int = 1,
+    **settings: object,
 ) -> tuple[Decision, np.ndarray, SampleCalls]:
     decision = decide(
         [windows],
         bundle,
         Odds.of(bundle.calibration),
-        Calling(calls=calls),
+        Calling(calls=calls, min_called_windows=min_called_windows),
         Probability(**settings),
     )
-    called = contig_calls(windows, decision.rule)["call"] == "virus"
-    return decision, called, decision.outcome(called)
+    call = contig_calls(windows, decision.rule)["call"]
+    called = call == "virus"
+    return decision, called, decision.outcome(call != "no_call", called)
 
 
 @pytest.mark.parametrize("prevalence", [0.5, 0.05])
@@ -118,6 +123,9 @@ def test_without_a_model_the_keys_decide() -> None:
             bundle.check_max_fdr(0.05)
     card(MODEL).check_max_fdr(0.05)
     assert decided(windows, bundle, "virnucpro")[2].calls == "virnucpro"
+    windows = contigs_of(odds, card(MODEL))
+    by_keys = decided(windows, card(MODEL), "virnucpro", min_called_windows=2)[2]
+    assert by_keys.windows and by_keys.contigs is None  # each has one window: none has a call
 
 
 def test_a_sample_without_a_call() -> None:

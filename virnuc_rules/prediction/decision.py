@@ -61,15 +61,15 @@ class Decision:
     virus: Bool  # of the same windows
     contigs: Double  # [C] log odds at EVEN; NaN: no call, or no model
 
-    def outcome(self, is_virus: Bool) -> SampleCalls:
-        """Describe the calls of all contigs [C]."""
+    def outcome(self, called: Bool, is_virus: Bool) -> SampleCalls:
+        """Describe the calls of all contigs [C]: which have a call, and which are called virus."""
         rule = self.rule
         name: str = rule.calling.calls
         if self.max_fdr:
             name = "max_fdr"
         elif name in CUTOFFS and rule.model is None:
             name = "min_*"
-        known = ~np.isnan(self.contigs)
+        known = called & ~np.isnan(self.contigs)  # `virnucpro` may give fewer a call
         return SampleCalls(
             calls=name,
             cutoff=rule.cutoff,

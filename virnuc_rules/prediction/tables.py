@@ -132,7 +132,7 @@ class SampleTables(contextlib.ExitStack):
         super().__init__()
         self.folder = folder
         self.viral = 0  # contigs called virus so far
-        self._contigs: list[Bool] = []  # whether they are called virus
+        self._contigs: list[Bool] = []  # [2, C]: whether they have a call, and are called virus
         self._is_virus: list[pa.Table] = []
         self.orfs = self.enter_context(_Orfs(folder))
         self.windows = self.enter_context(_Table(folder, "windows"))
@@ -146,7 +146,7 @@ class SampleTables(contextlib.ExitStack):
             table.finish()
         if self.folder.like_virnucpro:
             write_highest_score(self.folder.upstream_windows, self._is_virus)
-        calls = decision.outcome(np.concatenate([np.zeros(0, np.bool_), *self._contigs]))
+        calls = decision.outcome(*np.hstack([np.zeros((2, 0), np.bool_), *self._contigs]))
         write_json(self.folder.calls, calls)
         return calls
 
@@ -216,8 +216,9 @@ class SampleTables(contextlib.ExitStack):
         calls = contig_calls(windows, decision.rule)
         names = _columns(table, "contig_index", "contig", "length", "terminal_repeat")
         self.contigs.add({**names, **calls})
-        self._contigs.append(calls["call"] == Call.VIRUS)
-        self.viral += int(self._contigs[-1].sum())
+        is_virus = calls["call"] == Call.VIRUS
+        self._contigs.append(np.stack([calls["call"] != Call.NO_CALL, is_virus]))
+        self.viral += int(is_virus.sum())
         own = table.take(pa.array(regions.index))
         names = _columns(own, "contig_index", "contig")
         self.regions.add({**dataclasses.asdict(regions), **names})
