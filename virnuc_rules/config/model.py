@@ -210,7 +210,8 @@ class Probability(Section):
         WithJsonSchema({"type": ["string", "number"]}),
     ] = "auto"
     """viral fraction of the windows, and of the contigs, with a call; auto: estimated for each
-    sample; a number above 0 and below 1 fixes it; it shifts probabilities, not scores"""
+    sample; a number above 0 and below 1 fixes it; it shifts probabilities, so also
+    calls of contigs and regions, not scores"""
     max_fdr: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """expected fraction of false calls among the contigs called virus of each sample, at most; in
     place of `calls`; 0: not used; needs a bundle with a model of contigs"""

@@ -80,6 +80,11 @@ def predict(
         finish(stage, failed)
         move_into_place(stage, SampleFolder(out, sample))
     _log_calls(sample, manifest, consensus, tables.viral)
+    if calls.calls == "min_*" and calling.calls != "default":
+        logger.warning(
+            "calls: %s is not used, as bundle %s has no model of contigs: contigs are called by "
+            "the keys min_*; fit one with `virnuc-rules calibrate`", calling.calls, bundle.card.name,
+        )  # fmt: skip
     _log_expected(sample, calls)
     _log_computed(sample, computed, verified)
 
