@@ -82,8 +82,8 @@ def predict(
     _log_calls(sample, manifest, consensus, tables.viral)
     if calls.calls == "min_*" and calling.calls != "default":
         logger.warning(
-            "calls: %s is not used, as bundle %s has no model of contigs: contigs are called by "
-            "the keys min_*; fit one with `virnuc-rules calibrate`", calling.calls, bundle.card.name,
+            "calls: %s is not used: bundle %s has no model of contigs, so the keys min_* decide; "
+            "fit one with `virnuc-rules calibrate`", calling.calls, bundle.card.name,
         )  # fmt: skip
     _log_expected(sample, calls)
     _log_computed(sample, computed, verified)
