@@ -8,6 +8,7 @@ negative: more of what speaks for a virus never lowers the probability (`trainin
 import numpy as np
 
 from virnuc_rules.arrays import Double
+from virnuc_rules.errors import ModelError
 from virnuc_rules.models.card import ContigModel
 from virnuc_rules.prediction.called_windows import WindowCalls, exclusive, longest_run
 from virnuc_rules.vocabulary import Reason
@@ -56,7 +57,12 @@ def features(windows: WindowCalls, longest: int) -> Double:
 
 
 def contig_log_odds(windows: WindowCalls, model: ContigModel) -> Double:
-    """Return the log odds of virus of contigs, [C], where half of them are viral; NaN: no call."""
+    """Return the log odds of virus of contigs, [C], where half of them are viral; NaN: no call.
+
+    Raises ModelError for a model of other features.
+    """
+    if set(model.coefficients) != set(FEATURES):
+        raise ModelError("the bundle's model of contigs has other features; calibrate it again")
     coefficients = np.array([model.coefficients[name] for name in FEATURES])
     odds: Double = model.intercept + features(windows, model.longest) @ coefficients
     return odds

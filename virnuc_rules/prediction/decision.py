@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from virnuc_rules.arrays import Bool, Double, Float
-from virnuc_rules.config.model import AUTO, Calling, Probability
+from virnuc_rules.config.model import Calling, Probability
 from virnuc_rules.models.calibration import Odds
 from virnuc_rules.models.card import BundleCard
 from virnuc_rules.models.prevalence import (
@@ -123,7 +123,7 @@ def decide(
     return Decision(
         rule=ContigRule(calling, model, contig_prevalence, cutoff),
         prevalence=prevalence,
-        estimated=probability.prevalence == AUTO,
+        estimated=fixed is None and odds.curve is not None,
         max_fdr=probability.max_fdr,
         windows=of_windows,
         virus=np.concatenate(virus),

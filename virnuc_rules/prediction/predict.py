@@ -114,8 +114,8 @@ def _log_expected(sample: str, calls: SampleCalls) -> None:
     for name, level in (("windows", calls.windows), ("contigs", calls.contigs)):
         if level and level.expected_fdr is not None:
             logger.info(
-                "sample %s: %.1f %% of the %s with a call are viral (%s), and %.1f %% of those "
-                "called virus are expected not to be", sample, 100 * level.prevalence, name, how,
+                "sample %s: %.1f %% of the %s with a call are viral (%s); of those called virus, "
+                "%.1f %% are expected not to be", sample, 100 * level.prevalence, name, how,
                 100 * level.expected_fdr,
             )  # fmt: skip
 

@@ -29,7 +29,7 @@ def multiqc_content(
         for key, (title, description) in _COLUMNS.items()
     }
     headers["expected_false"] = {
-        "title": "Expected false",
+        "title": "False windows, expected",
         "description": "% of the windows called virus, by the calibration of the bundle",
         "format": "{:,.1f}",
     }

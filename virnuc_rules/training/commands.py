@@ -230,6 +230,7 @@ def _evaluate(
         files=files_of(labelled),
         part=part,
         seed=settings.splitting.seed,
+        calls=settings.calling.calls,
         trained_on=not_held_out(training.data, _TRAINED, labelled, part) if training else [],
         calibrated_on=(
             not_held_out(calibration.data, parts_of(calibration.part), labelled, part)
