@@ -1,7 +1,7 @@
 """The windows of contigs with their calls: arrays only, no files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
@@ -46,7 +46,7 @@ class WindowCalls:
         return cls(contigs=int(first[-1]), index=np.concatenate(index), **columns)
 
 
-_COLUMNS = ("start", "end", "score", "reason", "virus", "margin", "log_odds")
+_COLUMNS = [each.name for each in fields(WindowCalls)][2:]  # [W] each, but for the index
 
 
 def exclusive(windows: WindowCalls) -> tuple[Int, Int]:
