@@ -157,6 +157,7 @@ def to_measures(task: Task, score: Floats, call: NDArray[np.bool_]) -> Measures:
         sample=label,
         group=np.array([index[record.group] for record in task.records]),
         length=np.array([len(record.bases) for record in task.records]),
+        floor=np.zeros(len(label), bool),
     )
     measures = measure(scored, list(Label), groups)
     if measures.ranking is None:

@@ -21,7 +21,7 @@ from virnuc_rules.models.dnabert import Dnabert
 from virnuc_rules.models.esm2 import Esm2, rotary_frequencies
 from virnuc_rules.models.layers import Linear
 from virnuc_rules.models.weights import skeleton
-from virnuc_rules.vocabulary import GENETIC_CODE
+from virnuc_rules.vocabulary import STANDARD_CODE
 
 REPO = Path(__file__).parents[1]
 TOKENIZER = REPO / "tests/data/bundle" / card.TOKENIZER
@@ -77,7 +77,7 @@ def random_network(kind: Any, shape: Any, device: torch.device, dtype: torch.dty
 def frames(rows: int, seed: int, cuts: tuple[int, ...] = (0,)) -> Chunk:
     """Open frames of a window each without a pattern, shortened by one of `cuts` codons."""
     draw = random.Random(seed)
-    code = CodonTable.unambiguous_dna_by_id[GENETIC_CODE].forward_table  # no stop codons
+    code = CodonTable.unambiguous_dna_by_id[STANDARD_CODE].forward_table  # no stop codons
     codons = sorted(code)
     drawn = [draw.choices(codons, k=RESIDUES - draw.choice(cuts)) for _ in range(rows)]
     proteins = ["".join(map(code.__getitem__, row)) for row in drawn]

@@ -35,7 +35,7 @@ from virnuc_rules.config.run_folder import RunFolder, SampleFolder
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.models.calibration import Odds
 from virnuc_rules.models.card import Calibration
-from virnuc_rules.prediction.contig_calls import WindowCalls
+from virnuc_rules.prediction.called_windows import WindowCalls
 from virnuc_rules.prediction.predict import predict
 from virnuc_rules.prediction.regions import viral_regions
 from virnuc_rules.serving.worker import Worker
@@ -98,7 +98,7 @@ def ideal(auroc: float, insertions: int, draw: np.random.Generator) -> Found:
     calls = WindowCalls(
         contigs=insertions, index=windows.contig, start=windows.start, end=windows.end,
         score=margin, reason=np.where(silent, Reason.NO_OPEN_FRAME.code, NO_REASON),
-        virus=margin >= 0, log_odds=Odds(calibration).evidence(margin, silent),
+        virus=margin >= 0, margin=margin, log_odds=Odds.of(calibration).evidence(margin, silent),
     )  # fmt: skip
     regions, result = viral_regions(calls, prevalence=0.5), Found()
     for contig in range(insertions):

@@ -122,8 +122,7 @@ def without_embeddings(key: str, value: Any, embeds: str) -> Edit:
 
 SETTINGS = (
     setting("chunk_size", 7, "ab", chunks=True),
-    setting("min_length", 500, None, chunks=True),
-    setting("max_ambiguous", 0.01, None, chunks=True),
+    setting("genetic_code", 4, None, chunks=True),
     setting("duplicate_ids", "keep", chunks=True),
     setting("window", 300),  # not the bundle's: refused
     setting("on_failed_chunks", "report"),
@@ -138,7 +137,9 @@ SETTINGS = (
     setting("min_score", 0.99),
     setting("min_viral_fraction", 1.0),
     setting("min_called_windows", 3),
+    setting("calls", "virnucpro"),
     setting("prevalence", 0.01),
+    setting("max_fdr", 0.1),  # the bundle has no model of contigs: refused
     setting("seed", 5),
 )
 INPUTS = (

@@ -12,7 +12,8 @@ from virnuc_rules import __version__
 from virnuc_rules.chunking.manifest import Manifest
 from virnuc_rules.chunking.windows import cut
 from virnuc_rules.config.model import Chunking, Config
-from virnuc_rules.config.run_folder import RunFolder
+from virnuc_rules.config.run_folder import RunFolder, SampleFolder
+from virnuc_rules.prediction.decision import SampleCalls
 from virnuc_rules.prediction.tables import SCHEMAS
 
 HOSTILE = (
@@ -64,6 +65,7 @@ def _make_sample(
         "best_frame": np.where(has_call, "F1", ""),
         "score_non_viral": pa.array(np.where(has_call, non_viral, np.nan), from_pandas=True),
         "score_virus": pa.array(null, from_pandas=True),
+        "margin": pa.array(np.where(has_call, np.log(score / non_viral), np.nan), from_pandas=True),
         "probability": pa.nulls(len(contig)),
         "call": np.where(has_call, np.where(virus, "virus", "non_viral"), "no_call"),
         "reason": pa.array(np.where(has_call, None, "no_open_frame")),
@@ -72,17 +74,24 @@ def _make_sample(
     n_called, n_virus = (np.bincount(contig[x], minlength=contigs) for x in (has_call, virus))
     mean = np.bincount(contig, np.where(has_call, score, 0), contigs) / np.maximum(1, n_called)
     mean = pa.array(np.where(n_called > 0, mean, np.nan), from_pandas=True)
+    margin = np.bincount(contig, np.where(has_call, np.log(score / non_viral), 0), contigs)
+    margin = pa.array(
+        np.where(n_called > 0, margin / np.maximum(1, n_called), np.nan), from_pandas=True
+    )
     share = n_virus / np.maximum(1, n_called)
     call = np.where(n_called == 0, "no_call", np.where(share >= 0.5, "virus", "non_viral"))
     columns = {
         "contig_index": np.arange(contigs), "contig": ids, "length": length, "windows": windows,
         "called_windows": n_called, "viral_windows": n_virus, "viral_fraction": share,
+        "probability": pa.nulls(contigs), "margin": margin,
         "viral_fraction_all": n_virus / windows, "score_mean": mean, "score_median": mean,
         "score_max": mean, "score_viral": mean, "longest_run": n_virus,
         "terminal_repeat": pa.nulls(len(call), pa.string()), "call": call,
         "reason": pa.array(np.where(call == "no_call", "no_open_frame", None)),
     }  # fmt: skip
     _write(results / name, "contigs", columns)
+    calls = SampleCalls(calls="min_*", cutoff=None, estimated=True, windows=None, contigs=None)
+    SampleFolder(results / name, name).calls.write_text(calls.model_dump_json())
     chunks = RunFolder(results).chunks(name)
     chunks.path.mkdir(parents=True)
     manifest = Manifest(

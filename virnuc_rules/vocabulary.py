@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-GENETIC_CODE = 1  # NCBI's number of the standard code, which upstream uses too
+STANDARD_CODE = 1  # NCBI's number of the genetic code that VirNucPro knows
 UPSTREAM_NON_VIRAL = "others"  # VirNucPro's word for non_viral, kept in the two files of its format
 
 
@@ -38,11 +38,10 @@ class Call(_Term):
 class Reason(_Term):
     """Why there is no call; for a contig, the first of these that one of its windows has.
 
-    First what the user can fix, then what the settings exclude, then properties of the sequence.
+    First what the user can fix, then properties of the sequence: that which says most comes first.
     """
 
     EMBEDDING_FAILED = "embedding_failed"
-    SHORT_CONTIG = "short_contig"
     TOO_FEW_CALLED_WINDOWS = "too_few_called_windows"  # contigs only
     NO_OPEN_FRAME = "no_open_frame"
     TOO_AMBIGUOUS = "too_ambiguous"

@@ -17,14 +17,15 @@ FRAMES = list(Frame)
 IUPAC = "ACGTURYSWKMBDHVN"
 COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A"}
 # Few stops, many stops, a few unknown letters, mostly unknown letters.
+CODES = (1, 4, 11, 15)
 LETTERS = st.sampled_from(["ACGT", "ACG", "CGT", "TAG", "ACGTACGTN", "ACGRYN", IUPAC, "NRY"])
 Open = tuple[str, str, str]  # name, nucleotides, protein
 
 
 @functools.cache
-def translate(codon: str) -> str:
-    """One letter of NCBI's table 1, nothing for a codon with an unknown letter."""
-    return str(Seq(codon).translate(table=1)) if set(codon) <= set("ACGT") else ""
+def translate(codon: str, code: int = 1) -> str:
+    """One letter of NCBI's table, nothing for a codon with an unknown letter."""
+    return str(Seq(codon).translate(table=code)) if set(codon) <= set("ACGT") else ""
 
 
 def reverse_complement(bases: str) -> str:
@@ -35,13 +36,13 @@ def codons(strand: str, offset: int) -> list[str]:
     return [strand[at : at + 3] for at in range(offset, len(strand) - 2, 3)]
 
 
-def reference(window: str) -> tuple[list[Open], str]:
+def reference(window: str, code: int = 1) -> tuple[list[Open], str]:
     """The open frames of a window, and the reason where there are none."""
     frames, stop_free = [], False
     for direction, strand in (("F", window), ("R", reverse_complement(window))):
         for offset in range(3):
             parts = codons(strand, offset)
-            protein = "".join(map(translate, parts))
+            protein = "".join(translate(codon, code) for codon in parts)
             if not parts or "*" in protein:
                 continue
             stop_free = True
@@ -55,19 +56,19 @@ def reference(window: str) -> tuple[list[Open], str]:
     return [], "ambiguous" if stop_free else "no_open_frame"
 
 
-def find(bases: str, windows: list[tuple[int, int]]) -> OpenFrames:
+def find(bases: str, windows: list[tuple[int, int]], code: int = 1) -> OpenFrames:
     start, end = np.array(windows, np.int64).reshape(-1, 2).T
-    return open_frames(bases.encode(), start, end)
+    return open_frames(bases.encode(), start, end, code)
 
 
 def reason_of(code: int) -> str:
     return "" if code == NO_REASON else list(Reason)[code]
 
 
-def check(bases: str, windows: list[tuple[int, int]]) -> None:
+def check(bases: str, windows: list[tuple[int, int]], code: int = 1) -> None:
     """Compare all that `open_frames` says of these windows with the reference."""
-    found = find(bases, windows)
-    expected = [reference(bases[start:end]) for start, end in windows]
+    found = find(bases, windows, code)
+    expected = [reference(bases[start:end], code) for start, end in windows]
     rows = [(window, *frame) for window, (frames, _) in enumerate(expected) for frame in frames]
     names = [FRAMES[frame] for frame in found.frame]
     nucleotide = [bases.decode() for bases in found.nucleotide]
@@ -86,10 +87,10 @@ def buffers(draw: st.DrawFn) -> tuple[str, list[tuple[int, int]]]:
     return bases, windows
 
 
-@given(buffers())
+@given(buffers(), st.sampled_from(CODES))
 @settings(deadline=None, max_examples=400)
-def test_short_windows(buffer: tuple[str, list[tuple[int, int]]]) -> None:
-    check(*buffer)
+def test_short_windows(buffer: tuple[str, list[tuple[int, int]]], code: int) -> None:
+    check(*buffer, code)
 
 
 @given(LETTERS.flatmap(lambda letters: st.text(letters, max_size=60)))
@@ -156,9 +157,30 @@ def test_coordinates_cover_dropped_codons_too(
         assert found.end[row] - found.start[row] == (right - left - offset) // 3 * 3
 
 
-def test_every_codon_translates_as_in_biopython() -> None:
-    for codon in map("".join, itertools.product("ACGT", repeat=3)):
-        check(codon, [(0, 3)])
+@pytest.mark.parametrize("code", CODES)
+def test_every_codon_translates_as_in_biopython(code: int) -> None:
+    """In all six frames, alone and after each first or second base, also with unknown letters."""
+    for codon in map("".join, itertools.product("ACGTN", repeat=3)):
+        for before in ("", "C", "CC"):
+            bases = f"{before}{codon}GC"
+            check(bases, [(0, len(bases))], code)
+
+
+@pytest.mark.parametrize(
+    ("code", "codons", "protein"),
+    [(4, "TGAATTAAATTAATTTAT", b"WIKLIY"), (15, "TAGTTGTTTTTAATTAAT", b"QLFLIN")],
+)
+def test_a_recoded_stop_opens_a_frame_with_its_code_only(
+    code: int, codons: str, protein: bytes
+) -> None:
+    """The other five frames have TAA, a stop of all codes."""
+    bases = codons * 25
+    for other in CODES:
+        found = find(bases, [(0, len(bases))], other)
+        opened = [Frame.F1.code] if other == code else []
+        assert found.frame.tolist() == opened
+        assert found.protein == [protein * 25] * len(opened)
+        assert reason_of(found.reason[0]) == ("" if opened else "no_open_frame")
 
 
 @pytest.mark.parametrize("letter", [*IUPAC])

@@ -1,6 +1,7 @@
-"""Chunking what people have: several files, equal ids, RNA, and what the settings leave out."""
+"""Chunking what people have: several files, equal ids, RNA, unknown letters."""
 
 import hashlib
+import random
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,6 @@ from chunk_folders import (
 from packing import PACK
 
 from virnuc_rules.errors import InputError
-
-NONE = dict.fromkeys(
-    ("short_contig", "no_open_frame", "too_ambiguous", "ambiguous", "too_short"), 0
-)
 
 
 def test_several_files_are_one_sample(tmp_path: Path) -> None:
@@ -66,41 +63,24 @@ def test_equal_ids_are_told_apart_by_their_number(tmp_path: Path) -> None:
     assert len({entry.sha256 for entry in manifest.chunks}) == len(manifest.chunks)
 
 
-def test_windows_that_the_settings_leave_out_have_a_reason(tmp_path: Path) -> None:
-    open_frame = "ATGGCC" * 50  # 300 bases
+@pytest.mark.parametrize("block", [400, 1 << 20])
+def test_unambiguous_bases_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    """Of every window, also of one that overlaps others or is cut at the end of a block."""
+    monkeypatch.setattr("virnuc_rules.chunking.writer._BLOCK", block)
+    rng = random.Random(1)
+    letters = "ACGT", "ACGTUacgtu", "acgtnNRYn", "N"
     records = {
-        "short": open_frame[:299],
-        "long": open_frame,
-        "at the limit".replace(" ", "_"): "N" * 30 + "rya" * 10 + open_frame[60:],
-        "beyond": "N" * 31 + "uUa" * 10 + open_frame[61:],
-        "two": open_frame + "R" * 300,
-        "tiny": "NN",
+        f"{n}_{size}": "".join(rng.choices(rng.choice(letters), k=size))
+        for n, size in enumerate((1, 2, 9, 299, 300, 301, 650, 1800, 5000, 77))
     }
-    source = write_fasta(tmp_path / "in.fa", records)
-    settings = {"min_length": 300, "max_ambiguous": 50 / 300}
-    manifest = chunk_it(source, tmp_path / "out", **settings)
-    table = windows_of(tmp_path / "out").to_pylist()
-    reasons = [(row["contig"], row["window"], row["reason"]) for row in table]
-    assert reasons == [
-        ("short", 1, "short_contig"),
-        ("long", 1, None),
-        ("at_the_limit", 1, None),
-        ("beyond", 1, None),
-        ("two", 1, None),
-        ("two", 2, "too_ambiguous"),
-        ("tiny", 1, "short_contig"),
-    ]
-    assert manifest.reasons == {**NONE, "short_contig": 2, "too_ambiguous": 1}
-    assert (manifest.chunking.min_length, manifest.chunking.max_ambiguous) == (300, 50 / 300)
-    assert all((row["open_frames"] > 0) == (row["reason"] is None) for row in table)
-    found = set(frames_of(tmp_path / "out")["contig"].to_pylist())
-    assert found == {"long", "at_the_limit", "beyond", "two"}
-    stricter = {"max_ambiguous": 49 / 300}
-    chunk_it(source, tmp_path / "out", **stricter)
-    table = windows_of(tmp_path / "out").to_pylist()
-    assert [row["contig"] for row in table if row["reason"] == "too_ambiguous"] == [
-        "at_the_limit", "two", "tiny"
-    ]  # fmt: skip
+    chunk_it(write_fasta(tmp_path / "in.fa", records), tmp_path / "out")
+    rows = windows_of(tmp_path / "out").to_pylist()
+    bases = [records[row["contig"]][row["start"] : row["end"]] for row in rows]
+    counts = [sum(text.upper().count(base) for base in "ACGTU") for text in bases]
+    assert [row["unambiguous"] for row in rows] == counts
+    assert len(rows) > 20 and 0 < sum(counts) < sum(map(len, bases))
 
 
 def test_case_and_rna_change_no_frame(tmp_path: Path) -> None:

@@ -102,9 +102,10 @@ def test_a_key_belongs_to_one_section() -> None:
         ("window", 500.5),
         ("window", [500]),
         ("chunk_size", 0),
-        ("min_length", -1),
-        ("max_ambiguous", 1.1),
-        ("max_ambiguous", float("nan")),
+        ("genetic_code", 2),
+        ("genetic_code", "standard"),
+        ("min_score", 1.1),
+        ("min_score", float("nan")),
         ("duplicate_ids", "rename"),
         ("persistent_models", "maybe"),
         ("workers", 0),
@@ -212,7 +213,7 @@ def test_no_list_of_keys_stands_twice() -> None:
             assert len(names & set(KEYS)) < 2, f"{path}:{line}: {names & set(KEYS)}"
     for path in [ROOT / "workflow/Snakefile", *(ROOT / "workflow/rules").iterdir()]:
         named = re.findall(r"\"(\w+)\"", path.read_text())
-        assert set(named) & set(KEYS) <= {"samples"}, path
+        assert set(named) & set(KEYS) <= {"samples", "calls"}, path  # also a figure
 
 
 # --- what a command is given -------------------------------------------------------------------
@@ -325,7 +326,7 @@ def test_paths_of_a_run() -> None:
     assert run.chunks("a").chunk(7) == Path("r/chunks/a/chunk_000007.parquet")
     assert run.log("chunk", "a.b") == Path("r/logs/chunk/a.b.log")
     assert run.benchmark("train") == Path("r/benchmarks/train.tsv")
-    assert len(set(run.sample("a").files())) == len(run.sample("a").files()) == 15
+    assert len(set(run.sample("a").files())) == len(run.sample("a").files()) == 16
     assert len(set(run.report.files())) == len(run.report.files()) == 10
 
 

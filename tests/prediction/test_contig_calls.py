@@ -14,11 +14,8 @@ from hypothesis import strategies as st
 from virnuc_rules.chunking.format import WINDOW_SCHEMA
 from virnuc_rules.chunking.windows import count
 from virnuc_rules.config.model import Calling
-from virnuc_rules.prediction.contig_calls import (
-    WindowCalls,
-    contig_calls,
-    with_windows,
-)
+from virnuc_rules.prediction.called_windows import WindowCalls
+from virnuc_rules.prediction.contig_calls import ContigRule, contig_calls, with_windows
 from virnuc_rules.vocabulary import NO_REASON, Reason
 
 # A window: its score and call, or the reason why it has none.
@@ -41,13 +38,14 @@ def windows_of(*contigs: list[Window]) -> WindowCalls:
         score=np.array([-np.inf if isinstance(w, str) else w[0] for _, _, w in flat], np.float32),
         reason=np.array(reason, np.int8),
         virus=np.array([not isinstance(w, str) and w[1] for _, _, w in flat], bool),
+        margin=np.array([np.nan if isinstance(w, str) else w[0] for _, _, w in flat], np.float32),
         log_odds=np.zeros(len(flat)),
     )
 
 
 def called(*contigs: list[Window], **rule: Any) -> list[dict[str, Any]]:
     windows = windows_of(*contigs)
-    columns = contig_calls(windows, Calling(**rule))
+    columns = contig_calls(windows, ContigRule(Calling(**rule), None))
     rows = zip(*(list(values) for values in columns.values()), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
@@ -76,6 +74,8 @@ def test_columns_of_contigs_beside_plain_python(contigs: list[list[Window]]) -> 
             "score_mean": statistics.fmean(scores) if calls else math.nan,
             "score_median": statistics.median(scores) if calls else math.nan,
             "score_max": max(scores, default=math.nan),
+            "margin": statistics.fmean(scores) if calls else math.nan,
+            "probability": math.nan,
             "score_viral": statistics.fmean(viral) if viral else math.nan,
         }
         found = [row[name] for name in expected]
@@ -83,6 +83,7 @@ def test_columns_of_contigs_beside_plain_python(contigs: list[list[Window]]) -> 
         np.testing.assert_allclose(found, list(expected.values()), rtol=1e-6, atol=smallest)
         if calls:
             is_virus = bool(viral) and row["viral_fraction"] >= 0.5 and row["score_viral"] >= 0.5
+            is_virus &= 10 * len(calls) >= len(contig)
             assert (row["call"], row["reason"]) == ("virus" if is_virus else "non_viral", None)
         else:
             first = min(map(list(Reason).index, contig), default=-1)  # the last: too_short
@@ -121,7 +122,8 @@ def test_limits_are_compared_as_they_are_written() -> None:
         ([V, N, "embedding_failed"], "embedding_failed"),
         (["too_short", N], "no_open_frame"),
         (["ambiguous", "too_ambiguous"], "too_ambiguous"),
-        (["short_contig"], "short_contig"),
+        (["too_short", "too_ambiguous"], "too_ambiguous"),
+        (["too_short", "too_short"], "too_short"),
     ],
 )
 def test_the_most_telling_reason(contig: list[Window], reason: str) -> None:

@@ -232,7 +232,7 @@ def test_windows_of_failed_chunks_are_reported(config: Config, tmp_path: Path) -
     predict(config, "gut", tmp_path / "out")
 
     whole = read_tsv(tmp_path / "whole/windows.tsv")
-    scores = dict.fromkeys(("best_frame", "score_non_viral", "score_virus"), "")
+    scores = dict.fromkeys(("best_frame", "score_non_viral", "score_virus", "margin"), "")
     nothing = {**scores, "call": "no_call", "reason": "embedding_failed"}
     assert read_tsv(tmp_path / "out/windows.tsv") == [
         {**row, **nothing} if index in windows else row for index, row in enumerate(whole)

@@ -18,7 +18,7 @@ from scipy.linalg import expm
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Chunking
 from virnuc_rules.models.calibration import Odds
-from virnuc_rules.prediction.contig_calls import WindowCalls
+from virnuc_rules.prediction.called_windows import WindowCalls
 from virnuc_rules.prediction.regions import (
     NON_VIRAL_LENGTH,
     VIRAL_LENGTH,
@@ -30,7 +30,7 @@ from virnuc_rules.vocabulary import NO_REASON, Reason
 ODDS = st.floats(-30, 30)
 STEP = 400  # bases from window to window
 NOTHING = None  # a window without an open frame
-(SILENT,) = Odds(None).evidence(np.array([np.nan], np.float32), np.array([True]))
+(SILENT,) = Odds.of(None).evidence(np.array([np.nan], np.float32), np.array([True]))
 
 
 def windows_of(*contigs: list[float | None], step: int = STEP) -> WindowCalls:
@@ -46,6 +46,7 @@ def windows_of(*contigs: list[float | None], step: int = STEP) -> WindowCalls:
         score=odds.astype(np.float32),
         reason=np.where(called, NO_REASON, Reason.NO_OPEN_FRAME.code).astype(np.int8),
         virus=odds >= 0,
+        margin=odds.astype(np.float32),
         log_odds=odds,
     )
 
@@ -139,12 +140,17 @@ def test_extreme_odds_give_numbers(sizes: tuple[int, ...]) -> None:
     assert np.isfinite(posteriors(windows_of(*contigs), 0.5)).all()
 
 
-def test_two_viral_kb_in_a_contig_without_open_frames(tmp_path: Path) -> None:
-    """S2: not one region of 62 kb; what is seen of both, and the whole virus as one."""
+def test_viral_kb_in_contigs_without_open_frames(tmp_path: Path) -> None:
+    """S2: not one region of 62 kb; what is seen of both, and the whole virus as one.
+
+    S1: a contig of 242 windows of which one or two have a call is not virus.
+    """
     with gzip.open(DEMO["gut"], "rt") as handle:
         (virus,) = (r.seq for r in SeqIO.parse(handle, "fasta") if r.id == "K01711.1")
     between = "TTAACTAACTAG" * 5000
+    around = "TTAACTAACTAG" * 5000
     fasta = f">two\n{virus[1000:2000]}{between}{virus[5000:6000]}\n>whole\n{virus}\n"
+    fasta += f">one\n{around}{virus[1000:2000]}{around}\n"
     (tmp_path / "gut.fa").write_text(fasta)
     config = configure(tmp_path / "results").replace(bundle=REPO / "demo/bundle")
     write_chunks([tmp_path / "gut.fa"], folder_of(config).path, Chunking(window=500), sample="gut")
@@ -153,5 +159,9 @@ def test_two_viral_kb_in_a_contig_without_open_frames(tmp_path: Path) -> None:
     regions = read_tsv(tmp_path / "out/regions.tsv")
     found = [(row["contig"], int(row["start"]), int(row["end"])) for row in regions]
     assert found[:2] == [("two", 0, 500), ("two", 61_000, 62_000)]
-    ((contig, start, end),) = found[2:]
+    contigs = {row["contig"]: row for row in read_tsv(tmp_path / "out/contigs.tsv")}
+    calls = {name: row["call"] for name, row in contigs.items()}
+    assert calls == {"two": "non_viral", "whole": "virus", "one": "non_viral"}
+    assert 0 < int(contigs["one"]["called_windows"]) < 4 < int(contigs["one"]["windows"])
+    (contig, start, end), *_ = found[2:]
     assert (contig, start) == ("whole", 0) and end > 0.9 * len(virus)

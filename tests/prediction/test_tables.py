@@ -11,14 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnuc_rules.chunking.format import CHUNK_SCHEMA
-from virnuc_rules.config.model import Calling
+from virnuc_rules.config.model import SHIPPED_BUNDLE, Calling, Probability
 from virnuc_rules.config.run_folder import ChunkFolder, SampleFolder
 from virnuc_rules.files.tsv import lines, shortest
 from virnuc_rules.models.calibration import Odds
-from virnuc_rules.models.card import Calibration
+from virnuc_rules.models.card import Calibration, read_card
 from virnuc_rules.prediction import tables
+from virnuc_rules.prediction.called_windows import WindowCalls
+from virnuc_rules.prediction.decision import Decision, decide
 from virnuc_rules.prediction.scored_chunks import ScoredChunk
-from virnuc_rules.prediction.tables import SampleTables, write_highest_score
+from virnuc_rules.prediction.tables import SampleTables, called_windows, write_highest_score
 from virnuc_rules.prediction.window_calls import Consensus
 from virnuc_rules.vocabulary import Frame, Reason
 
@@ -36,13 +38,17 @@ def scored(ids: list[str], scores: np.ndarray) -> ScoredChunk:
     return ScoredChunk(table, scores)
 
 
+def decided(calibration: Calibration | None, *windows: WindowCalls) -> Decision:
+    card = read_card(SHIPPED_BUNDLE).model_copy(update={"calibration": calibration})
+    return decide(windows, card, Odds.of(calibration), Calling(), Probability(prevalence="0.5"))
+
+
 def write_frames(folder: Path, *frames: ScoredChunk) -> Path:
     folder.mkdir(exist_ok=True)
-    sample, chunks = SampleFolder(folder, "s"), ChunkFolder(folder)
-    with SampleTables(sample, Calling(), chunks, Odds(None)) as written:
+    with SampleTables(SampleFolder(folder, "s")) as written:
         for chunk in frames:
             written.add_frames(chunk, np.zeros(chunk.table.num_rows, np.int64))
-        written.finish()
+        written.finish(decided(None))
     return folder
 
 
@@ -185,14 +191,16 @@ def test_a_window_has_the_probability_of_its_margin(tmp_path: Path) -> None:
     ]
     table = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows])
     contigs = {"contig_index": [0], "contig": ["a"], "length": [1500], "terminal_repeat": [None]}
-    folders = SampleFolder(tmp_path, "s"), ChunkFolder(tmp_path)
     plain = Calibration(
         method="temperature", temperature=1.0, classifier="", data=[], part="all", windows={},
         log_loss={},
     )  # fmt: skip
-    with SampleTables(folders[0], Calling(), folders[1], Odds(plain)) as written:
-        written.add_contigs(pa.table(contigs), table, consensus)
-        written.finish()
+    odds, chunks = Odds.of(plain), ChunkFolder(tmp_path)
+    windows = called_windows(pa.table(contigs), table, consensus, odds, chunks)
+    with SampleTables(SampleFolder(tmp_path, "s")) as written:
+        decision = decided(plain, windows)
+        written.add_contigs(pa.table(contigs), table, consensus, windows, decision, odds)
+        written.finish(decision)
     found = pq.read_table(tmp_path / "windows.parquet")["probability"].to_pylist()
     assert found == [pytest.approx(0.8), None, pytest.approx(0.4)]
 

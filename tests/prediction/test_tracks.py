@@ -19,7 +19,7 @@ from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Chunking
 from virnuc_rules.config.run_folder import ChunkFolder, SampleFolder
 from virnuc_rules.files.gzip import Gzip
-from virnuc_rules.prediction.contig_calls import WindowCalls
+from virnuc_rules.prediction.called_windows import WindowCalls
 from virnuc_rules.prediction.regions import viral_regions
 from virnuc_rules.prediction.tables import SCHEMAS
 from virnuc_rules.prediction.tracks import Tracks, exclusive, seqids
@@ -47,6 +47,7 @@ def windows_of(lengths: list[int], window: int, calls: str) -> WindowCalls:
         score,
         reason,
         letters == "v",
+        np.where(letters == "n", np.float32(np.nan), score),
         np.select([letters == "v", letters == "o"], [20.0, -20.0]),
     )
 
@@ -75,7 +76,7 @@ def test_every_base_is_in_one_part(lengths: list[int], window: int) -> None:
 
 def write_tracks(folder: Path, ids: list[str], windows: WindowCalls) -> Path:
     with Tracks(SampleFolder(folder, "lake")) as tracks:
-        tracks.add(pa.array(ids), windows, viral_regions(windows, 0.5))
+        tracks.add(pa.array(ids), windows, windows.score, viral_regions(windows, 0.5))
     return folder / "tracks"
 
 
@@ -165,7 +166,7 @@ def test_regions_are_numbered_through(tmp_path: Path) -> None:
     windows = windows_of([400], 500, "v")
     with Tracks(SampleFolder(tmp_path, "s")) as tracks:
         for name in "abc":
-            tracks.add(pa.array([name]), windows, viral_regions(windows, 0.5))
+            tracks.add(pa.array([name]), windows, windows.score, viral_regions(windows, 0.5))
     rows = (tmp_path / "tracks/s.viral.bed").read_text().splitlines()
     assert [row.split("\t")[3] for row in rows] == [f"viral_region_{n}" for n in (1, 2, 3)]
 
@@ -199,7 +200,7 @@ def viral(
     rows = []
     for row, letter in zip(chunked, virus, strict=True):
         values = dict.fromkeys(names, 0) | row | {"terminal_repeat": None}
-        values |= {"windows": 4, "viral_windows": 3, "viral_fraction": 1, "score_viral": 0.98765}
+        values |= {"windows": 4, "viral_windows": 3, "probability": 0.98765}
         values |= {"call": "virus" if letter == "v" else "non_viral", "reason": None}
         rows.append({name: values[name] for name in names})
     pq.write_table(pa.Table.from_pylist(rows, SCHEMAS["contigs"]), folder / "contigs.parquet")
@@ -224,7 +225,7 @@ def test_viral_contigs_are_whole_and_as_they_came(tmp_path: Path) -> None:
     assert found == [
         (
             name,
-            f"virus score=0.988 fraction=1.00 windows=3/4 length={len(BASES[name])}",
+            f"virus probability=0.988 windows=3/4 length={len(BASES[name])}",
             BASES[name],
         )
         for name in ("a|1", "c%")
@@ -292,7 +293,7 @@ def test_viral_contigs_are_the_letters_of_the_input(
         patch.setattr("virnuc_rules.prediction.viral_fasta._BLOCK", 60)
         text = text_of(viral(folder, fasta(folder / "a.fa", names), virus=virus))
     assert text == "".join(
-        f">{name} virus score=0.988 fraction=1.00 windows=3/4 length={len(bases)}\n"
+        f">{name} virus probability=0.988 windows=3/4 length={len(bases)}\n"
         + "".join(bases[at : at + 60] + "\n" for at in range(0, len(bases), 60))
         for (name, bases), letter in zip(names.items(), virus, strict=True)
         if letter == "v"

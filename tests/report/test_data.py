@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -38,22 +37,10 @@ def read(results: Path, **labels: str) -> SampleSummary:
     return sample
 
 
-def test_the_expected_share_of_false_calls_is_of_windows_called_virus(results: Path) -> None:
-    path = results / "lake/windows.parquet"
-    calls = pq.read_table(path)["call"].to_pylist()
-    p = np.random.default_rng(0).random(len(calls)).astype(np.float32)
-    p[calls.index("virus")] = np.nan  # has none
-    change(path, probability=p)
-    mine = p[np.array(calls) == "virus"]
-    assert read(results).expected_fdr == pytest.approx(1 - np.nanmean(mine))
-    change(path, probability=np.full(len(p), np.nan))
-    assert read(results).expected_fdr is None
-
-
 def test_scores_of_0_and_1_are_in_the_outer_bars(results: Path) -> None:
     path = results / "lake/windows.parquet"
     windows = pq.read_table(path).num_rows
-    change(path, score_virus=[1.0] * (windows - 2) + [0.0] * 2, call=["virus"] * windows)
+    change(path, probability=[1.0] * (windows - 2) + [0.0] * 2, call=["virus"] * windows)
     found = read(results).histogram["virus"].tolist()
     assert found == [2] + [0] * (BINS - 2) + [windows - 2]
 
@@ -89,7 +76,7 @@ def test_the_first_of_many_labels_without_contig_are_named(results: Path) -> Non
 def test_a_table_that_has_changed_on_the_disk_is_refused(results: Path) -> None:
     """A number that is another one: only the checksum of its page tells."""
     path = results / "lake/windows.parquet"
-    scores = change(path)["score_virus"].drop_null().to_numpy()
+    scores = change(path)["margin"].drop_null().to_numpy()
     content = bytearray(path.read_bytes())
     at = content.index(scores[:3].tobytes())
     content[at] ^= 1
@@ -100,6 +87,6 @@ def test_a_table_that_has_changed_on_the_disk_is_refused(results: Path) -> None:
 
 def test_a_table_of_another_version_says_what_it_lacks(results: Path) -> None:
     path = results / "lake/contigs.parquet"
-    pq.write_table(pq.read_table(path).drop_columns(["score_max"]), path)
-    with pytest.raises(ResultError, match="no column score_max: written by another version"):
+    pq.write_table(pq.read_table(path).drop_columns(["margin"]), path)
+    with pytest.raises(ResultError, match="no column margin: written by another version"):
         read(results)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from chunk_folders import manifest_of
 from reporting import HOSTILE, make_results
+from scipy.special import expit
 
 from virnuc_rules.bundles.verified import Verified
 from virnuc_rules.config.model import Config
@@ -66,7 +67,7 @@ def test_every_number_is_that_of_the_tables(config: Config) -> None:
             assert sample.window_calls[call] == sum(w["call"] == call for w in windows)
         assert sample.reasons == {"no_open_frame": sample.window_calls["no_call"]}
         for call in CALLS[:2]:
-            scores = [w["score_virus"] for w in windows if w["call"] == call]
+            scores = [expit(w["margin"]) for w in windows if w["call"] == call]
             expected, _ = np.histogram(scores, rundata.BINS, (0, 1))
             assert sample.histogram[call].tolist() == expected.tolist()
         for place, (low, high) in enumerate(zip(LENGTHS, [*LENGTHS[1:], 1e12], strict=True)):
@@ -78,7 +79,9 @@ def test_the_list_has_the_numbers_of_the_contigs(config: Config) -> None:
     contigs = read_run(config).contigs
     tables = [rows(config, name, "contigs.parquet") for name in ("lake", "gut")]
     assert contigs.listed == contigs.total == contigs.with_track == 50
-    order = [(contigs.columns["call"][n] != 0, -contigs.columns["length"][n]) for n in range(50)]
+    shown = np.where(contigs.columns["shown"] == rundata.NOT_SHOWN, -1, contigs.columns["shown"])
+    keys = contigs.columns["call"] != 0, -shown, -contigs.columns["length"]
+    order = list(zip(*(key.tolist() for key in keys), strict=True))
     assert order == sorted(order)
     seen = set()
     for row, name in enumerate(contigs.ids):
@@ -88,10 +91,10 @@ def test_the_list_has_the_numbers_of_the_contigs(config: Config) -> None:
         assert name == contig["contig"] and CALLS[of["call"]] == contig["call"]
         for column in ("length", "windows", "called_windows", "viral_windows"):
             assert of[column] == contig[column]
-        if contig["score_mean"] is None:
-            assert of["score_mean"] == rundata.NO_SCORE
+        if contig["margin"] is None:
+            assert of["shown"] == rundata.NOT_SHOWN
         else:
-            assert of["score_mean"] / 10_000 == pytest.approx(contig["score_mean"], abs=2e-4)
+            assert of["shown"] / 10_000 == pytest.approx(expit(contig["margin"]), abs=2e-4)
     assert len(seen) == 50
 
 
@@ -111,7 +114,7 @@ def test_tracks_have_call_and_score_of_every_window(config: Config) -> None:
                 continue
             assert (code >= rundata.VIRAL) == (window["call"] == "virus")
             score = code % rundata.VIRAL / rundata.STEPS
-            assert score == pytest.approx(window["score_virus"], abs=1 / rundata.STEPS)
+            assert score == pytest.approx(expit(window["margin"]), abs=1 / rundata.STEPS)
     assert tables == [{}, {}] and next(codes, None) is None
 
 
@@ -234,7 +237,7 @@ def test_the_most_that_a_page_holds_is_below_15_mb() -> None:
 def test_without_a_single_call(tmp_path: Path) -> None:
     config = make_results(tmp_path, {"lake": 5}, called=0.0)
     run = read_run(config)
-    assert set(run.contigs.columns["score_mean"]) == {rundata.NO_SCORE}
+    assert set(run.contigs.columns["shown"]) == {rundata.NOT_SHOWN}
     assert run.samples[0].viral_fraction is None
     codes = base64.b64decode(page_data(render(run))["contigs"]["track"])
     assert set(codes) == {rundata.NO_CALL}

@@ -8,13 +8,20 @@ from scipy.special import expit, logit
 
 from virnuc_rules.arrays import Bool, Float
 from virnuc_rules.errors import VirnucError
-from virnuc_rules.models.calibration import expected_fdr, probabilities
-from virnuc_rules.models.card import Calibration
+from virnuc_rules.models.calibration import log_odds
+from virnuc_rules.models.card import Calibration, CalibrationCurve
+from virnuc_rules.models.prevalence import EVEN, at_prevalence, expected_fdr
 from virnuc_rules.training import calibrate
 from virnuc_rules.training.calibrate import balanced_weights
 from virnuc_rules.vocabulary import Label
 
 NUMBER = 20_000
+
+
+def probabilities(
+    curve: CalibrationCurve, margin: np.ndarray, prevalence: float = EVEN
+) -> np.ndarray:
+    return at_prevalence(log_odds(curve, margin), prevalence)
 
 
 def draw(temperature: float, seed: int = 0) -> tuple[Float, Bool, list[str]]:

@@ -17,9 +17,10 @@ from virnuc_rules.training.scored import Scored
 
 
 def make(*columns: Any) -> Scored:
-    """Of virus, score, call, sample, group and length; nothing failed."""
+    """Of virus, score, call, sample, group and length; nothing failed or is too short."""
     virus, score, call, *others = columns
-    return Scored(virus, score, call, np.zeros(len(virus), bool), *others)
+    none = np.zeros(len(virus), bool)
+    return Scored(virus, score, call, none, *others, none)
 
 
 def ranked(data: Scored) -> Ranking:

@@ -5,14 +5,17 @@ from pathlib import Path
 import pytest
 from chunk_folders import chunk_it
 
+from virnuc_rules.chunking.format import read_columns
 from virnuc_rules.config.labels import read_controls
 from virnuc_rules.config.model import Config, LabelledSettings
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.config.sheet import read_sheet
 from virnuc_rules.errors import VirnucError
+from virnuc_rules.models.bundle import Bundle
+from virnuc_rules.prediction.contig_calls import ContigRule, contig_calls
 from virnuc_rules.prediction.window_calls import Consensus
 from virnuc_rules.training.labelled import read_labelled
-from virnuc_rules.training.scored import _contig_calls
+from virnuc_rules.training.scored import _called_windows
 from virnuc_rules.training.sheet import read_labelled_sheet, tables_beside
 
 
@@ -156,5 +159,8 @@ def test_records_without_bases_have_a_label_and_no_window(tmp_path: Path) -> Non
     assert none.ids == none.length.tolist() == none.window_contig.tolist() == []
     for sample in (virus, non_viral, none):
         consensus = Consensus.empty(sample.manifest.windows)
-        calls = _contig_calls(settings.calling, sample, consensus)
+        (frames,) = read_columns(sample.folder.windows, "open_frames")
+        consensus.frames[:], consensus.failed[:] = frames, frames > 0
+        windows = _called_windows(Bundle(settings.run.bundle), sample, consensus)
+        calls = contig_calls(windows, ContigRule(settings.calling, None))
         assert calls["call"].tolist() == ["no_call"] * len(sample.ids)

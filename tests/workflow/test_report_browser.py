@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from reporting import HOSTILE, make_results
+from scipy.special import expit
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -86,7 +87,8 @@ def test_places_and_scores_are_those_of_the_window_table(
         for w in pq.read_table(page.parent / name / "windows.parquet").to_pylist()
     }
     assert drawn.keys() == table.keys() and len(table) == len(found) > 1000
-    assert all(abs(drawn[key] - (w["score_virus"] or 0)) < 1 / 120 for key, w in table.items())
+    shown = {key: 0 if w["margin"] is None else expit(w["margin"]) for key, w in table.items()}
+    assert all(abs(drawn[key] - value) < 1 / 120 for key, value in shown.items())
 
 
 def test_the_picker_finds_and_draws_a_contig(opened: webdriver.Chrome) -> None:
@@ -123,7 +125,7 @@ def test_the_list_by_sample_order_and_keys(opened: webdriver.Chrome) -> None:
     first = opened.find_element(By.CSS_SELECTOR, "#list li")
     first.send_keys(Keys.ARROW_DOWN)
     assert texts(opened, "#track b") == [texts(opened, "#list span")[1]]
-    Select(opened.find_element(By.ID, "order")).select_by_visible_text("highest mean score")
+    Select(opened.find_element(By.ID, "order")).select_by_visible_text("by relative score")
     scores = [note.rsplit(" ", 1)[1] for note in texts(opened, "#list small")]
     assert scores == sorted(scores, key=lambda text: -1 if text == "–" else float(text))[::-1]
 

@@ -28,6 +28,8 @@ def small(tmp_path: Path) -> Path:
     [
         ({"window": 300}, "window: 300, but virnuc-untrained is for windows of 500 bases"),
         ({"results": "out{1}"}, "config: results: Snakemake takes braces for wildcards"),
+        ({"prevalence": 2}, "config: prevalence: auto, or a number above 0 and below 1"),
+        ({"max_fdr": 0.05}, "max_fdr: bundle virnuc-untrained has no model of contigs"),
         ({"thread": 1}, "config: thread: no such key; did you mean `threads`?"),
     ],
 )
@@ -104,7 +106,7 @@ def test_a_command_says_where_its_settings_are_from(tmp_path: Path) -> None:
         assert done.stderr.splitlines()[0] == f"settings: {source}"
     (tmp_path / "config").mkdir()
     (tmp_path / "config/config.yaml").write_text("of_another_workflow: 1\n")
-    options = ["--chunk-size=7", "--min-length=0", "--max-ambiguous=1", "--duplicate-ids=error"]
+    options = ["--chunk-size=7", "--genetic-code=4", "--duplicate-ids=error"]
     done = run(*command, *options, folder=tmp_path)
     assert done.returncode == 0 and "settings" not in done.stderr  # as in jobs: no file matters
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())

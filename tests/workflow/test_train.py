@@ -17,6 +17,7 @@ from labelled import write_fasta, write_sheet
 from virnuc_rules.config.model import Config, LabelledSettings
 from virnuc_rules.models.bundle import rewrite_card
 from virnuc_rules.models.card import read_card
+from virnuc_rules.prediction.decision import SampleCalls
 from virnuc_rules.training.dataset import read_rows
 from virnuc_rules.training.labelled import read_labelled
 from virnuc_rules.training.split import PARTS, part_of
@@ -147,7 +148,10 @@ def test_tables_of_a_calibrated_bundle_have_probabilities(trained: Project, tmp_
     assert 'id="known"' in page
     summary = json.loads((project.results / "multiqc/virnuc_summary_mqc.json").read_text())
     assert summary["data"]["mixed"]["expected_false"] == pytest.approx(100 * expected, abs=0.01)
-    # Another prevalence: the same scores and calls, other probabilities.
+    calls = SampleCalls.model_validate_json((project.results / "mixed/calls.json").read_bytes())
+    assert calls.windows and calls.windows.expected_fdr == pytest.approx(expected, abs=1e-4)
+    assert (calls.windows.called, calls.windows.virus) == (len(called), len(viral))
+    # Another prevalence: the same scores and calls of windows, other probabilities.
     project.settings["prevalence"] = 0.05
     planned = jobs(project.run("--dry-run").stdout)
     assert planned == {"predict": 1, "report": 1, "check": 1}

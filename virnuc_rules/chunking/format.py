@@ -57,6 +57,7 @@ WINDOW_SCHEMA = pa.schema(
         ("window", pa.int32()),
         ("start", pa.int64()),  # in the contig, 0-based
         ("end", pa.int64()),  # exclusive
+        ("unambiguous", pa.int32()),  # bases that are A C G T U, upper or lower case
         ("open_frames", pa.int32()),
         ("reason", _LABEL),  # a Reason; null where there is an open frame
     ]

@@ -1,4 +1,4 @@
-"""Six-frame translation: the open frames of windows, exactly as VirNucPro finds them.
+"""Six-frame translation: the open frames of windows, with genetic code 1 exactly as in VirNucPro.
 
 A frame is open when its translation has no stop (`*`) and is not empty. These details are
 upstream's and are kept, since the published classifiers were trained with them:
@@ -9,6 +9,7 @@ upstream's and are kept, since the published classifiers were trained with them:
   codons have (where the window still has one), and too few where codons were dropped.
 """
 
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -17,30 +18,35 @@ from Bio.Data import CodonTable
 from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Bool, Int
-from virnuc_rules.vocabulary import GENETIC_CODE, NO_REASON, Reason
+from virnuc_rules.vocabulary import NO_REASON, STANDARD_CODE, Reason
 
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
 _NOT_ACGT = 64  # a base that is none of A C G T; codons are 0..63, and 64.. with such a base
 _UNKNOWN_CODONS = bytes(range(_NOT_ACGT, 256))
 
 
-def _tables() -> tuple[bytes, bytes, bytes]:
-    """Byte tables: base -> 0..3 (else 64); codon -> amino acid, forward and reverse complement."""
-    standard = CodonTable.unambiguous_dna_by_id[GENETIC_CODE]
-    code = {**standard.forward_table, **dict.fromkeys(standard.stop_codons, "*")}
+def _base_table() -> bytes:
+    """Return the byte table base -> 0..3, else 64."""
     base = bytearray([_NOT_ACGT]) * 256
     for index, letter in enumerate(b"ACGT"):
         base[letter] = index
+    return bytes(base)
+
+
+_BASE = _base_table()
+
+
+@functools.cache
+def _tables(genetic_code: int) -> tuple[bytes, bytes]:
+    """Return the byte tables codon -> amino acid, forward and reverse complement."""
+    table = CodonTable.unambiguous_dna_by_id[genetic_code]
+    code = {**table.forward_table, **dict.fromkeys(table.stop_codons, "*")}
     forward, reverse = bytearray(256), bytearray(256)
     for index, letters in enumerate(itertools.product("ACGT", repeat=3)):
         codon = "".join(letters)
         forward[index] = ord(code[codon])
         reverse[index] = ord(code[codon.encode().translate(_COMPLEMENT)[::-1].decode()])
-    return bytes(base), bytes(forward), bytes(reverse)
-
-
-_BASE, _FORWARD, _REVERSE = _tables()
-_STOPS = bytes(ord("*") in pair for pair in zip(_FORWARD, _REVERSE, strict=True))
+    return bytes(forward), bytes(reverse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +63,14 @@ class OpenFrames:
 
 
 def open_frames(
-    bases: bytes, start: Int, end: Int, excluded: NDArray[np.int8] | None = None
+    bases: bytes, start: Int, end: Int, genetic_code: int = STANDARD_CODE
 ) -> OpenFrames:
     """Find the open frames of the windows `bases[start[i]:end[i]]`.
 
     bases: upper-case letters; a window may lie anywhere in them, and windows may overlap.
-    excluded: [W] code of a Reason; no frame of a window is open where it is not NO_REASON.
+    genetic_code: NCBI's number. Raises KeyError if Biopython has no such table.
     """
+    tables = _tables(genetic_code)
     by_phase = _codons(bases)
     codons = by_phase.tobytes()
     offset = np.arange(3)
@@ -72,12 +79,10 @@ def open_frames(
     count = np.concatenate([count, count], axis=1)  # [W, 6]
     # Index of the frame's leftmost codon in `codons`.
     first = np.where(count > 0, left % 3 * by_phase.shape[1] + left // 3, 0)
-    stop_free = _stop_free(codons, first, count)
-    if excluded is not None:
-        stop_free[excluded != NO_REASON] = False
+    stop_free = _stop_free(codons, first, count, tables)
     window, frame = np.nonzero(stop_free)
     rows = np.stack([frame, first[window, frame], count[window, frame], start[window], end[window]])
-    sequences = _sequences(bases, codons, rows)
+    sequences = _sequences(bases, codons, rows, tables)
     translated = np.array([protein != b"" for _, protein in sequences], bool)
 
     reason = np.full(len(start), Reason.NO_OPEN_FRAME.code, np.int8)
@@ -85,8 +90,6 @@ def open_frames(
     reason[end - start < 3] = Reason.TOO_SHORT.code
     window, frame = window[translated], frame[translated]
     reason[window] = NO_REASON
-    if excluded is not None:
-        reason = np.where(excluded != NO_REASON, excluded, reason)
     left = left[window, frame]
     return OpenFrames(
         window,
@@ -99,12 +102,13 @@ def open_frames(
     )
 
 
-def _stop_free(codons: bytes, first: Int, count: Int) -> Bool:
+def _stop_free(codons: bytes, first: Int, count: Int, tables: tuple[bytes, bytes]) -> Bool:
     """Tell which frames [W, 6] have codons (`count` of them from index `first` on) and no stop."""
-    either = np.flatnonzero(np.frombuffer(codons.translate(_STOPS), np.bool_))
+    stops_of_both = bytes(ord("*") in pair for pair in zip(*tables, strict=True))
+    either = np.flatnonzero(np.frombuffer(codons.translate(stops_of_both), np.bool_))
     codon = np.frombuffer(codons, np.uint8)[either]
     stop_free = count > 0
-    for strand, table in ((slice(0, 3), _FORWARD), (slice(3, 6), _REVERSE)):
+    for strand, table in zip((slice(0, 3), slice(3, 6)), tables, strict=True):
         is_stop = np.frombuffer(table, np.uint8) == ord("*")
         stops = np.append(either[is_stop[codon]], len(codons))
         next_stop = stops[np.searchsorted(stops, first[:, strand])]
@@ -133,15 +137,18 @@ def _codons(bases: bytes) -> NDArray[np.uint8]:
     return codons
 
 
-def _sequences(bases: bytes, codons: bytes, rows: Int) -> list[tuple[bytes, bytes]]:
+def _sequences(
+    bases: bytes, codons: bytes, rows: Int, tables: tuple[bytes, bytes]
+) -> list[tuple[bytes, bytes]]:
     """Return (nucleotides, protein) of each column of `rows`: frame, first, count, start, end."""
+    forward, reverse = tables
     sequences = []
     for frame, first, count, start, end in rows.T.tolist():
         strand, translated = bases[start:end], codons[first : first + count]
         if frame < 3:
-            protein = translated.translate(_FORWARD, _UNKNOWN_CODONS)
+            protein = translated.translate(forward, _UNKNOWN_CODONS)
         else:
-            protein = translated[::-1].translate(_REVERSE, _UNKNOWN_CODONS)
+            protein = translated[::-1].translate(reverse, _UNKNOWN_CODONS)
             strand = strand.translate(_COMPLEMENT)[::-1]
             frame -= 3
         # One base more than the codons have: see the module's docstring.

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from virnuc_rules import __version__
+from virnuc_rules.arrays import Int
 from virnuc_rules.chunking.bases import BasesWriter
 from virnuc_rules.chunking.format import (
     CHUNK_SCHEMA,
@@ -45,7 +46,8 @@ _WINDOW_BLOCKS = 100  # blocks whose windows are written at once
 _IS_UNKNOWN = bytes(letter not in b"ACGT" for letter in range(256))
 _FRAMES = pa.array(list(Frame))
 _REASONS = pa.array(list(Reason))
-_LATER = (Reason.EMBEDDING_FAILED, Reason.TOO_FEW_CALLED_WINDOWS)  # not known at chunking
+# Not known at chunking.
+_LATER = (Reason.EMBEDDING_FAILED, Reason.TOO_FEW_CALLED_WINDOWS, Reason.TOO_AMBIGUOUS)
 
 
 def write_chunks(
@@ -62,8 +64,8 @@ def write_chunks(
 
     Everything is written beside `out` and moved there in one step when complete, so bad input
     leaves an older folder unchanged. The files that VirNucPro would write go to the folder
-    `upstream_fasta`. Windows that the settings exclude have a reason and no open frames. `advance`
-    is called with the number of bytes read, `finish` with the complete folder before it is moved.
+    `upstream_fasta`. `advance` is called with the number of bytes read, `finish` with the complete
+    folder before it is moved.
     Raises InputError (see `Sequences.contigs`), EnvironmentProblem for a full disk, or where
     another process has made the folder at the same time.
     """
@@ -76,10 +78,9 @@ def write_chunks(
             for block in _blocks(sequences.contigs(), window):
                 # U as T: VirNucPro drops codons with U, so it would find no stop in RNA.
                 bases = block.bases.upper().replace(b"U", b"T")
-                excluded = _excluded(block, bases, chunking)
-                frames = open_frames(bases, block.start, block.end, excluded)
+                frames = open_frames(bases, block.start, block.end, chunking.genetic_code)
                 up.write(block.bases, block.start, block.end, block.window_ids, frames)
-                writer.add(block, frames)
+                writer.add(block, frames, _unambiguous(bases, block.start, block.end))
         manifest = Manifest(
             version=__version__,
             sources_sha256=sequences.sha256,
@@ -166,19 +167,10 @@ def _block(pieces: list[tuple[Contig, int, int, bytes, int]], overlap: int, wind
     )
 
 
-def _excluded(block: _Block, bases: bytes, chunking: Chunking) -> NDArray[np.int8]:
-    """Return the Reason code of each window that the settings exclude; NO_REASON for the rest."""
-    reason = np.full(len(block.windows), NO_REASON, np.int8)
-    max_ambiguous, min_length = chunking.max_ambiguous, chunking.min_length
-    if max_ambiguous < 1:
-        unknown = np.frombuffer(bases.translate(_IS_UNKNOWN), np.int8)
-        before = np.concatenate([[0], np.cumsum(unknown, dtype=np.int64)])
-        many = before[block.end] - before[block.start] > max_ambiguous * (block.end - block.start)
-        reason[many] = Reason.TOO_AMBIGUOUS.code
-    if min_length:
-        short = np.array([contig.length < min_length for contig in block.contigs])
-        reason[short[block.windows.contig]] = Reason.SHORT_CONTIG.code
-    return reason
+def _unambiguous(bases: bytes, start: Int, end: Int) -> Int:
+    """Count the bases A C G T of each window `bases[start[i]:end[i]]`, [W]."""
+    unknown = np.flatnonzero(np.frombuffer(bases.translate(_IS_UNKNOWN), np.bool_))
+    return end - start - (np.searchsorted(unknown, end) - np.searchsorted(unknown, start))
 
 
 def _label(
@@ -224,7 +216,7 @@ class _ChunkWriter:
         self.contig_table.close()
         self.base_table.close()
 
-    def add(self, block: _Block, frames: OpenFrames) -> None:
+    def add(self, block: _Block, frames: OpenFrames, unambiguous: Int) -> None:
         windows = block.windows
         self.base_table.add(block.bases[block.overlap :])
         self.contigs += len(block.begun)
@@ -246,6 +238,7 @@ class _ChunkWriter:
             windows.number,
             windows.start,
             windows.end,
+            unambiguous,
             per_window,
             _label(frames.reason, _REASONS, frames.reason == NO_REASON),
         ]

@@ -31,6 +31,7 @@ from virnuc_rules.models.card import read_card
 from virnuc_rules.planning import products
 from virnuc_rules.planning.lacking import without_other
 from virnuc_rules.queue.store import Store
+from virnuc_rules.vocabulary import STANDARD_CODE
 
 if TYPE_CHECKING:
     from virnuc_rules.serving.worker import Worker
@@ -70,6 +71,10 @@ def chunk(
 
     With --stamp, files that cannot be used are recorded, and `check` is the command that fails.
     """
+    if upstream_fasta and not chunking.like_virnucpro:
+        raise VirnucError(
+            f"--upstream-fasta: VirNucPro knows only genetic_code {STANDARD_CODE}; leave it out"
+        )
     product = products.chunks(ChunkFolder(out), chunking, files)
     is_stream = any(path == _STDIN or path.is_fifo() for path in files)
     can_be_current = not is_stream and upstream_fasta is None

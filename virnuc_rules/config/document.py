@@ -82,6 +82,8 @@ def _values(schema: dict[str, Any]) -> str:
     """Return the permitted values of a key as text."""
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
+    if isinstance(schema["type"], list):
+        return " or ".join(schema["type"]).replace("string", "text")
     kind = {"string": "text", "boolean": "`true`, `false`"}.get(schema["type"], schema["type"])
     if schema.get("format") == "path":
         return "path"

@@ -11,13 +11,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from virnuc_rules.errors import VirnucError
+from virnuc_rules.vocabulary import STANDARD_CODE
 
 SHIPPED_BUNDLE = Path("demo/bundle")  # its path in a checkout
 _SHIPPED_WITH_THE_LIBRARY = Path(__file__).parents[1] / "bundles" / "demo"
 _MIN_WINDOW = 3  # bases: one codon
+AUTO = "auto"
+_GENETIC_CODES = (STANDARD_CODE, 4, 11, 15)  # NCBI's numbers
 
 
 def expanded(path: Path) -> Path:
@@ -45,6 +56,23 @@ def _window(bases: int) -> int:
     if 0 < bases < _MIN_WINDOW:
         raise ValueError(f"a window has at least {_MIN_WINDOW} bases, one codon")
     return bases
+
+
+def _prevalence(text: str) -> str:
+    if text != AUTO:
+        try:
+            known = 0 < float(text) < 1
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError("auto, or a number above 0 and below 1")
+    return text
+
+
+def _genetic_code(number: int) -> int:
+    if number not in _GENETIC_CODES:
+        raise ValueError(f"one of {', '.join(map(str, _GENETIC_CODES))}, NCBI's numbers of codes")
+    return number
 
 
 UserPath = Annotated[Path, AfterValidator(_user_path)]
@@ -99,14 +127,19 @@ class Chunking(Section):
     """bases in a window; 0 = that of the bundle; a run refuses any other value"""
     chunk_size: Count = 10_000
     """open frames in a chunk, the unit of work; an interrupted chunk is computed again"""
-    min_length: CountOrNone = 0
-    """minimum bases of a contig; windows of shorter contigs get no call (short_contig)"""
-    max_ambiguous: Fraction = 1.0
-    """maximum fraction of a window's bases other than A C G T U; above it the window gets no call
-    (too_ambiguous)"""
+    genetic_code: Annotated[
+        int, AfterValidator(_genetic_code), Field(json_schema_extra={"enum": [*_GENETIC_CODES]})
+    ] = STANDARD_CODE
+    """of open frames and proteins, NCBI's number; 4: TGA is W; 15: TAG is Q; 11: the same stops and
+    proteins as 1; the two files of VirNucPro are written with 1 only"""
     duplicate_ids: Literal["error", "keep"] = "error"
     """two contigs of a sample with the same id; error: stop; keep: both stay, with different
-    contig_index, as for read pairs"""
+    contig_index, as for read pairs; windows with few bases then get calls too"""
+
+    @property
+    def like_virnucpro(self) -> bool:
+        """Tell whether this is what VirNucPro does: it knows one genetic code."""
+        return self.genetic_code == STANDARD_CODE
 
 
 class Workflow(Section):
@@ -154,6 +187,10 @@ class Serving(Section):
 class Calling(Section):
     """The rule for calls of contigs."""
 
+    calls: Literal["virnucpro", "conservative", "default", "sensitive"] = "default"
+    """a contig is called virus from this probability on: conservative 0.9, default 0.5, sensitive
+    0.2; virnucpro: by the three keys `min_*` below, as VirNuc 0.1; a bundle without a model of
+    contigs: by these keys, and at least a tenth of the windows must have a call"""
     min_score: Fraction = 0.5
     """a contig is called virus if the mean score_virus of its viral windows is at least this, and
     also the next key holds; no viral window is below 0.5"""
@@ -164,11 +201,25 @@ class Calling(Section):
 
 
 class Probability(Section):
-    """The settings of calibrated probabilities."""
+    """The settings of calibrated probabilities, which depend on the sample."""
 
-    prevalence: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """expected viral fraction of the windows with a call; it shifts the calibrated probability and
-    the expected false calls, never scores or calls"""
+    prevalence: Annotated[
+        str,
+        BeforeValidator(str),
+        AfterValidator(_prevalence),
+        WithJsonSchema({"type": ["string", "number"]}),
+    ] = "auto"
+    """viral fraction of the windows, and of the contigs, with a call; auto: estimated for each
+    sample; a number above 0 and below 1 fixes it; it shifts probabilities, so also
+    calls of contigs and regions, not scores"""
+    max_fdr: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """expected fraction of false calls among the contigs called virus of each sample, at most; in
+    place of `calls`; 0: not used; needs a bundle with a model of contigs"""
+
+    @property
+    def fixed_prevalence(self) -> float | None:
+        """Return the number, None for auto."""
+        return None if self.prevalence == AUTO else float(self.prevalence)
 
 
 class Splitting(Section):

@@ -36,13 +36,17 @@ class ChunkFolder:
 
 
 class SampleFolder:
-    """The files that `predict` writes for a sample."""
+    """The files that `predict` writes for a sample.
 
-    def __init__(self, path: Path, sample: str) -> None:
-        self.path, self.sample = path, sample
+    like_virnucpro: with the two files of VirNucPro, see `Chunking.like_virnucpro`.
+    """
+
+    def __init__(self, path: Path, sample: str, like_virnucpro: bool = True) -> None:
+        self.path, self.sample, self.like_virnucpro = path, sample, like_virnucpro
         self.made, self.done = path / MADE, path / DONE
         self.upstream = path / "prediction_results.txt"  # VirNucPro's open frames
         self.upstream_windows = path / "prediction_results_highestscore.csv"  # tab-separated
+        self.calls = path / "calls.json"  # prevalence, cutoff, expected false calls
         self.viral_fasta = path / "viral.fa.gz"
         self.region_fasta = path / "regions.fa.gz"
         self.score_track = path / "tracks" / f"{sample}.scores.bedgraph.gz"
@@ -60,9 +64,9 @@ class SampleFolder:
     def files(self) -> list[Path]:
         """Return the paths of all files."""
         tables = [path for t in TABLES for path in (self.tsv(t), self.parquet(t))]
-        upstream = [self.upstream, self.upstream_windows]
+        upstream = [self.upstream, self.upstream_windows] if self.like_virnucpro else []
         tracks = [self.score_track, self.bed, self.gff3]
-        return [*tables, *upstream, self.viral_fasta, self.region_fasta, *tracks]
+        return [*tables, *upstream, self.calls, self.viral_fasta, self.region_fasta, *tracks]
 
 
 class ReportFolder:
@@ -134,9 +138,9 @@ class RunFolder:
         """Return the folder that `chunk` writes for a sample."""
         return ChunkFolder(self.chunk_folders / sample)
 
-    def sample(self, sample: str) -> SampleFolder:
-        """Return the folder that `predict` writes for a sample."""
-        return SampleFolder(self.results / sample, sample)
+    def sample(self, sample: str, like_virnucpro: bool = True) -> SampleFolder:
+        """Return the folder that `predict` writes for a sample; see `SampleFolder`."""
+        return SampleFolder(self.results / sample, sample, like_virnucpro)
 
     def worker_stamp(self, worker: str) -> Path:
         """Return the stamp of a worker, by `worker_names`."""

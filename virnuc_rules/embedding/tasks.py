@@ -13,7 +13,6 @@ from virnuc_rules.config.model import Embedding, Run
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import ModelError, UnusableSample
 from virnuc_rules.models.card import CLASSIFIER, BundleCard, read_card
-from virnuc_rules.vocabulary import GENETIC_CODE
 
 if TYPE_CHECKING:  # pyarrow takes most of a second to import: a job without work does not import it
     from virnuc_rules.chunking.format import Chunk
@@ -65,7 +64,7 @@ class Task:
 
 def result_key(chunk_sha256: str, fingerprint: str, settings: Embedding) -> str:
     """Return the key of a result: a hash of everything that its bytes depend on."""
-    computed = {**settings.model_dump(), "genetic_code": GENETIC_CODE, "compile": _COMPILE}
+    computed = {**settings.model_dump(), "compile": _COMPILE}
     parts = [SCHEMA, chunk_sha256, fingerprint, computed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

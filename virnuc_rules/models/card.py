@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from virnuc_rules.errors import ModelError
+from virnuc_rules.errors import ModelError, VirnucError
 from virnuc_rules.files.environment import environment_named, patient, read_regular
 from virnuc_rules.vocabulary import Label
 
@@ -89,6 +89,29 @@ class CalibrationCurve(_Shape):
         return self
 
 
+class Reached(_Shape):
+    """What calls of contigs reach on pieces of groups that the model was not fitted to."""
+
+    recall: float
+    false_positive_rate: float
+
+    def fdr(self, prevalence: float) -> float | None:
+        """Return the fraction of false ones among the contigs called virus; None without any."""
+        false, true = self.false_positive_rate * (1 - prevalence), self.recall * prevalence
+        return false / (false + true) if false + true else None
+
+
+class ContigModel(_Shape):
+    """A logistic regression: the log odds that a contig is viral; see `models.contig_model`."""
+
+    intercept: float
+    coefficients: dict[str, float]  # by the name of the feature
+    longest: PositiveInt  # bases of the longest pieces: a longer contig counts as one of these
+    pieces: dict[Label, PositiveInt]  # that it was fitted to
+    log_loss: dict[str, float]  # on held-out groups: by all features, by `evidence` alone
+    reached: dict[str, dict[str, Reached]]  # by value of `calls`, and by prevalence
+
+
 class Calibration(CalibrationCurve):
     """A curve, and the data that it was fitted to."""
 
@@ -98,6 +121,7 @@ class Calibration(CalibrationCurve):
     windows: dict[Label, PositiveInt]
     no_open_frame: dict[Label, float] = {}  # fraction of all windows; empty: not known
     log_loss: dict[str, float]  # by method (raw: none), on windows of held-out groups
+    contigs: ContigModel | None = None  # None: too few contigs, or of a version before 0.2
 
 
 class Training(_Shape):
@@ -165,6 +189,19 @@ class BundleCard(BaseModel):
     def widths(self) -> tuple[int, int]:
         """Return the widths of the embeddings of DNABERT-S and ESM-2."""
         return self.dnabert_s.hidden_size, self.esm2.hidden_size
+
+    @property
+    def contig_model(self) -> ContigModel | None:
+        """Return the model of contigs; None where the bundle has none."""
+        return self.calibration.contigs if self.calibration else None
+
+    def check_max_fdr(self, max_fdr: float) -> None:
+        """Raise VirnucError where `max_fdr` is set and there is no model of contigs."""
+        if max_fdr and self.contig_model is None:
+            raise VirnucError(
+                f"max_fdr: bundle {self.name} has no model of contigs, so false calls of contigs "
+                "cannot be expected; fit one with `virnuc-rules calibrate`, or set max_fdr to 0"
+            )
 
     @property
     def prediction_fingerprint(self) -> str:

@@ -195,7 +195,12 @@ class Plan:
         return [path for path, at in times.items() if at is not None and at <= done]
 
     def check_inputs(self) -> None:
-        """Raise VirnucError for the first missing file of a sample that must be chunked."""
+        """Raise VirnucError for the first missing file of a sample that must be chunked.
+
+        Also where the bundle cannot give the probabilities that are asked for.
+        """
+        if self.card and not self.is_labelled:  # labelled samples may be there to fit a model
+            self.card.check_max_fdr(self.config.probability.max_fdr)
         for sample, plan in self.samples.items():
             for path in plan.files if plan.chunks is None else []:
                 if problem := _absence(path):

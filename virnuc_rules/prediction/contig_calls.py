@@ -9,32 +9,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from virnuc_rules.arrays import Bool, Double, Float, Int
+from virnuc_rules.arrays import Bool, Float, Int
 from virnuc_rules.chunking.format import WINDOW_SCHEMA
 from virnuc_rules.chunking.windows import count
 from virnuc_rules.config.model import Calling
-from virnuc_rules.vocabulary import NO_REASON, Call, Reason
+from virnuc_rules.models.card import ContigModel
+from virnuc_rules.models.prevalence import EVEN, at_prevalence
+from virnuc_rules.prediction.called_windows import WindowCalls, longest_run
+from virnuc_rules.prediction.contig_model import contig_log_odds
+from virnuc_rules.vocabulary import Call, Reason
 
 _ROWS = 1 << 16  # windows that are called together
-
-
-@dataclass(frozen=True, slots=True)
-class WindowCalls:
-    """The W windows of C whole contigs, in order; a contig without bases has none."""
-
-    contigs: int  # C
-    index: Int  # [W] contig of the window, from 0
-    start: Int  # [W] in the contig, 0-based, half open
-    end: Int
-    score: Float  # [W] best score_virus of its open frames; undefined without a call
-    reason: NDArray[np.int8]  # [W] code of a Reason; NO_REASON: it has a call
-    virus: Bool  # [W] False where there is no call
-    log_odds: Double  # [W] log of P(what is seen | viral) / P(what is seen | not); 0: says nothing
-
-    @property
-    def called(self) -> Bool:
-        """Tell which windows have a call, [W]."""
-        return np.equal(self.reason, NO_REASON)
+CUTOFFS = {"conservative": 0.9, "default": 0.5, "sensitive": 0.2}  # probabilities, by `calls`
+# Where the stops of a phage are recoded, a tenth of its windows keep an open frame (5 of 44 of one
+# with genetic code 15); a human contig that VirNuc 0.1 called virus had 2 of 628.
+MIN_CALLED_FRACTION = 0.1
 
 
 def with_windows(
@@ -58,55 +47,89 @@ def with_windows(
             rest = rest.slice(n_windows)
 
 
-def contig_calls(windows: WindowCalls, rule: Calling) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class ContigRule:
+    """How contigs are called: by a model of contigs where `calls` asks for it and there is one."""
+
+    calling: Calling
+    model: ContigModel | None
+    prevalence: float = EVEN  # viral fraction of contigs with a call, above 0 and below 1
+    given: float | None = None  # cutoff in place of that of `calls`; above 1: nothing is virus
+
+    @property
+    def by_probability(self) -> bool:
+        """Tell whether the probability of a contig decides, and nothing else."""
+        by_name = self.calling.calls in CUTOFFS and self.model is not None
+        return by_name or self.given is not None
+
+    @property
+    def cutoff(self) -> float | None:
+        """Return the probability from which on a contig is virus; None: not by probability."""
+        if not self.by_probability:
+            return None
+        return CUTOFFS[self.calling.calls] if self.given is None else self.given
+
+
+def contig_calls(windows: WindowCalls, rule: ContigRule) -> dict[str, Any]:
     """Return the columns of the contig table that follow from its windows, [C] each.
 
-    A contig with fewer than `min_called_windows` called windows has no call. A called contig is
-    virus if at least `min_viral_fraction` of its called windows are viral and the mean score of the
-    viral windows is at least `min_score`; else it is non-viral. Both are compared as float32, as
-    they are written. NaN: no window to compute a value from; such a contig is not virus. The reason
-    of a contig without windows is that it is too short.
+    With a model of contigs, a contig with a called window is virus if its probability reaches the
+    cutoff. Else the keys `min_*` decide: a contig with fewer than `min_called_windows` called
+    windows has no call; one is virus if at least `min_viral_fraction` of its called windows are
+    viral and the mean score of the viral windows is at least `min_score` and, unless `calls` is
+    `virnucpro`, at least MIN_CALLED_FRACTION of its windows have a call; else it is non-viral.
+    Scores are compared as float32, as they are written. NaN: no window to compute a value from;
+    such a contig is not virus. The reason of a contig without windows is that it is too short.
     """
     index, called, virus = windows.index, windows.called, windows.virus
-    contigs = windows.contigs
-    total = np.bincount(index, minlength=contigs)
-    calls = np.bincount(index[called], minlength=contigs)
-    viral = np.bincount(index[virus], minlength=contigs)
-    score_viral = _ratio(np.bincount(index[virus], windows.score[virus], contigs), viral)
-    fraction = _ratio(viral, calls)
-    scores = np.bincount(index[called], windows.score[called], contigs)
+
+    def count(rows: Bool) -> Int:
+        return np.bincount(index[rows], minlength=windows.contigs)
+
+    def mean(values: Float, rows: Bool) -> Float:
+        return _ratio(np.bincount(index[rows], values[rows], windows.contigs), count(rows))
+
+    total, calls, viral = np.bincount(index, minlength=windows.contigs), count(called), count(virus)
     median, highest = _median_and_max(index[called], windows.score[called], calls)
-    enough = calls >= rule.min_called_windows
-    is_virus = (fraction >= rule.min_viral_fraction) & (score_viral >= rule.min_score)
-    code = np.full(contigs, Reason.TOO_SHORT.code)  # the last
-    np.minimum.at(code, index, windows.reason)
-    reason = np.array(list(Reason), object)[code]
-    reason[enough] = None
-    return {
+    columns = {
+        "probability": _probability(windows, rule),
+        "margin": mean(windows.margin, called),
         "windows": total,
         "called_windows": calls,
         "viral_windows": viral,
-        "viral_fraction": fraction,
+        "viral_fraction": _ratio(viral, calls),
         "viral_fraction_all": _ratio(viral, total),
-        "score_mean": _ratio(scores, calls),
+        "score_mean": mean(windows.score, called),
         "score_median": median,
         "score_max": highest,
-        "score_viral": score_viral,
-        "longest_run": _longest_run(windows),
-        "call": np.where(enough, np.where(is_virus, Call.VIRUS, Call.NON_VIRAL), Call.NO_CALL),
-        "reason": reason,
+        "score_viral": mean(windows.score, virus),
+        "longest_run": longest_run(windows, np.ones(len(index))),
     }
+    enough, is_virus = _decided(columns, rule)
+    code = np.full(windows.contigs, Reason.TOO_SHORT.code)  # of a contig without windows
+    np.minimum.at(code, index, windows.reason)
+    reason = np.array(list(Reason), object)[code]
+    reason[enough] = None
+    call = np.where(enough, np.where(is_virus, Call.VIRUS, Call.NON_VIRAL), Call.NO_CALL)
+    return {**columns, "call": call, "reason": reason}
 
 
-def _longest_run(windows: WindowCalls) -> Int:
-    """Return the most viral windows in a row of each contig; those without a call do not count."""
-    called = windows.called
-    index, virus = windows.index[called], windows.virus[called]
-    begins = virus.copy()
-    begins[1:] &= ~(virus[:-1] & (index[1:] == index[:-1]))
-    longest = np.zeros(windows.contigs, np.int64)
-    np.maximum.at(longest, index[begins], np.bincount(np.cumsum(begins)[virus] - 1))
-    return longest
+def _probability(windows: WindowCalls, rule: ContigRule) -> Float:
+    if rule.model is None:
+        return np.full(windows.contigs, np.nan, np.float32)
+    return at_prevalence(contig_log_odds(windows, rule.model), rule.prevalence).astype(np.float32)
+
+
+def _decided(columns: dict[str, Any], rule: ContigRule) -> tuple[Bool, Bool]:
+    """Return which contigs have a call, and which of these are virus, [C] each."""
+    calls, keys = columns["called_windows"], rule.calling
+    if rule.cutoff is not None:
+        return calls > 0, columns["probability"] >= np.float32(rule.cutoff)
+    is_virus = columns["viral_fraction"] >= keys.min_viral_fraction
+    is_virus &= columns["score_viral"] >= keys.min_score
+    if keys.calls in CUTOFFS:
+        is_virus &= calls >= MIN_CALLED_FRACTION * columns["windows"]
+    return calls >= keys.min_called_windows, is_virus
 
 
 def _ratio(sums: NDArray[Any], count: Int) -> Float:

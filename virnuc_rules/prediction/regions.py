@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from virnuc_rules.arrays import Bool, Double, Float, Int
-from virnuc_rules.prediction.contig_calls import WindowCalls
+from virnuc_rules.prediction.called_windows import WindowCalls
 
 # Chosen with benchmarks/regions.py: with shorter ones there are more than 0.1 false regions a Mb at
 # an AUROC of 0.97, with longer ones fewer insertions of 2 to 5 kb are found.

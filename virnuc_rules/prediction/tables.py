@@ -14,15 +14,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from virnuc_rules.arrays import Int
+from virnuc_rules.arrays import Bool, Int
 from virnuc_rules.chunking.format import frame_ids, window_ids
-from virnuc_rules.config.model import Calling
 from virnuc_rules.config.run_folder import ChunkFolder, SampleFolder
 from virnuc_rules.errors import ChunkError
-from virnuc_rules.files.atomic import remove_partials, sync_directory, sync_files
+from virnuc_rules.files.atomic import remove_partials, sync_directory, sync_files, write_json
 from virnuc_rules.files.tsv import lines, text
 from virnuc_rules.models.calibration import Odds
-from virnuc_rules.prediction.contig_calls import WindowCalls, contig_calls
+from virnuc_rules.models.prevalence import at_prevalence
+from virnuc_rules.prediction.called_windows import WindowCalls
+from virnuc_rules.prediction.contig_calls import contig_calls
+from virnuc_rules.prediction.decision import Decision, SampleCalls
 from virnuc_rules.prediction.regions import viral_regions
 from virnuc_rules.prediction.tracks import Tracks
 from virnuc_rules.vocabulary import NO_REASON, UPSTREAM_NON_VIRAL, Call, Frame, Reason
@@ -40,10 +42,10 @@ _TYPE_OF = {name: kind for kind, names in _TYPES.items() for name in names.split
 _COLUMNS = {
     "orfs": "contig_index contig window frame start end strand score_non_viral score_virus label",
     "windows": "contig_index contig window start end open_frames best_frame "
-    "score_non_viral score_virus probability call reason",
-    "contigs": "contig_index contig length windows called_windows viral_windows viral_fraction "
-    "viral_fraction_all score_mean score_median score_max score_viral longest_run terminal_repeat "
-    "call reason",
+    "score_non_viral score_virus margin probability call reason",
+    "contigs": "contig_index contig length probability margin windows called_windows viral_windows "
+    "viral_fraction viral_fraction_all score_mean score_median score_max score_viral longest_run "
+    "terminal_repeat call reason",
     "regions": "contig_index contig start end windows evidence posterior",
 }
 SCHEMAS = {
@@ -104,11 +106,15 @@ class _Orfs(_Table):
 
     def __init__(self, folder: SampleFolder) -> None:
         super().__init__(folder, "orfs")
-        self.upstream = self.enter_context(folder.upstream.open("wb"))
-        self.upstream.write(b"Sequence_ID\tPrediction\tscore1\tscore2\n")
+        self.upstream = None
+        if folder.like_virnucpro:
+            self.upstream = self.enter_context(folder.upstream.open("wb"))
+            self.upstream.write(b"Sequence_ID\tPrediction\tscore1\tscore2\n")
 
     def write_text(self, texts: dict[str, pa.Array]) -> None:
         super().write_text(texts)
+        if self.upstream is None:
+            return
         ids = frame_ids(texts)
         label = pc.if_else(pc.equal(texts["label"], Call.VIRUS), Call.VIRUS, UPSTREAM_NON_VIRAL)
         columns = [ids, label, texts["score_non_viral"], texts["score_virus"]]
@@ -122,18 +128,11 @@ class SampleTables(contextlib.ExitStack):
     Leaving the context closes the files; `finish` completes them first.
     """
 
-    def __init__(
-        self,
-        folder: SampleFolder,
-        rule: Calling,
-        chunks: ChunkFolder,
-        odds: Odds,
-    ) -> None:
+    def __init__(self, folder: SampleFolder) -> None:
         super().__init__()
-        self.folder, self.rule = folder, rule
-        self.odds = odds
-        self.chunks = chunks  # folder, for messages
+        self.folder = folder
         self.viral = 0  # contigs called virus so far
+        self._contigs: list[Bool] = []  # [2, C]: whether they have a call, and are called virus
         self._is_virus: list[pa.Table] = []
         self.orfs = self.enter_context(_Orfs(folder))
         self.windows = self.enter_context(_Table(folder, "windows"))
@@ -141,11 +140,15 @@ class SampleTables(contextlib.ExitStack):
         self.regions = self.enter_context(_Table(folder, "regions"))
         self.tracks = self.enter_context(Tracks(folder))
 
-    def finish(self) -> None:
-        """Write the remaining rows, and upstream's table of windows."""
+    def finish(self, decision: Decision) -> SampleCalls:
+        """Write the remaining rows, upstream's table of windows, and how contigs were called."""
         for table in (self.orfs, self.windows, self.contigs, self.regions):
             table.finish()
-        write_highest_score(self.folder.upstream_windows, self._is_virus)
+        if self.folder.like_virnucpro:
+            write_highest_score(self.folder.upstream_windows, self._is_virus)
+        calls = decision.outcome(*np.hstack([np.zeros((2, 0), np.bool_), *self._contigs]))
+        write_json(self.folder.calls, calls)
+        return calls
 
     def add_frames(self, chunk: "ScoredChunk", contig_index: Int) -> None:
         """Write the open frames of a chunk; `contig_index` [R] is the contig of each."""
@@ -167,27 +170,25 @@ class SampleTables(contextlib.ExitStack):
             }
         )
 
-    def add_contigs(self, contigs: pa.Table, table: pa.Table, consensus: "Consensus") -> None:
+    def add_contigs(
+        self,
+        contigs: pa.Table,
+        table: pa.Table,
+        consensus: "Consensus",
+        windows: WindowCalls,
+        decision: Decision,
+        odds: Odds,
+    ) -> None:
         """Write contigs, all their windows, viral regions and tracks.
 
-        contigs, table: rows of the contig and the window table of the chunk folder. Raises
-        ChunkError where the numbers of open frames disagree with the window table.
+        contigs, table: rows of the contig and the window table of the chunk folder; windows: what
+        `called_windows` makes of them and their consensus.
         """
-        called, virus, margin = consensus.called, consensus.virus, consensus.margin
-        reason = self._reasons(table, consensus)
-        windows = WindowCalls(
-            contigs=contigs.num_rows,
-            index=table["contig_index"].to_numpy() - contigs["contig_index"][0].as_py(),
-            start=table["start"].to_numpy(),
-            end=table["end"].to_numpy(),
-            score=consensus.score2,
-            reason=reason,
-            virus=virus,
-            log_odds=self.odds.evidence(margin, reason == Reason.NO_OPEN_FRAME.code),
-        )
+        called, virus = windows.called, windows.virus
         no_call = ~called
         call = np.where(called, np.where(virus, Call.VIRUS, Call.NON_VIRAL), Call.NO_CALL)
         frame = pa.array(np.where(called, consensus.best, 0))
+        probability = at_prevalence(odds.log_odds(windows.margin), decision.prevalence)
         self.windows.add(
             {
                 **_columns(
@@ -196,38 +197,71 @@ class SampleTables(contextlib.ExitStack):
                 "best_frame": _where(called, pa.array(list(Frame)).take(frame)),
                 "score_non_viral": pa.array(consensus.score1, mask=no_call),
                 "score_virus": pa.array(consensus.score2, mask=no_call),
-                "probability": self.odds.probability(margin).astype(np.float32),
+                "margin": windows.margin,
+                "probability": probability.astype(np.float32),
                 "call": pa.array(call),
                 "reason": _where(no_call, pa.array(list(Reason)).take(pa.array(windows.reason))),
             }
         )
-        ids = window_ids(table).combine_chunks().filter(pa.array(called)).cast(pa.large_string())
-        self._is_virus.append(pa.table({"id": ids, "is_virus": virus[called]}))
-        self._add_contigs(contigs, windows)
+        scored, is_virus = consensus.scored, consensus.score2 >= consensus.score1
+        ids = window_ids(table).combine_chunks().filter(pa.array(scored)).cast(pa.large_string())
+        self._is_virus.append(pa.table({"id": ids, "is_virus": is_virus[scored]}))
+        shown = probability if odds.curve else windows.margin
+        self._add_contigs(contigs, windows, shown, decision)
 
-    def _reasons(self, table: pa.Table, consensus: "Consensus") -> NDArray[np.int8]:
-        """Return why each window has no call, as codes; NO_REASON where it has one."""
-        index = pc.index_in(table["reason"].cast(pa.string()), value_set=pa.array(list(Reason)))
-        open_frames, has_reason = table["open_frames"].to_numpy(), index.is_valid().to_numpy()
-        if np.any(open_frames != consensus.frames) or np.any((open_frames == 0) != has_reason):
-            raise ChunkError(
-                f"{self.chunks.windows}: does not belong to the open frames in the chunks; "
-                "delete the folder and run again"
-            )
-        reason: NDArray[np.int8] = index.fill_null(NO_REASON).to_numpy().astype(np.int8)
-        reason[consensus.failed] = Reason.EMBEDDING_FAILED.code
-        return reason
-
-    def _add_contigs(self, table: pa.Table, windows: WindowCalls) -> None:
-        regions = viral_regions(windows, self.odds.prevalence)
-        calls = contig_calls(windows, self.rule)
+    def _add_contigs(
+        self, table: pa.Table, windows: WindowCalls, shown: NDArray[Any], decision: Decision
+    ) -> None:
+        regions = viral_regions(windows, decision.prevalence)
+        calls = contig_calls(windows, decision.rule)
         names = _columns(table, "contig_index", "contig", "length", "terminal_repeat")
         self.contigs.add({**names, **calls})
-        self.viral += int((calls["call"] == Call.VIRUS).sum())
+        is_virus = calls["call"] == Call.VIRUS
+        self._contigs.append(np.stack([calls["call"] != Call.NO_CALL, is_virus]))
+        self.viral += int(is_virus.sum())
         own = table.take(pa.array(regions.index))
         names = _columns(own, "contig_index", "contig")
         self.regions.add({**dataclasses.asdict(regions), **names})
-        self.tracks.add(table["contig"].combine_chunks(), windows, regions)
+        self.tracks.add(table["contig"].combine_chunks(), windows, shown, regions)
+
+
+def called_windows(
+    contigs: pa.Table, table: pa.Table, consensus: "Consensus", odds: Odds, chunks: ChunkFolder
+) -> WindowCalls:
+    """Call the windows of contigs, rows of the contig and the window table of `chunks`.
+
+    Raises ChunkError where the numbers of open frames disagree with the window table.
+    """
+    reason = _reasons(table, consensus, chunks)
+    called = reason == NO_REASON
+    first = contigs["contig_index"][0].as_py() if contigs.num_rows else 0
+    margin = np.where(called, consensus.margin, np.float32(np.nan))
+    return WindowCalls(
+        contigs=contigs.num_rows,
+        index=table["contig_index"].to_numpy() - first,
+        start=table["start"].to_numpy(),
+        end=table["end"].to_numpy(),
+        score=consensus.score2,
+        reason=reason,
+        virus=consensus.virus & called,
+        margin=margin,
+        log_odds=odds.evidence(margin, reason == Reason.NO_OPEN_FRAME.code),
+    )
+
+
+def _reasons(table: pa.Table, consensus: "Consensus", chunks: ChunkFolder) -> NDArray[np.int8]:
+    """Return why each window has no call, as codes; NO_REASON where it has one."""
+    index = pc.index_in(table["reason"].cast(pa.string()), value_set=pa.array(list(Reason)))
+    open_frames, has_reason = table["open_frames"].to_numpy(), index.is_valid().to_numpy()
+    if np.any(open_frames != consensus.frames) or np.any((open_frames == 0) != has_reason):
+        raise ChunkError(
+            f"{chunks.windows}: does not belong to the open frames in the chunks; "
+            "delete the folder and run again"
+        )
+    reason: NDArray[np.int8] = index.fill_null(NO_REASON).to_numpy().astype(np.int8)
+    reason[consensus.failed] = Reason.EMBEDDING_FAILED.code
+    np.copyto(reason, consensus.floor, where=consensus.floor != NO_REASON)
+    return reason
 
 
 def _columns(table: pa.Table, *names: str) -> dict[str, pa.ChunkedArray]:
@@ -253,7 +287,7 @@ def move_into_place(stage: SampleFolder, out: SampleFolder) -> None:
     """Flush all staged files to the disk, then move them to `out`, `made.json` as the last.
 
     An older `made.json` goes first. Other processes that make the same tables find their staged
-    files gone, so that all are of one process.
+    files gone, so that all are of one process. Older files that the new tables lack are removed.
     """
     files = stage.files()
     sync_files(files)
@@ -261,6 +295,8 @@ def move_into_place(stage: SampleFolder, out: SampleFolder) -> None:
     remove_partials(out.path.resolve(), own=stage.path)
     moved = [*files, stage.made] if stage.made.exists() else files
     targets = [out.path / path.relative_to(stage.path) for path in moved]
+    for path in {*SampleFolder(out.path, out.sample).files()} - {*targets}:
+        path.unlink(missing_ok=True)
     for path, target in zip(moved, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)

@@ -1,17 +1,18 @@
-"""Tracks for genome browsers: window scores as bedGraph, viral regions as BED and GFF3."""
+"""Tracks for genome browsers: windows as bedGraph, viral regions as BED and GFF3."""
 
 import contextlib
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from virnuc_rules.arrays import Int
 from virnuc_rules.config.run_folder import SampleFolder
 from virnuc_rules.files.gzip import Gzip
 from virnuc_rules.files.tsv import lines, text
-from virnuc_rules.prediction.contig_calls import WindowCalls
+from virnuc_rules.prediction.called_windows import WindowCalls, exclusive
 from virnuc_rules.prediction.regions import Regions
 
 _SEQID = ".:^*$@!+?-|"  # allowed in a GFF3 name, with letters, digits and what `quote` keeps
@@ -29,12 +30,15 @@ class Tracks(contextlib.ExitStack):
         self.gff.write(b"##gff-version 3\n")
         self.regions = 0  # written so far
 
-    def add(self, contigs: pa.Array, windows: WindowCalls, regions: Regions) -> None:
-        """Write the windows and regions of contigs with these ids."""
+    def add(
+        self, contigs: pa.Array, windows: WindowCalls, values: NDArray[Any], regions: Regions
+    ) -> None:
+        """Write the windows, with their values [W], and regions of contigs with these ids."""
         start, end = exclusive(windows)
         called = windows.called
         ids = contigs.take(pa.array(windows.index[called]))
-        self.scores.write(lines(ids, start[called], end[called], windows.score[called]))
+        shown = values[called].astype(np.float32)
+        self.scores.write(lines(ids, start[called], end[called], shown))
         numbers = self.regions + 1 + np.arange(len(regions.index))  # 1-based in the sample
         if not len(numbers):
             return
@@ -53,17 +57,6 @@ class Tracks(contextlib.ExitStack):
                 regions.posterior, ".", ".", attributes,
             )
         )  # fmt: skip
-
-
-def exclusive(windows: WindowCalls) -> tuple[Int, Int]:
-    """Return starts [W] and ends [W] of the windows, overlaps cut in the middle.
-
-    Every base of a contig is then in exactly one window, as bedGraph asks for.
-    """
-    start, end = windows.start.copy(), windows.end.copy()
-    (left,) = np.nonzero(windows.index[1:] == windows.index[:-1])
-    end[left] = start[left + 1] = (end[left] + start[left + 1]) // 2
-    return start, end
 
 
 def seqids(ids: pa.Array) -> pa.Array:

@@ -19,8 +19,7 @@ from virnuc_rules.vocabulary import Call
 _LINE = 60  # bases
 _BLOCK = _LINE << 14  # bases that are written at a time
 _COLUMNS = (
-    "contig_index", "contig", "length", "windows", "viral_windows", "viral_fraction",
-    "score_viral", "call",
+    "contig_index", "contig", "length", "probability", "margin", "windows", "viral_windows", "call",
 )  # fmt: skip
 
 
@@ -66,10 +65,10 @@ def _contigs(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _of_contig(row: dict[str, Any]) -> str:
+    by = "margin" if row["probability"] is None else "probability"
     return (
-        f"{row['contig']} virus score={row['score_viral']:.3f} "
-        f"fraction={row['viral_fraction']:.2f} windows={row['viral_windows']}/{row['windows']} "
-        f"length={row['length']}"
+        f"{row['contig']} virus {by}={row[by]:.3f} "
+        f"windows={row['viral_windows']}/{row['windows']} length={row['length']}"
     )
 
 

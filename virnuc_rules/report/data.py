@@ -15,13 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import ValidationError
+from scipy.special import expit
 
-from virnuc_rules.arrays import Int
+from virnuc_rules.arrays import Double, Int
 from virnuc_rules.chunking.manifest import Manifest, read_manifest
 from virnuc_rules.config.labels import Labels
 from virnuc_rules.config.run_folder import RunFolder, SampleFolder
 from virnuc_rules.errors import ChunkError, ResultError
-from virnuc_rules.files.environment import environment_named, open_regular
+from virnuc_rules.files.environment import environment_named, open_regular, read_regular
+from virnuc_rules.prediction.decision import SampleCalls
 from virnuc_rules.vocabulary import Call, Label
 
 BINS = 40  # of score histograms
@@ -32,15 +35,17 @@ MAX_CONTIGS = 100_000  # in the list, 45 bytes each
 MAX_ID_BYTES = 4_500_000  # of their ids
 MAX_WINDOWS = 3_000_000  # in tracks, a byte each before base64
 
-NO_CALL = 255  # byte of a window without a call; with a call: score * STEPS, plus VIRAL if viral
+# What is shown of windows and contigs is the probability; where the bundle has none, the relative
+# score 1 / (1 + exp(-margin)), which is score_virus / (score_virus + score_non_viral).
+NO_CALL = 255  # byte of a window without a call; with a call: shown * STEPS, plus VIRAL if viral
 STEPS, VIRAL = 120, 128
-NO_SCORE = 65535  # of a contig without a score; else score * 10,000
+NOT_SHOWN = 65535  # of a contig without a value; else shown * 10,000
 
 _COUNTS = ("contig_index", "length", "windows", "called_windows", "viral_windows")
-_SCORES = ("score_mean", "score_max")
+_SHOWN = ("probability", "margin")
 _TABLES = ("contigs", "windows")
 _PACKED = {"sample": np.uint32, "call": np.uint8, **dict.fromkeys(_COUNTS, np.uint32),
-           **dict.fromkeys(_SCORES, np.uint16)}  # fmt: skip
+           "shown": np.uint16}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -50,25 +55,19 @@ class SampleSummary:
     name: str
     manifest: Manifest
     folder: SampleFolder
+    calls: SampleCalls  # how contigs were called, and what to expect
     contig_calls: Counter[str] = field(default_factory=Counter)
     window_calls: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)  # of windows without a call
-    histogram: dict[str, Int] = field(  # windows by score_virus
+    histogram: dict[str, Int] = field(  # windows by what is shown
         default_factory=lambda: {call: np.zeros(BINS, np.int64) for call in Label}
     )
     by_length: dict[str, Int] = field(  # contigs
         default_factory=lambda: {call: np.zeros(len(LENGTHS), np.int64) for call in Call}
     )
-    probability_viral: float = 0.0  # sum over the windows called virus with a probability
-    with_probability: int = 0  # number of these windows
     labels: Labels = field(default_factory=dict)  # of contigs, where they are known
     known: dict[str, Counter[str]] = field(default_factory=dict)  # by label: calls, windows
     unmatched: list[str] = field(default_factory=list)  # ids with a label, of no contig
-
-    @property
-    def expected_fdr(self) -> float | None:
-        """Return the expected fraction of non-viral windows among those called virus."""
-        return 1 - self.probability_viral / self.with_probability if self.with_probability else None
 
     @property
     def viral_fraction(self) -> float | None:
@@ -79,10 +78,10 @@ class SampleSummary:
 
 @dataclass(slots=True)
 class Contigs:
-    """The contigs that are listed: viral ones first, then the longest."""
+    """The contigs that are listed: viral ones first, then the most probable."""
 
     ids: list[str]
-    columns: dict[str, NDArray[Any]]  # [listed] each: sample, call, counts and scores
+    columns: dict[str, NDArray[Any]]  # [listed] each: sample, call, counts, what is shown
     total: int  # contigs of all samples
     with_track: int  # number of contigs with a track: the first of the list
     track: NDArray[np.uint8]  # bytes of their windows, concatenated
@@ -111,12 +110,22 @@ def find_samples(
         except ChunkError as error:
             missing[name] = str(error)
             continue
-        tables = map(folder.parquet, _TABLES)
-        if absent := [table.name for table in tables if not table.exists()]:
+        needed = [*map(folder.parquet, _TABLES), folder.calls]
+        if absent := [path.name for path in needed if not path.exists()]:
             missing[name] = f"{folder.path}: no {' and '.join(absent)}; run `predict` first"
         else:
-            summaries.append(SampleSummary(name, manifest, folder, labels=controls.get(name, {})))
+            labels = controls.get(name, {})
+            calls = _read_calls(folder.calls)
+            summaries.append(SampleSummary(name, manifest, folder, calls, labels=labels))
     return summaries, missing
+
+
+def _read_calls(path: Path) -> SampleCalls:
+    try:
+        with environment_named(path):
+            return SampleCalls.model_validate_json(read_regular(path))
+    except (OSError, ValidationError):
+        raise ResultError(f"{path}: not of this version; run `predict` again") from None
 
 
 def read_contigs(samples: list[SampleSummary]) -> Contigs:
@@ -125,7 +134,8 @@ def read_contigs(samples: list[SampleSummary]) -> Contigs:
     Raises ResultError where a table is damaged, or does not belong to the sample's chunks.
     """
     joined = _joined([_read_contigs(index, sample) for index, sample in enumerate(samples)])
-    order = np.lexsort((-joined["length"], joined["call"] != Call.VIRUS.code))[:MAX_CONTIGS]
+    shown = np.where(joined["shown"] == NOT_SHOWN, -1, joined["shown"])
+    order = np.lexsort((-joined["length"], -shown, joined["call"] != Call.VIRUS.code))[:MAX_CONTIGS]
     order = order[np.cumsum(joined.pop("id_bytes")[order]) <= MAX_ID_BYTES]
     total = len(joined["length"])
     columns = {name: column[order] for name, column in joined.items()}
@@ -161,17 +171,16 @@ def _batches(path: Path, *columns: str) -> Iterator[pa.RecordBatch]:
 
 def _read_contigs(sample_index: int, sample: SampleSummary) -> dict[str, NDArray[Any]]:
     """Count a sample's contigs; return the columns that the list needs."""
-    names = (*_COUNTS, *_SCORES, "call", "id_bytes")
+    names = (*_COUNTS, "shown", "call", "id_bytes")
     parts: list[dict[str, NDArray[Any]]] = [{name: np.zeros(0, np.int64) for name in names}]
     path, matched = sample.folder.parquet("contigs"), set[str]()
-    for batch in _batches(path, *_COUNTS, *_SCORES, "call", "contig"):
+    for batch in _batches(path, *_COUNTS, *_SHOWN, "call", "contig"):
         counts = {name: batch[name].to_numpy() for name in _COUNTS}
-        scores = {name: batch[name].to_numpy(zero_copy_only=False) for name in _SCORES}
-        whole = {name: np.where(np.isnan(score), NO_SCORE, np.nan_to_num(score) * 10_000)
-                 for name, score in scores.items()}  # fmt: skip
+        value = _shown(batch)
+        shown = np.where(np.isnan(value), NOT_SHOWN, np.nan_to_num(value) * 10_000)
         matched |= _count_known(sample, batch)
         call, id_bytes = _call(batch, path), pc.binary_length(batch["contig"]).to_numpy() + 3
-        parts.append({**counts, **whole, "call": call, "id_bytes": id_bytes})
+        parts.append({**counts, "shown": shown, "call": call, "id_bytes": id_bytes})
     joined = _joined(parts)
     sample.unmatched = [contig for contig in sample.labels if contig not in matched]
     if len(joined["call"]) != sample.manifest.contigs:
@@ -201,10 +210,10 @@ def _count_known(sample: SampleSummary, batch: pa.RecordBatch) -> set[str]:
 
 def _read_windows(sample: SampleSummary, offset: Int, track: NDArray[np.uint8]) -> None:
     """Count a sample's windows; write those of contigs with an offset (not -1) into `track`."""
-    columns = ("contig_index", "window", "score_virus", "probability", "call", "reason")
+    columns = ("contig_index", "window", *_SHOWN, "call", "reason")
     path = sample.folder.parquet("windows")
     for batch in _batches(path, *columns):
-        score = np.nan_to_num(batch["score_virus"].to_numpy(zero_copy_only=False))
+        score = np.nan_to_num(_shown(batch))
         call = _call(batch, path)
         for index, name in enumerate(Call):
             with_call = call == index
@@ -212,9 +221,6 @@ def _read_windows(sample: SampleSummary, offset: Int, track: NDArray[np.uint8]) 
             if name in sample.histogram:
                 bins = np.minimum((score[with_call] * BINS).astype(np.int64), BINS - 1)
                 sample.histogram[name] += np.bincount(bins, minlength=BINS)
-        probable = batch["probability"].filter(pa.array(call == Call.VIRUS.code)).drop_null()
-        sample.with_probability += len(probable)
-        sample.probability_viral += pc.sum(probable).as_py() or 0.0
         for pair in batch["reason"].drop_null().value_counts().to_pylist():
             sample.reasons[pair["values"]] += pair["counts"]
         first = offset[batch["contig_index"].to_numpy()]
@@ -233,6 +239,15 @@ def _read_ids(sample: SampleSummary, contig_index: Int, rows: Int, ids: list[str
         names = batch["contig"].filter(pa.array(target >= 0)).to_pylist()
         for index, name in zip(target[target >= 0].tolist(), names, strict=True):
             ids[index] = name
+
+
+def _shown(batch: pa.RecordBatch) -> Double:
+    """Return the probability of each row, else the relative score; NaN without a call."""
+    probability, margin = (
+        batch[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in _SHOWN
+    )
+    shown: Double = np.where(np.isnan(probability), expit(margin), probability)
+    return shown
 
 
 def _call(batch: pa.RecordBatch, path: Path) -> Int:

@@ -44,7 +44,7 @@ def _scores(axes: Any, samples: list[SampleSummary]) -> None:
         edges, color = np.linspace(0, 1, len(count) + 1), COLORS[call]
         axes.bar(edges[:-1], count, np.diff(edges), bottom, align="edge", color=color, label=call)
         bottom = bottom + count
-    axes.set(xlabel="score_virus of a window", ylabel="windows", xlim=(0, 1))
+    axes.set(xlabel="probability (or relative score) of a window", ylabel="windows", xlim=(0, 1))
     axes.legend(frameon=False)
 
 

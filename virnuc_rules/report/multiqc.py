@@ -29,7 +29,7 @@ def multiqc_content(
         for key, (title, description) in _COLUMNS.items()
     }
     headers["expected_false"] = {
-        "title": "Expected false",
+        "title": "False windows, expected",
         "description": "% of the windows called virus, by the calibration of the bundle",
         "format": "{:,.1f}",
     }
@@ -66,6 +66,6 @@ def _row(sample: SampleSummary) -> dict[str, float]:
         "windows_called": sample.window_calls[Call.VIRUS] + sample.window_calls[Call.NON_VIRAL],
         "contigs_virus": sample.contig_calls[Call.VIRUS],
     }
-    if sample.expected_fdr is not None:
-        row["expected_false"] = 100 * sample.expected_fdr
+    if (windows := sample.calls.windows) and windows.expected_fdr is not None:
+        row["expected_false"] = 100 * windows.expected_fdr
     return row

@@ -23,11 +23,12 @@ from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.files.atomic import replacing
 from virnuc_rules.models.card import BundleCard, read_card
+from virnuc_rules.prediction.contig_calls import CUTOFFS, MIN_CALLED_FRACTION
 from virnuc_rules.queue.store import Failure, Store
 from virnuc_rules.report.data import (
     LENGTHS,
     NO_CALL,
-    NO_SCORE,
+    NOT_SHOWN,
     STEPS,
     VIRAL,
     Contigs,
@@ -62,6 +63,36 @@ class Run:
     def count(self, call: str) -> int:
         """Return how many contigs of all samples have this call."""
         return sum(sample.contig_calls[call] for sample in self.samples)
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """Return what is shown of windows and of contigs, see `report.data`."""
+        known = {"windows": self.card.calibration, "contigs": self.card.contig_model}
+        return {name: "probability" if known[name] else "relative score" for name in known}
+
+    @property
+    def rule(self) -> str:
+        """Return in a sentence how contigs are called; cutoffs by `max_fdr` differ by sample."""
+        settings = self.provenance.config
+        if float(settings["max_fdr"]):
+            return (
+                "A contig is called virus from the probability on at which at most "
+                f"{float(settings['max_fdr']):.1%} of those called virus are expected to be false "
+                "(max_fdr; cutoffs in calls.json)."
+            )
+        name = settings["calls"]
+        if name in CUTOFFS and self.shown["contigs"] == "probability":
+            return f"A contig is called virus from a probability of {CUTOFFS[name]} on ({name})."
+        fraction = (
+            ""
+            if name not in CUTOFFS
+            else (f", and at least {MIN_CALLED_FRACTION:.0%} of all its windows have a call")
+        )
+        return (
+            f"A contig is called virus if at least {settings['min_viral_fraction']} of its called "
+            f"windows are viral and their mean score is at least {settings['min_score']}{fraction}."
+            f" With fewer than {settings['min_called_windows']} called windows it has no call."
+        )
 
 
 def write_report(config: Config, out: Path) -> Run:
@@ -152,7 +183,12 @@ def render(run: Run) -> str:
     # Only `<` could end the script element; JSON allows this escape everywhere.
     safe = Markup(data.replace("<", "\\u003c"))  # noqa: S704
     return page.render(
-        run=run, calls=list(Call), data=safe, max_failures=MAX_FAILURES, sparkline=_sparkline
+        run=run,
+        shown=run.shown,
+        calls=list(Call),
+        data=safe,
+        max_failures=MAX_FAILURES,
+        sparkline=_sparkline,
     )
 
 
@@ -176,6 +212,12 @@ def _data(run: Run) -> dict[str, Any]:
         }
         for sample in run.samples
     ]
-    codes = {"noCall": NO_CALL, "steps": STEPS, "viral": VIRAL, "noScore": NO_SCORE}
+    codes = {"noCall": NO_CALL, "steps": STEPS, "viral": VIRAL, "notShown": NOT_SHOWN}
     contigs = run.contigs.packed()
-    return {"samples": samples, "lengths": LENGTHS, "codes": codes, "contigs": contigs}
+    return {
+        "samples": samples,
+        "shown": run.shown,
+        "lengths": LENGTHS,
+        "codes": codes,
+        "contigs": contigs,
+    }

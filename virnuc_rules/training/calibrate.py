@@ -5,15 +5,20 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import log_loss
 
 from virnuc_rules.arrays import Bool, Float, Int
 from virnuc_rules.errors import VirnucError
-from virnuc_rules.models.calibration import probabilities
-from virnuc_rules.models.card import Calibration, CalibrationCurve, Seen
+from virnuc_rules.models.calibration import Odds, log_odds
+from virnuc_rules.models.card import Calibration, CalibrationCurve, ContigModel, Seen
+from virnuc_rules.prediction.called_windows import WindowCalls
+from virnuc_rules.training.contig_fit import cut_pieces, fit_contig_model
+from virnuc_rules.training.holdout import parts_of
+from virnuc_rules.training.labelled import Labelled
 from virnuc_rules.training.scored import Scored
-from virnuc_rules.training.split import hash_fraction
+from virnuc_rules.training.split import PARTS, Parts, hash_fraction
 from virnuc_rules.vocabulary import Label
 
 _MIN_WINDOWS = 10  # of each label
@@ -64,12 +69,39 @@ def no_open_frame(windows: Scored) -> dict[Label, float]:
 
     With one more window of both kinds, so that it is never 0 or 1 (Laplace's rule).
     """
-    known = windows.where(~windows.failed)
+    known = windows.where(~windows.failed & ~windows.floor)
     return {
         label: float((np.sum(~known.called & of) + 1) / (np.sum(of) + 2))
         for label in Label
         for of in [known.virus == bool(label.code)]
     }
+
+
+def fit_contigs(
+    calibration: Calibration, called: list[WindowCalls], labelled: Labelled, part: Parts
+) -> ContigModel | None:
+    """Fit the model of contigs to the windows [W] of each labelled sample; None: too few contigs.
+
+    The calibration is that of the same part of the data.
+    """
+    windows, samples = WindowCalls.joined(called), labelled.samples
+    virus = np.repeat([bool(s.label) for s in samples], [len(s.group) for s in samples])
+    group = np.concatenate([sample.group for sample in samples])
+    parts = np.concatenate([sample.part for sample in samples])
+    chosen = np.isin(parts, [PARTS.index(each) for each in PARTS if each in parts_of(part)])
+    first = np.array([hash_fraction(name, _HALVES_SEED) < 0.5 for name in labelled.groups])
+    used = windows.called & chosen[windows.index]
+    is_first = first[group][windows.index]
+
+    def odds(of_first: bool | None) -> Odds:
+        if of_first is None:
+            return Odds.of(calibration)
+        rows = used & (is_first == of_first)
+        curve = _METHODS[calibration.method](windows.margin[rows], virus[windows.index[rows]])
+        return Odds(curve, calibration.no_open_frame)
+
+    pieces = cut_pieces(windows, virus, group, chosen)
+    return fit_contig_model(pieces, first[pieces.group], odds)
 
 
 def _held_out_losses(margin: Float, virus: Bool, group: list[str]) -> dict[str, float]:
@@ -85,7 +117,7 @@ def _held_out_losses(margin: Float, virus: Bool, group: list[str]) -> dict[str, 
         curves = {name: fit(margin[~side], virus[~side]) for name, fit in _METHODS.items()}
         curves["raw"] = CalibrationCurve(method="temperature", temperature=1.0)
         for name, values in losses.items():
-            p = probabilities(curves[name], margin[side])
+            p = expit(log_odds(curves[name], margin[side]))
             values.append(log_loss(virus[side], p, sample_weight=weights))
     return {name: float(np.mean(values)) for name, values in losses.items()}
 

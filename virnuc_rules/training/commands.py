@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from scipy.special import expit
 
 from virnuc_rules import __version__
 from virnuc_rules.bundles import verified
@@ -18,9 +19,9 @@ from virnuc_rules.files import atomic
 from virnuc_rules.files.atomic import put_folder, staged_folder, writing
 from virnuc_rules.models import card
 from virnuc_rules.models.bundle import Bundle, rewrite_card, write_card
-from virnuc_rules.models.calibration import Odds
+from virnuc_rules.models.calibration import log_odds
 from virnuc_rules.models.device import choose_device
-from virnuc_rules.training.calibrate import fit_calibration, no_open_frame
+from virnuc_rules.training.calibrate import fit_calibration, fit_contigs, no_open_frame
 from virnuc_rules.training.dataset import Rows, read_rows
 from virnuc_rules.training.evaluation import measure, reliability
 from virnuc_rules.training.fit import Fitted, fit
@@ -177,7 +178,8 @@ def _calibrate(
             f"{folder}: its classifier was trained on a part of {seen[0]}; calibrate with the "
             "sheet and seed that it was trained with and --part validation, or with other data"
         )
-    windows = score_labelled(settings, bundle, labelled, part).windows
+    scores = score_labelled(settings, bundle, labelled, part)
+    windows = scores.windows
     called = windows.where(windows.called)
     calibration = fit_calibration(
         called.score,
@@ -189,8 +191,12 @@ def _calibrate(
         part=part,
         no_open_frame=no_open_frame(windows),
     )
+    contigs = fit_contigs(calibration, scores.called, labelled, part)
+    calibration = calibration.model_copy(update={"contigs": contigs})
     rewrite_card(folder, calibration=calibration)
     logger.info("bundle %s: calibrated by %s", bundle.card.name, calibration.method)
+    if contigs is None:
+        logger.warning("no model of contigs: too few contigs, or groups, of a label in %s", part)
     return calibration
 
 
@@ -214,7 +220,7 @@ def _evaluate(
     scores = score_labelled(settings, bundle, labelled, part)
     sources = [sample.name for sample in labelled.samples]
     windows = scores.windows
-    probability = Odds(calibration).probability(windows.score) if calibration else None
+    probability = expit(log_odds(calibration, windows.score)) if calibration else None
     return Evaluation(
         made=datetime.now(UTC),
         bundle=bundle.card.name,
@@ -224,6 +230,7 @@ def _evaluate(
         files=files_of(labelled),
         part=part,
         seed=settings.splitting.seed,
+        calls=settings.calling.calls,
         trained_on=not_held_out(training.data, _TRAINED, labelled, part) if training else [],
         calibrated_on=(
             not_held_out(calibration.data, parts_of(calibration.part), labelled, part)

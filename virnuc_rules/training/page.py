@@ -35,6 +35,7 @@ class Evaluation(BaseModel):
     files: list[Seen]
     part: str
     seed: int
+    calls: str = ""  # the setting by which contigs were called, half of them taken for viral
     trained_on: list[str]  # files that the classifier was trained on, not held out
     calibrated_on: list[str]  # files that the calibration was fitted to, not held out
     embeddings: str  # in which precision, on which type of device

@@ -4,17 +4,21 @@ from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Bool, Float, Int
-from virnuc_rules.chunking.format import read_columns
-from virnuc_rules.config.model import Calling, LabelledSettings
+from virnuc_rules.chunking.format import CONTIG_SCHEMA, WINDOW_SCHEMA, read_table
+from virnuc_rules.config.model import LabelledSettings
 from virnuc_rules.embedding.embedding_file import Computation
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.prediction.contig_calls import WindowCalls, contig_calls
+from virnuc_rules.models.calibration import Odds
+from virnuc_rules.prediction.called_windows import WindowCalls
+from virnuc_rules.prediction.contig_calls import ContigRule, contig_calls
 from virnuc_rules.prediction.scored_chunks import scored_chunks
-from virnuc_rules.prediction.window_calls import Consensus
+from virnuc_rules.prediction.tables import called_windows
+from virnuc_rules.prediction.window_calls import Consensus, floors
 from virnuc_rules.progress import progress
 from virnuc_rules.training.labelled import Labelled, LabelledSample
 from virnuc_rules.training.split import PARTS, Parts
@@ -32,6 +36,7 @@ class Scored:
     sample: Int  # [N] index of the sample
     group: Int  # [N] index of the group
     length: Int  # [N] bases of the contig
+    floor: Bool  # [N] no call since there are too few bases (`floors`)
 
     @property
     def called(self) -> Bool:
@@ -55,6 +60,7 @@ class Scores:
 
     windows: Scored
     contigs: Scored
+    called: list[WindowCalls]  # all windows of each sample
     computed: set[Computation]
 
 
@@ -63,20 +69,37 @@ def score_labelled(
 ) -> Scores:
     """Score the embedded windows of labelled samples, and their contigs.
 
-    Windows are ranked by their margin (`Consensus.margin`), contigs by the mean score_virus of
-    their windows; calls are those of `predict`. Raises what `scored_chunks` raises.
+    Windows are ranked by their margin (`Consensus.margin`), contigs by their probability, or the
+    mean margin of their windows where the bundle has no model of contigs. Calls are those of
+    `predict` where half of the contigs are viral. Raises what `scored_chunks` raises.
     """
     computed: set[Computation] = set()
-    windows, contigs = [], []
+    windows, contigs, called = [], [], []
     for index, sample in enumerate(labelled.samples):
-        of_windows, of_contigs = _score(settings, bundle, index, sample, computed)
+        consensus = _consensus(settings, bundle, sample, computed)
+        called.append(_called_windows(bundle, sample, consensus))
+        of_windows, of_contigs = _score(settings, bundle, index, sample, consensus, called[-1])
         windows.append(_in_part(of_windows, sample.part[sample.window_contig], part))
         contigs.append(_in_part(of_contigs, sample.part, part))
-    return Scores(Scored.joined(windows), Scored.joined(contigs), computed)
+    return Scores(Scored.joined(windows), Scored.joined(contigs), called, computed)
 
 
 def _in_part(scored: Scored, parts: NDArray[np.int8], part: Parts) -> Scored:
     return scored if part == "all" else scored.where(parts == PARTS.index(part))
+
+
+def _consensus(
+    settings: LabelledSettings, bundle: Bundle, sample: LabelledSample, computed: set[Computation]
+) -> Consensus:
+    consensus = Consensus.empty(sample.manifest.windows)
+    consensus.floor = floors(sample.folder, sample.manifest)
+    tasks = list(Tasks.of(settings.run, settings.embedding).of_sample(sample.name))
+    classifier = bundle.open_classifier()
+    with progress(f"sample {sample.name}", sample.manifest.open_frames) as advance:
+        for chunk in scored_chunks(tasks, settings.run, classifier, computed):
+            consensus.add_chunk(chunk)
+            advance(len(chunk.window_row))
+    return consensus
 
 
 def _score(
@@ -84,51 +107,37 @@ def _score(
     bundle: Bundle,
     index: int,
     sample: LabelledSample,
-    computed: set[Computation],
+    consensus: Consensus,
+    called: WindowCalls,
 ) -> tuple[Scored, Scored]:
     """Score all windows and all contigs of a sample."""
-    consensus = Consensus.empty(sample.manifest.windows)
-    tasks = list(Tasks.of(settings.run, settings.embedding).of_sample(sample.name))
-    classifier = bundle.open_classifier()
-    with progress(f"sample {sample.name}", sample.manifest.open_frames) as advance:
-        for chunk in scored_chunks(tasks, settings.run, classifier, computed):
-            consensus.add_chunk(chunk)
-            advance(len(chunk.window_row))
-    calls = _contig_calls(settings.calling, sample, consensus)
-    mean = np.where(calls["call"] == Call.NO_CALL, np.float32(np.nan), calls["score_mean"])
+    rule = ContigRule(settings.calling, bundle.card.contig_model)
+    calls = contig_calls(called, rule)
+    by = calls["probability"] if rule.model else calls["margin"]
     contigs = Scored(
-        virus=np.full(len(mean), bool(sample.label)),
-        score=mean,
+        virus=np.full(len(by), bool(sample.label)),
+        score=np.where(calls["call"] == Call.NO_CALL, np.float32(np.nan), by),
         call=calls["call"] == Call.VIRUS,
         failed=calls["reason"] == Reason.EMBEDDING_FAILED,
-        sample=np.full(len(mean), index),
+        sample=np.full(len(by), index),
         group=sample.group,
         length=sample.length,
+        floor=np.isin(calls["reason"], (Reason.TOO_SHORT, Reason.TOO_AMBIGUOUS)),
     )
     windows = replace(
         contigs.where(sample.window_contig),
         score=consensus.margin,
         call=consensus.virus,
         failed=consensus.failed,
+        floor=consensus.floor != NO_REASON,
     )
     return windows, contigs
 
 
-def _contig_calls(
-    calling: Calling, sample: LabelledSample, consensus: Consensus
-) -> dict[str, NDArray[np.generic]]:
-    """Return the columns of the contig table, as `predict` computes them."""
-    start, end = read_columns(sample.folder.windows, "start", "end")
-    failed, not_open = Reason.EMBEDDING_FAILED.code, Reason.NO_OPEN_FRAME.code
-    reason = np.where(consensus.called, NO_REASON, np.where(consensus.failed, failed, not_open))
-    windows = WindowCalls(
-        contigs=sample.manifest.contigs,
-        index=sample.window_contig,
-        start=start,
-        end=end,
-        score=consensus.score2,
-        reason=reason.astype(np.int8),
-        virus=consensus.virus,
-        log_odds=np.zeros(len(start)),
-    )
-    return contig_calls(windows, calling)
+def _called_windows(bundle: Bundle, sample: LabelledSample, consensus: Consensus) -> WindowCalls:
+    """Return the calls of the windows, as `predict` makes them."""
+    folder = sample.folder
+    contigs = pa.concat_tables([CONTIG_SCHEMA.empty_table(), *read_table(folder.contigs)])
+    windows = pa.concat_tables([WINDOW_SCHEMA.empty_table(), *read_table(folder.windows)])
+    odds = Odds.of(bundle.card.calibration)
+    return called_windows(contigs, windows, consensus, odds, folder)

@@ -29,7 +29,7 @@ rule tables:
         done=PREDICTED,
         now=lambda wildcards: if_stale(PLAN.samples[wildcards.sample].has_tables),
     output:
-        update(FOLDER.sample("{sample}").files()),
+        update(FOLDER.sample("{sample}", CONFIG.chunking.like_virnucpro).files()),
     log:
         FOLDER.log("tables", "{sample}"),
     localrule: True

@@ -1,7 +1,7 @@
 "use strict";
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const CALLS = ["virus", "non_viral", "no_call"], LISTED = 300, TOP = 6;
-const {noCall: NO_CALL, steps: STEPS, viral: VIRAL, noScore: NO_SCORE} = DATA.codes;
+const {noCall: NO_CALL, steps: STEPS, viral: VIRAL, notShown: NOT_SHOWN} = DATA.codes;
 const byId = (id) => document.getElementById(id);
 const named = (call) => call.replace("non_", "non-").replace("_", " ");
 const number = (n) => n.toLocaleString("en");
@@ -26,11 +26,11 @@ const TRACK = unpack(DATA.contigs.track, Uint8Array), CALL = unpack(DATA.contigs
 const C = {};
 for (const name of ["sample", "contig_index", "length", "windows", "called_windows", "viral_windows"])
   C[name] = unpack(DATA.contigs[name], Uint32Array);
-for (const name of ["score_mean", "score_max"]) C[name] = unpack(DATA.contigs[name], Uint16Array);
+C.shown = unpack(DATA.contigs.shown, Uint16Array);
 const FIRST = new Uint32Array(WITH_TRACK + 1);
 for (let row = 0; row < WITH_TRACK; row++) FIRST[row + 1] = FIRST[row] + C.windows[row];
 const SMALL = ID.map((id) => id.toLowerCase());
-const scoreText = (value) => value === NO_SCORE ? "–" : (value / 10000).toFixed(3);
+const shownText = (value) => value === NOT_SHOWN ? "–" : (value / 10000).toFixed(3);
 
 // Positions of windows, as virnuc_rules.chunking.windows.cut computes them.
 function windowsOf(row) {
@@ -74,7 +74,7 @@ function drawScores(samples) {
   const virus = sum(samples.map((s) => s.histogram.virus)), nonViral = sum(samples.map((s) => s.histogram.non_viral));
   const maximum = Math.max(1, ...virus.map((v, at) => v + nonViral[at]));
   const {svg, y, inner} = plot(byId("scores"), {height: 260, maximum, yTicks: ticks(maximum), yText: number,
-    xLabel: "score_virus", yLabel: "windows", title: "histogram of scores"});
+    xLabel: DATA.shown.windows, yLabel: "windows", title: `histogram of windows by ${DATA.shown.windows}`});
   const wide = (inner.right - inner.left) / virus.length;
   virus.forEach((v, at) => {
     const title = `${(at / virus.length).toFixed(3)} to ${((at + 1) / virus.length).toFixed(3)}: ${number(v)} virus, ${number(nonViral[at])} non-viral`;
@@ -131,7 +131,7 @@ function drawTrack(parent, row, height) {
   const box = element(parent, "div"), readout = element(parent, "div", {class: "note readout"});
   const length = C.length[row], {total, start, end} = windowsOf(row);
   const {svg, y, inner} = plot(box, {height, maximum: 1, left: 50, top: 8, yTicks: [0, .5, 1], yText: String,
-    xLabel: "position in the contig, bases", yLabel: height > 150 ? "score_virus" : "score", title: "scores along the contig"});
+    xLabel: "position in the contig, bases", yLabel: height > 150 ? DATA.shown.windows : "", title: `${DATA.shown.windows} along the contig`});
   const x = (at) => inner.left + (inner.right - inner.left) * at / length;
   const paths = {virus: [], non_viral: [], no_call: []}, last = {};
   for (let at = 0; at < total; at++) {
@@ -152,7 +152,7 @@ function drawTrack(parent, row, height) {
     const {call, score} = scoreOf(row, at), middle = x((start(at) + end(at)) / 2);
     for (const side of ["x1", "x2"]) cursor.setAttribute(side, middle);
     cursor.setAttribute("visibility", "visible");
-    readout.textContent = `window ${number(at + 1)}, ${number(start(at))} to ${number(end(at))}: ` + (call === "no_call" ? named(call) : `${named(call)}, score about ${score.toFixed(2)}`);
+    readout.textContent = `window ${number(at + 1)}, ${number(start(at))} to ${number(end(at))}: ` + (call === "no_call" ? named(call) : `${named(call)}, ${DATA.shown.windows} about ${score.toFixed(2)}`);
   };
   svg.onmouseleave = () => { cursor.setAttribute("visibility", "hidden"); readout.textContent = ""; };
 }
@@ -176,7 +176,7 @@ function choose(row) {
     ["call", named(CALLS[CALL[row]])], ["sample", DATA.samples[C.sample[row]].name], ["length, bases", number(C.length[row])],
     ["windows", number(C.windows[row])], ["called windows", number(C.called_windows[row])],
     ["viral windows", `${number(C.viral_windows[row])} (${percent(C.viral_windows[row], C.called_windows[row])} of called)`],
-    ["mean score", scoreText(C.score_mean[row])], ["maximum score", scoreText(C.score_max[row])], ["contig_index", number(C.contig_index[row])],
+    [DATA.shown.contigs, shownText(C.shown[row])], ["contig_index", number(C.contig_index[row])],
   ]) {
     const cell = element(grid, "div", {class: "contig"});
     element(cell, "span", {}, name);
@@ -191,7 +191,7 @@ function matching() {
     if ((call < 0 || CALL[row] === call) && (of < 0 || C.sample[row] === of) && (!part || SMALL[row].includes(part))) rows.push(row);
   const key = C[byId("order").value];
   if (key) {
-    const value = (row) => key[row] === NO_SCORE && byId("order").value !== "length" ? -1 : key[row];
+    const value = (row) => key[row] === NOT_SHOWN && byId("order").value !== "length" ? -1 : key[row];
     rows.sort((a, b) => value(b) - value(a));
   }
   return rows;
@@ -205,7 +205,7 @@ function list() {
     const item = element(byId("list"), "li", {role: "option", tabindex: 0, "data-row": row});
     element(item, "i", {class: CALLS[CALL[row]]});
     element(item, "span", {}, ID[row]);
-    element(item, "small", {}, `${DATA.samples[C.sample[row]].name}, ${number(C.length[row])} bases, mean score ${scoreText(C.score_mean[row])}`);
+    element(item, "small", {}, `${DATA.samples[C.sample[row]].name}, ${number(C.length[row])} bases, ${DATA.shown.contigs} ${shownText(C.shown[row])}`);
     item.onclick = () => choose(row);
     item.onkeydown = (event) => {
       const next = {ArrowDown: item.nextSibling, ArrowUp: item.previousSibling, Enter: item, " ": item}[event.key];
@@ -226,7 +226,7 @@ function topTracks() {
   byId("top").replaceChildren();
   for (let row = 0; row < Math.min(TOP, COUNT); row++) {
     const one = element(byId("top"), "div", {class: "one"});
-    element(head(one, row), "span", {class: "note"}, ` ${DATA.samples[C.sample[row]].name}, ${number(C.length[row])} bases, mean score ${scoreText(C.score_mean[row])}`);
+    element(head(one, row), "span", {class: "note"}, ` ${DATA.samples[C.sample[row]].name}, ${number(C.length[row])} bases, ${DATA.shown.contigs} ${shownText(C.shown[row])}`);
     drawTrack(one, row, 125);
   }
 }
