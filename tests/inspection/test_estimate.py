@@ -64,13 +64,12 @@ def test_a_part_of_the_windows(undisturbed: Project) -> None:
 
 
 @pytest.mark.parametrize("fraction", [1, 0.2])
-def test_what_settings_exclude_has_no_open_frame(tmp_path: Path, fraction: float) -> None:
+def test_windows_of_short_and_long_contigs_count_alike(tmp_path: Path, fraction: float) -> None:
     lines = "".join(f">{n}\n{'GCTGCAGGAACC' * 50}\n" for n in range(20))
     (tmp_path / "a.fa").write_text(lines + f">long\n{'GCTGCAGGAACC' * 2500}\n")
     project = Project(tmp_path / "run", {"a": tmp_path / "a.fa"})
-    found = forecast(project, fraction, min_length=1000)
-    assert (found.windows, found.contigs) == (100, 21)
-    assert found.open_frames == 360  # of 60 windows; every fifth one is 12 of these
+    found = forecast(project, fraction)
+    assert (found.windows, found.contigs, found.open_frames) == (100, 21, 600)
 
 
 def test_chunked_samples_are_not_read_again(chunked: Project, tmp_path: Path) -> None:

@@ -154,8 +154,7 @@ def _of_sample(config: Config, sample: str, files: Sequence[Path], every: int) -
             write_chunks(files, out.path, config.chunking, sample=sample)
             return _counted(out)
         total = _pick(files, config.chunking, sample, every, picked)
-        # What is picked is shorter than its contig; contigs that are too short are left out.
-        chunking = config.replace(min_length=0, duplicate_ids="keep").chunking
+        chunking = config.replace(duplicate_ids="keep").chunking  # windows of a contig have its id
         write_chunks([picked], out.path, chunking, sample=sample)
         return _counted(out, total)
 
@@ -180,9 +179,8 @@ def _pick(files: Sequence[Path], chunking: Chunking, sample: str, every: int, ou
             total = count(contig.length, window)
             for index in range(-windows % every, total, every):
                 looked_at += 1
-                if contig.length >= chunking.min_length:
-                    start, end = span(contig.length, index, 1, window)
-                    handle.write(b">%b\n%b\n" % (contig.id.encode(), contig.bases(start, end)))
+                start, end = span(contig.length, index, 1, window)
+                handle.write(b">%b\n%b\n" % (contig.id.encode(), contig.bases(start, end)))
             contigs, bases, windows = contigs + 1, bases + contig.length, windows + total
     return _Total(contigs, bases, windows, looked_at)
 
