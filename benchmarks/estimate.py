@@ -8,7 +8,7 @@ of them, with the speed of the workers of the first run. It takes minutes.
 
 Other work on the machine changes the seconds of workers from run to run. So their seconds of CPU
 are there too, for which the forecast is multiplied with the CPU seconds of a second in the first
-run: what is left of such changes is that of caches.
+run.
 """
 
 import argparse
