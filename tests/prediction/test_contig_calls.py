@@ -15,7 +15,13 @@ from virnuc_rules.chunking.format import WINDOW_SCHEMA
 from virnuc_rules.chunking.windows import count
 from virnuc_rules.config.model import Calling
 from virnuc_rules.prediction.called_windows import WindowCalls
-from virnuc_rules.prediction.contig_calls import ContigRule, contig_calls, with_windows
+from virnuc_rules.prediction.contig_calls import (
+    CUTOFFS,
+    MIN_CALLED_FRACTION,
+    ContigRule,
+    contig_calls,
+    with_windows,
+)
 from virnuc_rules.vocabulary import NO_REASON, Reason
 
 # A window: its score and call, or the reason why it has none.
@@ -113,6 +119,14 @@ def test_limits_are_compared_as_they_are_written() -> None:
     """0.9 is 0.89999998 as float32, and 7 of 10 are 0.69999999."""
     contig = [(0.9, True)] * 7 + [O] * 3
     assert called(contig, min_score=0.9, min_viral_fraction=0.7)[0]["call"] == "virus"
+
+
+def test_the_cutoffs_are_those_that_the_key_describes() -> None:
+    described = Calling.model_fields["calls"].description
+    assert described is not None
+    for name, cutoff in CUTOFFS.items():
+        assert f"{name} {cutoff}" in " ".join(described.split())
+    assert 1 / MIN_CALLED_FRACTION == 10 and "at least a tenth" in " ".join(described.split())
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from chunk_folders import SOURCE, chunk_it, windows_of, write_fasta
 from harness import BUNDLE, read_tsv, rules
 
 from virnuc_rules.config.model import Config, LabelledSettings
-from virnuc_rules.config.run_folder import ChunkFolder, SampleFolder
+from virnuc_rules.config.run_folder import SampleFolder
 from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.prediction.window_calls import MIN_BASES, floors
+from virnuc_rules.prediction.called_windows import MIN_BASES, floors
 from virnuc_rules.training.calibrate import no_open_frame
 from virnuc_rules.training.labelled import read_labelled
 from virnuc_rules.training.scored import score_labelled
@@ -135,5 +135,5 @@ def test_the_floors_of_any_windows(tmp_path: Path, window: int, shortest: int) -
         is_known = 2 * row["unambiguous"] >= size
         reason = NO_REASON if is_known else Reason.TOO_AMBIGUOUS.code
         expected.append(Reason.TOO_SHORT.code if size < shortest else reason)
-    assert floors(ChunkFolder(tmp_path), manifest).tolist() == expected
+    assert floors(windows_of(tmp_path), manifest.chunking).tolist() == expected
     assert NO_REASON in expected

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnuc_rules.chunking.format import CHUNK_SCHEMA
-from virnuc_rules.config.model import SHIPPED_BUNDLE, Calling, Probability
+from virnuc_rules.config.model import SHIPPED_BUNDLE, Calling, Chunking, Probability
 from virnuc_rules.config.run_folder import ChunkFolder, SampleFolder
 from virnuc_rules.files.tsv import lines, shortest
 from virnuc_rules.models.calibration import Odds
 from virnuc_rules.models.card import Calibration, read_card
 from virnuc_rules.prediction import tables
-from virnuc_rules.prediction.called_windows import WindowCalls
+from virnuc_rules.prediction.called_windows import WindowCalls, called_windows
 from virnuc_rules.prediction.decision import Decision, decide
 from virnuc_rules.prediction.scored_chunks import ScoredChunk
-from virnuc_rules.prediction.tables import SampleTables, called_windows, write_highest_score
+from virnuc_rules.prediction.tables import SampleTables, write_highest_score
 from virnuc_rules.prediction.window_calls import Consensus
 from virnuc_rules.vocabulary import Frame, Reason
 
@@ -196,7 +196,8 @@ def test_a_window_has_the_probability_of_its_margin(tmp_path: Path) -> None:
         log_loss={},
     )  # fmt: skip
     odds, chunks = Odds.of(plain), ChunkFolder(tmp_path)
-    windows = called_windows(pa.table(contigs), table, consensus, odds, chunks)
+    chunking = Chunking(window=500, duplicate_ids="keep")  # without floors
+    windows = called_windows(pa.table(contigs), table, consensus, odds, chunks, chunking)
     with SampleTables(SampleFolder(tmp_path, "s")) as written:
         decision = decided(plain, windows)
         written.add_contigs(pa.table(contigs), table, consensus, windows, decision, odds)

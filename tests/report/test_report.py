@@ -18,6 +18,7 @@ from virnuc_rules.bundles.verified import Verified
 from virnuc_rules.config.model import Config
 from virnuc_rules.config.run_folder import FIGURES, RunFolder
 from virnuc_rules.errors import ResultError
+from virnuc_rules.prediction.decision import SampleCalls
 from virnuc_rules.queue.store import Failure
 from virnuc_rules.report import data as rundata
 from virnuc_rules.report.page import LENGTHS, read_run, render, write_report
@@ -73,6 +74,27 @@ def test_every_number_is_that_of_the_tables(config: Config) -> None:
         for place, (low, high) in enumerate(zip(LENGTHS, [*LENGTHS[1:], 1e12], strict=True)):
             some = [c["call"] for c in contigs if low <= c["length"] < high]
             assert [sample.by_length[call][place] for call in CALLS] == list(map(some.count, CALLS))
+
+
+@pytest.mark.parametrize(
+    ("name", "cutoff", "text"),
+    [
+        ("conservative", 0.9, "from a probability of 0.9 on (conservative)."),
+        ("max_fdr", 0.73, "at most 4 % of those called virus are expected to be false (max_fdr"),
+        ("min_*", None, "at least 0.5, and at least 10% of all its windows have a call."),
+        ("virnucpro", None, "and their mean score is at least 0.5. With fewer than 1 called"),
+    ],
+)
+def test_the_rule_is_that_of_the_tables(
+    config: Config, name: str, cutoff: float | None, text: str
+) -> None:
+    """Whatever the settings of the report say."""
+    for sample in ("lake", "gut"):
+        path = RunFolder(config.run.results).sample(sample).calls
+        found = SampleCalls.model_validate_json(path.read_bytes())
+        made = found.model_copy(update={"calls": name, "cutoff": cutoff})
+        path.write_text(made.model_dump_json())
+    assert text in render(read_run(config.replace(max_fdr=0.04, calls="sensitive")))
 
 
 def test_the_list_has_the_numbers_of_the_contigs(config: Config) -> None:

@@ -102,7 +102,7 @@ class Reached(_Shape):
 
 
 class ContigModel(_Shape):
-    """A logistic regression: the log odds that a contig is viral; see `models.contig_model`."""
+    """A logistic regression: the log odds that a contig is viral; see `prediction.contig_model`."""
 
     intercept: float
     coefficients: dict[str, float]  # by the name of the feature

@@ -1,14 +1,26 @@
-"""The windows of contigs with their calls: arrays only, no files."""
+"""The windows of contigs with their calls: those of VirNucPro, but for windows of few bases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Bool, Double, Float, Int
-from virnuc_rules.vocabulary import NO_REASON
+from virnuc_rules.config.model import Chunking
+from virnuc_rules.config.run_folder import ChunkFolder
+from virnuc_rules.errors import ChunkError
+from virnuc_rules.models.calibration import Odds
+from virnuc_rules.vocabulary import NO_REASON, Reason
+
+if TYPE_CHECKING:
+    from virnuc_rules.prediction.window_calls import Consensus
+
+MIN_BASES = 150  # of a window: 45 % of random ones of 149 bases have an open frame, 62 % of 120
+MIN_UNAMBIGUOUS = 0.5  # fraction of the bases of a window
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,66 @@ class WindowCalls:
 
 
 _COLUMNS = [each.name for each in fields(WindowCalls)][2:]  # [W] each, but for the index
+
+
+def called_windows(
+    contigs: pa.Table,
+    table: pa.Table,
+    consensus: "Consensus",
+    odds: Odds,
+    chunks: ChunkFolder,
+    chunking: Chunking,
+) -> WindowCalls:
+    """Call the windows of contigs, rows of the contig and the window table of `chunks`.
+
+    chunking: the settings that these were made with. Raises ChunkError where the numbers of open
+    frames disagree with the window table.
+    """
+    reason, floor = _reasons(table, consensus, chunks), floors(table, chunking)
+    np.copyto(reason, floor, where=floor != NO_REASON)
+    called = reason == NO_REASON
+    first = contigs["contig_index"][0].as_py() if contigs.num_rows else 0
+    margin = np.where(called, consensus.margin, np.float32(np.nan))
+    return WindowCalls(
+        contigs=contigs.num_rows,
+        index=table["contig_index"].to_numpy() - first,
+        start=table["start"].to_numpy(),
+        end=table["end"].to_numpy(),
+        score=consensus.score2,
+        reason=reason,
+        virus=consensus.virus & called,
+        margin=margin,
+        log_odds=odds.evidence(margin, reason == Reason.NO_OPEN_FRAME.code),
+    )
+
+
+def _reasons(table: pa.Table, consensus: "Consensus", chunks: ChunkFolder) -> NDArray[np.int8]:
+    """Return why each window has no call, as codes; NO_REASON where it has one."""
+    index = pc.index_in(table["reason"].cast(pa.string()), value_set=pa.array(list(Reason)))
+    open_frames, has_reason = table["open_frames"].to_numpy(), index.is_valid().to_numpy()
+    if np.any(open_frames != consensus.frames) or np.any((open_frames == 0) != has_reason):
+        raise ChunkError(
+            f"{chunks.windows}: does not belong to the open frames in the chunks; "
+            "delete the folder and run again"
+        )
+    reason: NDArray[np.int8] = index.fill_null(NO_REASON).to_numpy().astype(np.int8)
+    reason[consensus.failed] = Reason.EMBEDDING_FAILED.code
+    return reason
+
+
+def floors(table: pa.Table, chunking: Chunking) -> NDArray[np.int8]:
+    """Return why windows of contigs have too few bases for a call, whatever their scores, [W].
+
+    table: rows of the window table of the chunk folder. Codes of a Reason; NO_REASON: enough. A
+    bundle for windows shorter than MIN_BASES calls whole windows. Reads are called as they are.
+    """
+    reason = np.full(table.num_rows, NO_REASON, np.int8)
+    if chunking.duplicate_ids != "keep":
+        bases = table["end"].to_numpy() - table["start"].to_numpy()
+        few = table["unambiguous"].to_numpy() < MIN_UNAMBIGUOUS * bases
+        reason[few] = Reason.TOO_AMBIGUOUS.code
+        reason[bases < min(MIN_BASES, chunking.window)] = Reason.TOO_SHORT.code
+    return reason
 
 
 def exclusive(windows: WindowCalls) -> tuple[Int, Int]:

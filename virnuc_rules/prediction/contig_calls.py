@@ -57,17 +57,11 @@ class ContigRule:
     given: float | None = None  # cutoff in place of that of `calls`; above 1: nothing is virus
 
     @property
-    def by_probability(self) -> bool:
-        """Tell whether the probability of a contig decides, and nothing else."""
-        by_name = self.calling.calls in CUTOFFS and self.model is not None
-        return by_name or self.given is not None
-
-    @property
     def cutoff(self) -> float | None:
-        """Return the probability from which on a contig is virus; None: not by probability."""
-        if not self.by_probability:
-            return None
-        return CUTOFFS[self.calling.calls] if self.given is None else self.given
+        """Return the probability from which on a contig is virus; None: the keys `min_*` decide."""
+        if self.given is not None or self.model is None:
+            return self.given
+        return CUTOFFS.get(self.calling.calls)
 
 
 def contig_calls(windows: WindowCalls, rule: ContigRule) -> dict[str, Any]:

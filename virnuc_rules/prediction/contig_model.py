@@ -2,7 +2,7 @@
 
 Bases that two windows share count once, half in each. A window without an open frame counts too:
 by its evidence, and as one that is neither open nor viral. No coefficient but that of the length is
-negative: more of what speaks for a virus never lowers the probability (`training.contig_fit`).
+negative: a larger value of any other feature never lowers the probability (`training.contig_fit`).
 """
 
 import numpy as np

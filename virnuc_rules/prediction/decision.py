@@ -45,8 +45,8 @@ class SampleCalls(BaseModel):
     calls: str  # the setting; max_fdr where that decided; min_* where the bundle has no model
     cutoff: float | None  # a contig is virus from this probability on; None: not by probability
     estimated: bool  # the prevalences are, and not given
-    windows: Level | None  # None: the bundle is not calibrated
-    contigs: Level | None  # None: it has no model of contigs
+    windows: Level | None  # None: the bundle is not calibrated, or nothing has a call
+    contigs: Level | None  # None: it has no model of contigs, or nothing has a call
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class Decision:
     prevalence: float  # viral fraction of windows with a call
     estimated: bool
     max_fdr: float
-    windows: Float  # log odds of the windows with a call, at EVEN; NaN: not calibrated
+    windows: Float  # log odds of the windows with a call, at EVEN; empty: not calibrated
     virus: Bool  # of the same windows
-    contigs: Double  # [C] log odds at EVEN; NaN: no call, or no model
+    contigs: Double  # [C] log odds at EVEN, NaN: no call; empty: no model
 
     def outcome(self, called: Bool, is_virus: Bool) -> SampleCalls:
         """Describe the calls of all contigs [C]: which have a call, and which are called virus."""
@@ -69,18 +69,21 @@ class Decision:
             name = "max_fdr"
         elif name in CUTOFFS and rule.model is None:
             name = "min_*"
-        known = called & ~np.isnan(self.contigs)  # `virnucpro` may give fewer a call
+        contigs = None
+        if rule.model:
+            known = called & ~np.isnan(self.contigs)  # `virnucpro` may give fewer a call
+            contigs = _level(self.contigs[known], is_virus[known], rule.prevalence)
         return SampleCalls(
             calls=name,
             cutoff=rule.cutoff,
             estimated=self.estimated,
             windows=_level(self.windows.astype(np.float64), self.virus, self.prevalence),
-            contigs=_level(self.contigs[known], is_virus[known], rule.prevalence),
+            contigs=contigs,
         )
 
 
 def _level(log_odds: Double, virus: Bool, prevalence: float) -> Level | None:
-    if np.isnan(log_odds).any() or not len(log_odds):
+    if not len(log_odds):
         return None
 
     def fdr(fraction: float) -> float | None:
@@ -102,14 +105,17 @@ def decide(
     calling: Calling,
     probability: Probability,
 ) -> Decision:
-    """Look at all contigs of a sample: `blocks` are those of some contigs each."""
+    """Look at all contigs of a sample: `blocks` are those of some contigs each.
+
+    They are not looked at where the bundle is not calibrated.
+    """
     model, fixed = card.contig_model, probability.fixed_prevalence
     windows, virus, contigs = [np.zeros(0, np.float32)], [np.zeros(0, np.bool_)], [np.zeros(0)]
-    for block in blocks:
+    for block in blocks if odds.curve else ():
         windows.append(odds.log_odds(block.margin[block.called]).astype(np.float32))
         virus.append(block.virus[block.called])
-        none = np.full(block.contigs, np.nan)
-        contigs.append(none if model is None else contig_log_odds(block, model))
+        if model:
+            contigs.append(contig_log_odds(block, model))
     of_windows, of_contigs = np.concatenate(windows), np.concatenate(contigs)
     prevalence, contig_prevalence = fixed or EVEN, fixed or EVEN
     if fixed is None and odds.curve:

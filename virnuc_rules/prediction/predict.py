@@ -10,20 +10,20 @@ import pyarrow as pa
 from virnuc_rules.bundles.verified import Verified, read_verified
 from virnuc_rules.chunking.format import contig_indices, contig_lengths, read_table
 from virnuc_rules.chunking.manifest import Manifest, read_manifest
-from virnuc_rules.config.model import Calling, Embedding, Probability, Run
+from virnuc_rules.config.model import Calling, Chunking, Embedding, Probability, Run
 from virnuc_rules.config.run_folder import ChunkFolder, RunFolder, SampleFolder
 from virnuc_rules.embedding.embedding_file import Computation
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.files.atomic import staged_folder, writing
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.calibration import Odds
-from virnuc_rules.prediction.called_windows import WindowCalls
+from virnuc_rules.prediction.called_windows import WindowCalls, called_windows
 from virnuc_rules.prediction.contig_calls import with_windows
 from virnuc_rules.prediction.decision import SampleCalls, decide
 from virnuc_rules.prediction.scored_chunks import scored_chunks
-from virnuc_rules.prediction.tables import SampleTables, called_windows, move_into_place
+from virnuc_rules.prediction.tables import SampleTables, move_into_place
 from virnuc_rules.prediction.viral_fasta import write_viral
-from virnuc_rules.prediction.window_calls import Consensus, floors
+from virnuc_rules.prediction.window_calls import Consensus
 from virnuc_rules.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,6 @@ def predict(
     odds = Odds.of(bundle.card.calibration)
     contigs = contig_indices(folder, manifest, contig_lengths(folder, manifest))
     consensus, computed = Consensus.empty(manifest.windows), set[Computation]()
-    consensus.floor = floors(folder, manifest)
     failed: list[str] = []
     work = manifest.open_frames + manifest.windows
     with writing(out), staged_folder(out) as staged, progress(f"sample {sample}", work) as advance:
@@ -69,7 +68,7 @@ def predict(
                 consensus.add_chunk(chunk)
                 tables.add_frames(chunk, contigs[chunk.window_row])
                 advance(chunk.table.num_rows)
-            blocks = partial(_blocks, folder, manifest.chunking.window, consensus, odds)
+            blocks = partial(_blocks, folder, manifest.chunking, consensus, odds)
             windows = (block[-1] for block in blocks())
             decision = decide(windows, bundle.card, odds, calling, probability)
             for block in blocks():
@@ -79,7 +78,7 @@ def predict(
         write_viral(stage, folder, manifest.bases)
         finish(stage, failed)
         move_into_place(stage, SampleFolder(out, sample))
-    _log_calls(sample, manifest, consensus, tables.viral)
+    _log_calls(sample, manifest, tables)
     if calls.calls == "min_*" and calling.calls != "default":
         logger.warning(
             "calls: %s is not used: bundle %s has no model of contigs, so the keys min_* decide; "
@@ -90,22 +89,22 @@ def predict(
 
 
 def _blocks(
-    folder: ChunkFolder, window: int, consensus: Consensus, odds: Odds
+    folder: ChunkFolder, chunking: Chunking, consensus: Consensus, odds: Odds
 ) -> Iterator[tuple[pa.Table, pa.Table, Consensus, WindowCalls]]:
     """Yield some contigs at a time: their rows, those of their windows, and the calls of these."""
     first = 0
     chunked = read_table(folder.contigs), read_table(folder.windows)
-    for contigs, table in with_windows(*chunked, window):
+    for contigs, table in with_windows(*chunked, chunking.window):
         part = consensus.part(slice(first, first + table.num_rows))
-        yield contigs, table, part, called_windows(contigs, table, part, odds, folder)
+        yield contigs, table, part, called_windows(contigs, table, part, odds, folder, chunking)
         first += table.num_rows
 
 
-def _log_calls(sample: str, manifest: Manifest, consensus: Consensus, viral: int) -> None:
+def _log_calls(sample: str, manifest: Manifest, tables: SampleTables) -> None:
     logger.info(
         "sample %s: %d windows, %d called, %d of them virus; %d contigs, %d of them virus",
-        sample, manifest.windows, consensus.called.sum(), consensus.virus.sum(),
-        manifest.contigs, viral,
+        sample, manifest.windows, tables.called_windows, tables.viral_windows, manifest.contigs,
+        tables.viral_contigs,
     )  # fmt: skip
 
 

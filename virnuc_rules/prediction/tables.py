@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Bool, Int
 from virnuc_rules.chunking.format import frame_ids, window_ids
-from virnuc_rules.config.run_folder import ChunkFolder, SampleFolder
-from virnuc_rules.errors import ChunkError
+from virnuc_rules.config.run_folder import SampleFolder
 from virnuc_rules.files.atomic import remove_partials, sync_directory, sync_files, write_json
 from virnuc_rules.files.tsv import lines, text
 from virnuc_rules.models.calibration import Odds
@@ -27,7 +26,7 @@ from virnuc_rules.prediction.contig_calls import contig_calls
 from virnuc_rules.prediction.decision import Decision, SampleCalls
 from virnuc_rules.prediction.regions import viral_regions
 from virnuc_rules.prediction.tracks import Tracks
-from virnuc_rules.vocabulary import NO_REASON, UPSTREAM_NON_VIRAL, Call, Frame, Reason
+from virnuc_rules.vocabulary import UPSTREAM_NON_VIRAL, Call, Frame, Reason
 
 if TYPE_CHECKING:
     from virnuc_rules.prediction.scored_chunks import ScoredChunk
@@ -131,7 +130,7 @@ class SampleTables(contextlib.ExitStack):
     def __init__(self, folder: SampleFolder) -> None:
         super().__init__()
         self.folder = folder
-        self.viral = 0  # contigs called virus so far
+        self.called_windows = self.viral_windows = self.viral_contigs = 0  # so far
         self._contigs: list[Bool] = []  # [2, C]: whether they have a call, and are called virus
         self._is_virus: list[pa.Table] = []
         self.orfs = self.enter_context(_Orfs(folder))
@@ -186,6 +185,8 @@ class SampleTables(contextlib.ExitStack):
         """
         called, virus = windows.called, windows.virus
         no_call = ~called
+        self.called_windows += int(called.sum())
+        self.viral_windows += int(virus.sum())
         call = np.where(called, np.where(virus, Call.VIRUS, Call.NON_VIRAL), Call.NO_CALL)
         frame = pa.array(np.where(called, consensus.best, 0))
         probability = at_prevalence(odds.log_odds(windows.margin), decision.prevalence)
@@ -203,9 +204,9 @@ class SampleTables(contextlib.ExitStack):
                 "reason": _where(no_call, pa.array(list(Reason)).take(pa.array(windows.reason))),
             }
         )
-        scored, is_virus = consensus.scored, consensus.score2 >= consensus.score1
-        ids = window_ids(table).combine_chunks().filter(pa.array(scored)).cast(pa.large_string())
-        self._is_virus.append(pa.table({"id": ids, "is_virus": is_virus[scored]}))
+        upstream = consensus.called
+        ids = window_ids(table).combine_chunks().filter(pa.array(upstream)).cast(pa.large_string())
+        self._is_virus.append(pa.table({"id": ids, "is_virus": consensus.virus[upstream]}))
         shown = probability if odds.curve else windows.margin
         self._add_contigs(contigs, windows, shown, decision)
 
@@ -218,50 +219,11 @@ class SampleTables(contextlib.ExitStack):
         self.contigs.add({**names, **calls})
         is_virus = calls["call"] == Call.VIRUS
         self._contigs.append(np.stack([calls["call"] != Call.NO_CALL, is_virus]))
-        self.viral += int(is_virus.sum())
+        self.viral_contigs += int(is_virus.sum())
         own = table.take(pa.array(regions.index))
         names = _columns(own, "contig_index", "contig")
         self.regions.add({**dataclasses.asdict(regions), **names})
         self.tracks.add(table["contig"].combine_chunks(), windows, shown, regions)
-
-
-def called_windows(
-    contigs: pa.Table, table: pa.Table, consensus: "Consensus", odds: Odds, chunks: ChunkFolder
-) -> WindowCalls:
-    """Call the windows of contigs, rows of the contig and the window table of `chunks`.
-
-    Raises ChunkError where the numbers of open frames disagree with the window table.
-    """
-    reason = _reasons(table, consensus, chunks)
-    called = reason == NO_REASON
-    first = contigs["contig_index"][0].as_py() if contigs.num_rows else 0
-    margin = np.where(called, consensus.margin, np.float32(np.nan))
-    return WindowCalls(
-        contigs=contigs.num_rows,
-        index=table["contig_index"].to_numpy() - first,
-        start=table["start"].to_numpy(),
-        end=table["end"].to_numpy(),
-        score=consensus.score2,
-        reason=reason,
-        virus=consensus.virus & called,
-        margin=margin,
-        log_odds=odds.evidence(margin, reason == Reason.NO_OPEN_FRAME.code),
-    )
-
-
-def _reasons(table: pa.Table, consensus: "Consensus", chunks: ChunkFolder) -> NDArray[np.int8]:
-    """Return why each window has no call, as codes; NO_REASON where it has one."""
-    index = pc.index_in(table["reason"].cast(pa.string()), value_set=pa.array(list(Reason)))
-    open_frames, has_reason = table["open_frames"].to_numpy(), index.is_valid().to_numpy()
-    if np.any(open_frames != consensus.frames) or np.any((open_frames == 0) != has_reason):
-        raise ChunkError(
-            f"{chunks.windows}: does not belong to the open frames in the chunks; "
-            "delete the folder and run again"
-        )
-    reason: NDArray[np.int8] = index.fill_null(NO_REASON).to_numpy().astype(np.int8)
-    reason[consensus.failed] = Reason.EMBEDDING_FAILED.code
-    np.copyto(reason, consensus.floor, where=consensus.floor != NO_REASON)
-    return reason
 
 
 def _columns(table: pa.Table, *names: str) -> dict[str, pa.ChunkedArray]:

@@ -1,4 +1,4 @@
-"""Calls of windows from the scores of their open frames, by upstream's rule, and its floors."""
+"""Calls of windows from the scores of their open frames, by upstream's rule."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -7,15 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Bool, Float, Int
-from virnuc_rules.chunking.format import read_table
-from virnuc_rules.chunking.manifest import Manifest
-from virnuc_rules.config.run_folder import ChunkFolder
-from virnuc_rules.files.environment import patient
 from virnuc_rules.prediction.scored_chunks import ScoredChunk
-from virnuc_rules.vocabulary import NO_REASON, Frame, Reason
-
-MIN_BASES = 150  # of a window: 45 % of random ones of 149 bases have an open frame, 62 % of 120
-MIN_UNAMBIGUOUS = 0.5  # fraction of the bases of a window
+from virnuc_rules.vocabulary import Frame
 
 
 @dataclass(slots=True)
@@ -31,7 +24,6 @@ class Consensus:
     best: NDArray[np.int8]  # [W] first frame with score2, code of a Frame
     frames: NDArray[np.int8]  # [W] open frames so far
     failed: Bool  # [W] at least one frame could not be embedded
-    floor: NDArray[np.int8]  # [W] code of a Reason for no call, whatever the scores; or NO_REASON
 
     @classmethod
     def empty(cls, windows: int) -> Self:
@@ -42,7 +34,6 @@ class Consensus:
             np.full(windows, len(Frame), np.int8),
             np.zeros(windows, np.int8),
             np.zeros(windows, np.bool_),
-            np.full(windows, NO_REASON, np.int8),
         )
 
     def add_chunk(self, chunk: ScoredChunk) -> None:
@@ -72,7 +63,7 @@ class Consensus:
     def part(self, rows: slice) -> "Consensus":
         """Return the consensus of some windows, as a view."""
         columns: tuple[Any, ...] = self.score1, self.score2, self.best, self.frames, self.failed
-        return Consensus(*(column[rows] for column in (*columns, self.floor)))
+        return Consensus(*(column[rows] for column in columns))
 
     @property
     def margin(self) -> Float:
@@ -86,35 +77,11 @@ class Consensus:
         return np.where(self.called, odds, np.float32(np.nan))
 
     @property
-    def scored(self) -> Bool:
-        """Tell which windows have scores: those that VirNucPro calls."""
-        return (self.frames > 0) & ~self.failed
-
-    @property
     def called(self) -> Bool:
-        """Tell which windows have a call: scores, and bases enough."""
-        return self.scored & np.equal(self.floor, NO_REASON)
+        """Tell which windows VirNucPro calls: those that have scores. See also `floors`."""
+        return (self.frames > 0) & ~self.failed
 
     @property
     def virus(self) -> Bool:
         """Tell which windows are viral; False also where there is no call."""
         return self.called & (self.score2 >= self.score1)
-
-
-@patient
-def floors(folder: ChunkFolder, manifest: Manifest) -> NDArray[np.int8]:
-    """Return why windows of contigs have too few bases for a call, [W]: codes as `Consensus.floor`.
-
-    A bundle for windows shorter than MIN_BASES calls whole windows. Reads are called as they are.
-    """
-    reason = [np.full(manifest.windows, NO_REASON, np.int8)]
-    if manifest.chunking.duplicate_ids != "keep":
-        shortest = min(MIN_BASES, manifest.chunking.window)
-        reason = [np.zeros(0, np.int8)]
-        for part in read_table(folder.windows):
-            bases = part["end"].to_numpy() - part["start"].to_numpy()
-            few = part["unambiguous"].to_numpy() < MIN_UNAMBIGUOUS * bases
-            codes = np.where(few, Reason.TOO_AMBIGUOUS.code, NO_REASON)
-            codes[bases < shortest] = Reason.TOO_SHORT.code
-            reason.append(codes.astype(np.int8))
-    return np.concatenate(reason)

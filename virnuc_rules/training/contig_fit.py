@@ -14,7 +14,7 @@ from virnuc_rules.models.card import ContigModel, Reached
 from virnuc_rules.models.prevalence import SHOWN, at_prevalence
 from virnuc_rules.prediction.called_windows import WindowCalls
 from virnuc_rules.prediction.contig_calls import CUTOFFS, ContigRule, contig_calls
-from virnuc_rules.prediction.contig_model import ANY_SIGN, FEATURES, features
+from virnuc_rules.prediction.contig_model import ANY_SIGN, FEATURES, contig_log_odds, features
 from virnuc_rules.vocabulary import Call, Label, Reason
 
 SIZES = (1, 2, 4, 10, 20, 40)  # windows of a piece
@@ -91,7 +91,8 @@ def fit_contig_model(
         other = odds(not is_first)
         for row, names in enumerate((FEATURES, FEATURES[:1])):
             fitted = _fit(_where(pieces, ~side), other, names)
-            held_out[row, side] = _log_odds(_where(pieces, side), other, fitted)
+            tested = _with(other, _where(pieces, side).windows)
+            held_out[row, side] = contig_log_odds(tested, fitted)
     weight, sign = pieces.weight, np.where(pieces.virus, -1, 1)
     losses = [float(np.sum(weight * np.logaddexp(0, sign * row))) for row in held_out]
     return model.model_copy(
@@ -112,13 +113,6 @@ def _where(pieces: Pieces, rows: Bool) -> Pieces:
 def _with(odds: Odds, windows: WindowCalls) -> WindowCalls:
     silent = windows.reason == Reason.NO_OPEN_FRAME.code
     return replace(windows, log_odds=odds.evidence(windows.margin, silent))
-
-
-def _log_odds(pieces: Pieces, odds: Odds, model: ContigModel) -> Double:
-    rows = features(_with(odds, pieces.windows), model.longest)
-    coefficients = np.array([model.coefficients[name] for name in FEATURES])
-    result: Double = rows @ coefficients + model.intercept
-    return result
 
 
 def _fit(pieces: Pieces, odds: Odds, names: Sequence[str] = FEATURES) -> ContigModel:

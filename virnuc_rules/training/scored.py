@@ -14,15 +14,14 @@ from virnuc_rules.embedding.embedding_file import Computation
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.models.calibration import Odds
-from virnuc_rules.prediction.called_windows import WindowCalls
+from virnuc_rules.prediction.called_windows import WindowCalls, called_windows
 from virnuc_rules.prediction.contig_calls import ContigRule, contig_calls
 from virnuc_rules.prediction.scored_chunks import scored_chunks
-from virnuc_rules.prediction.tables import called_windows
-from virnuc_rules.prediction.window_calls import Consensus, floors
+from virnuc_rules.prediction.window_calls import Consensus
 from virnuc_rules.progress import progress
 from virnuc_rules.training.labelled import Labelled, LabelledSample
 from virnuc_rules.training.split import PARTS, Parts
-from virnuc_rules.vocabulary import NO_REASON, Call, Reason
+from virnuc_rules.vocabulary import Call, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ def score_labelled(
 ) -> Scores:
     """Score the embedded windows of labelled samples, and their contigs.
 
-    Windows are ranked by their margin (`Consensus.margin`), contigs by their probability, or the
+    Windows are ranked by their margin (`WindowCalls.margin`), contigs by their probability, or the
     mean margin of their windows where the bundle has no model of contigs. Calls are those of
     `predict` where half of the contigs are viral. Raises what `scored_chunks` raises.
     """
@@ -92,7 +91,6 @@ def _consensus(
     settings: LabelledSettings, bundle: Bundle, sample: LabelledSample, computed: set[Computation]
 ) -> Consensus:
     consensus = Consensus.empty(sample.manifest.windows)
-    consensus.floor = floors(sample.folder, sample.manifest)
     tasks = list(Tasks.of(settings.run, settings.embedding).of_sample(sample.name))
     classifier = bundle.open_classifier()
     with progress(f"sample {sample.name}", sample.manifest.open_frames) as advance:
@@ -126,10 +124,10 @@ def _score(
     )
     windows = replace(
         contigs.where(sample.window_contig),
-        score=consensus.margin,
-        call=consensus.virus,
+        score=called.margin,
+        call=called.virus,
         failed=consensus.failed,
-        floor=consensus.floor != NO_REASON,
+        floor=np.isin(called.reason, (Reason.TOO_SHORT.code, Reason.TOO_AMBIGUOUS.code)),
     )
     return windows, contigs
 
@@ -140,4 +138,4 @@ def _called_windows(bundle: Bundle, sample: LabelledSample, consensus: Consensus
     contigs = pa.concat_tables([CONTIG_SCHEMA.empty_table(), *read_table(folder.contigs)])
     windows = pa.concat_tables([WINDOW_SCHEMA.empty_table(), *read_table(folder.windows)])
     odds = Odds.of(bundle.card.calibration)
-    return called_windows(contigs, windows, consensus, odds, folder)
+    return called_windows(contigs, windows, consensus, odds, folder, sample.manifest.chunking)
