@@ -1,4 +1,4 @@
-"""The commands that the jobs of a run call: chunk, serve, embed, predict."""
+"""The commands that the jobs of a run call: chunk, serve, embed, predict, collect."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +17,7 @@ from virnuc_rules.config.model import (
     WorkerSettings,
 )
 from virnuc_rules.config.run_folder import ChunkFolder, RunFolder, SampleFolder
-from virnuc_rules.config.sheet import read_samples
+from virnuc_rules.config.sheet import read_samples, read_sheet
 from virnuc_rules.errors import (
     ChunkError,
     EnvironmentProblem,
@@ -238,6 +238,23 @@ def predict(
             return
         if stamp:
             touch(stamp)
+
+
+@app.command()
+@with_settings
+def collect(inputs: Inputs, run: Run, stamp: Stamp = None, log: Log = None) -> None:
+    """Write the viral contigs and regions of all samples into one table and one FASTA file."""
+    folder, sheet = RunFolder(run.results), read_sheet(inputs.samples)
+    product = products.viruses(folder, sheet)
+    if product.up_to_date(stamp):
+        return
+    from virnuc_rules.report.viruses import write_viruses
+
+    seen = product.look()
+    product.made.unlink(missing_ok=True)
+    rows = write_viruses(run.results, sheet)
+    product.finish(seen, folder.viruses.files(), stamp)
+    logger.info("%s: %d viral contigs and regions", folder.viruses.tsv, rows)
 
 
 @app.command()

@@ -17,7 +17,10 @@ from virnuc_rules.files.environment import environment_problem
 # The names that a sample may have; names of files are made from them, of at most 255 bytes.
 SAMPLE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
-COLUMNS = {"sample", "path", "label", "labels", "group", "groups", "genbank", "part"}
+ANNOTATIONS = "annotations"  # also annotations_NAME
+COLUMNS = {
+    "sample", "path", "label", "labels", "group", "groups", "genbank", "part", ANNOTATIONS
+}  # fmt: skip
 _CLOSE = 0.82  # similarity of a misspelt column; 1 is equal
 
 
@@ -51,6 +54,11 @@ def read_table(path: Path, *needed: str) -> Table:
         problem = f"{path}: cannot be read ({error.strerror}); check the path"
         raise environment_problem(error, path) or VirnucError(problem) from None
     return Table(path, columns, rows)
+
+
+def is_known(column: str) -> bool:
+    """Tell whether VirNuc reads this column of a sample sheet."""
+    return column in COLUMNS or column.startswith(f"{ANNOTATIONS}_")
 
 
 def _header(path: Path, reader: Any, needed: tuple[str, ...]) -> list[str]:
@@ -130,7 +138,7 @@ def read_sheet(path: Path) -> Sheet:
     table = read_table(path, "sample", "path")
     for column in table.columns:  # others may be the user's notes
         close = difflib.get_close_matches(column, COLUMNS, 1, _CLOSE)
-        if close and column not in COLUMNS:
+        if close and not is_known(column):
             raise VirnucError(f"{path}: column {column!r} is not known; did you mean {close[0]!r}?")
     rows = list(_rows(table))
     if not rows:

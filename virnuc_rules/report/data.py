@@ -44,6 +44,7 @@ NOT_SHOWN = 65535  # of a contig without a value; else shown * 10,000
 _COUNTS = ("contig_index", "length", "windows", "called_windows", "viral_windows")
 _SHOWN = ("probability", "margin")
 _TABLES = ("contigs", "windows")
+_NAMED = 5  # ids in a line
 _PACKED = {"sample": np.uint32, "call": np.uint8, **dict.fromkeys(_COUNTS, np.uint32),
            "shown": np.uint16}  # fmt: skip
 
@@ -157,7 +158,16 @@ def _joined(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _batches(path: Path, *columns: str) -> Iterator[pa.RecordBatch]:
+def unmatched(ids: list[str], total: int, table: str) -> str:
+    """Say how many ids in a table of the user are of no contig, and name some."""
+    more = f" and {len(ids) - _NAMED:,} more" if len(ids) > _NAMED else ""
+    return (
+        f"{len(ids):,} of {total:,} ids in {table} match no contig: {', '.join(ids[:_NAMED])}{more}"
+    )
+
+
+def batches(path: Path, *columns: str) -> Iterator[pa.RecordBatch]:
+    """Read columns of a table in parts. Raises ResultError where it is damaged."""
     try:
         with environment_named(path), open_regular(path) as opened:
             file = pq.ParquetFile(opened, page_checksum_verification=True)
@@ -174,7 +184,7 @@ def _read_contigs(sample_index: int, sample: SampleSummary) -> dict[str, NDArray
     names = (*_COUNTS, "shown", "call", "id_bytes")
     parts: list[dict[str, NDArray[Any]]] = [{name: np.zeros(0, np.int64) for name in names}]
     path, matched = sample.folder.parquet("contigs"), set[str]()
-    for batch in _batches(path, *_COUNTS, *_SHOWN, "call", "contig"):
+    for batch in batches(path, *_COUNTS, *_SHOWN, "call", "contig"):
         counts = {name: batch[name].to_numpy() for name in _COUNTS}
         value = _shown(batch)
         shown = np.where(np.isnan(value), NOT_SHOWN, np.nan_to_num(value) * 10_000)
@@ -212,7 +222,7 @@ def _read_windows(sample: SampleSummary, offset: Int, track: NDArray[np.uint8]) 
     """Count a sample's windows; write those of contigs with an offset (not -1) into `track`."""
     columns = ("contig_index", "window", *_SHOWN, "call", "reason")
     path = sample.folder.parquet("windows")
-    for batch in _batches(path, *columns):
+    for batch in batches(path, *columns):
         score = np.nan_to_num(_shown(batch))
         call = _call(batch, path)
         for index, name in enumerate(Call):
@@ -234,7 +244,7 @@ def _read_ids(sample: SampleSummary, contig_index: Int, rows: Int, ids: list[str
     """Write the ids of some contigs into these rows of `ids`."""
     row = np.full(sample.manifest.contigs, -1)
     row[contig_index] = rows
-    for batch in _batches(sample.folder.parquet("contigs"), "contig_index", "contig"):
+    for batch in batches(sample.folder.parquet("contigs"), "contig_index", "contig"):
         target = row[batch["contig_index"].to_numpy()]
         names = batch["contig"].filter(pa.array(target >= 0)).to_pylist()
         for index, name in zip(target[target >= 0].tolist(), names, strict=True):

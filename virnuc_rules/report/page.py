@@ -35,6 +35,7 @@ from virnuc_rules.report.data import (
     SampleSummary,
     find_samples,
     read_contigs,
+    unmatched,
 )
 from virnuc_rules.report.multiqc import multiqc_content
 from virnuc_rules.report.provenance import Provenance, provenance
@@ -44,7 +45,6 @@ from virnuc_rules.vocabulary import Call
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 200  # in the list
-_SHOWN = 5  # ids in a line
 
 
 @dataclass(slots=True)
@@ -94,18 +94,21 @@ class Run:
 
 
 def write_report(config: Config, out: Path) -> Run:
-    """Write the page `out`, and beside it figures, provenance and the tables for MultiQC.
+    """Write the page `out`; beside it a table of samples, figures, provenance, MultiQC's tables.
 
     Samples without tables are left out, and named on the page and in the log. Raises ResultError
     where no sample has tables, or where a table is damaged.
     """
     from virnuc_rules.report.figures import write_figures
+    from virnuc_rules.report.summary import summary_text
 
     run, folder = read_run(config), ReportFolder(out)
     calls, summary = multiqc_content(run.samples, run.card.name)
     for path, content in {folder.multiqc_calls: calls, folder.multiqc_summary: summary}.items():
         with replacing(path) as handle:
             handle.write(json.dumps(content, indent=1) + "\n")
+    with replacing(folder.summary) as handle:
+        handle.write(summary_text(run.samples, run.missing))
     write_figures(run.samples, folder)
     with replacing(folder.provenance) as handle:
         handle.write(run.provenance.model_dump_json(indent=1) + "\n")
@@ -126,7 +129,7 @@ def read_run(config: Config) -> Run:
     contigs = read_contigs(samples)
     for sample in samples:
         if sample.unmatched:
-            logger.warning("sample %s: %s", sample.name, unmatched(sample))
+            logger.warning("sample %s: %s", sample.name, unmatched_labels(sample))
     card, store = read_card(config.run.bundle), Store(results)
     failed = store.failed(_tasks(config, [*(s.name for s in samples), *missing]))
     return Run(
@@ -141,14 +144,9 @@ def read_run(config: Config) -> Run:
     )
 
 
-def unmatched(sample: SampleSummary) -> str:
+def unmatched_labels(sample: SampleSummary) -> str:
     """Say how many ids in a sample's tables of labels are of no contig, and name some."""
-    ids = sample.unmatched
-    more = f" and {len(ids) - _SHOWN:,} more" if len(ids) > _SHOWN else ""
-    return (
-        f"{len(ids):,} of {len(sample.labels):,} ids in its table of labels match no contig: "
-        f"{', '.join(ids[:_SHOWN])}{more}"
-    )
+    return unmatched(sample.unmatched, len(sample.labels), "its table of labels")
 
 
 def _tasks(config: Config, names: list[str]) -> dict[str, Task]:
@@ -170,7 +168,7 @@ def page_environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["count"] = "{:,}".format
-    environment.filters["unmatched"] = unmatched
+    environment.filters["unmatched"] = unmatched_labels
     return environment
 
 
