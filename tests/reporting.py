@@ -1,7 +1,10 @@
 """Results of a run as the documented tables have them, with numbers drawn at random."""
 
+import gzip
 import json
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -108,3 +111,39 @@ def _write(folder: Path, name: str, columns: dict[str, object]) -> None:
     schema = SCHEMAS[name]
     arrays = [pa.array(columns[field.name]).cast(field.type) for field in schema]
     pq.write_table(pa.Table.from_arrays(arrays, schema=schema), folder / f"{name}.parquet")
+
+
+def add_regions(results: Path, samples: dict[str, int]) -> None:
+    """Write one or two regions for every second contig, and both FASTA files."""
+    for name in samples:
+        folder = SampleFolder(results / name, name)
+        contigs = pq.read_table(folder.parquet("contigs")).to_pylist()
+        regions = [
+            (row, row["length"] * part // of, row["length"] * (part + 1) // of)
+            for row in contigs
+            for of in [(0, 1, 0, 2)[row["contig_index"] % 4]]
+            for part in range(of)
+        ]
+        rows, starts, ends = zip(*regions, strict=True) if regions else ((), (), ())
+        columns = {
+            "contig_index": [row["contig_index"] for row in rows],
+            "contig": pa.array([row["contig"] for row in rows], pa.string()),
+            "start": pa.array(starts, pa.int64()), "end": pa.array(ends, pa.int64()),
+            "windows": [1] * len(rows), "evidence": [0.5] * len(rows),
+            "posterior": [1 / (2 + number) for number in range(len(rows))],
+        }  # fmt: skip
+        _write(folder.path, "regions", columns)
+        viral = [(row["contig"], _bases(row)) for row in contigs if row["call"] == "virus"]
+        parts = [
+            (f"{row['contig']}:{start + 1}-{end}", _bases(row)[start:end])
+            for row, start, end in regions
+        ]
+        for path, records in ((folder.viral_fasta, viral), (folder.region_fasta, parts)):
+            text = "".join(f">{name} more\n{textwrap.fill(it, 60)}\n" for name, it in records)
+            path.write_bytes(gzip.compress(text.encode()))
+
+
+def _bases(row: dict[str, Any]) -> str:
+    """Bases of a contig, others than those of its neighbours."""
+    motif = "ACGGT" * (1 + row["contig_index"]) + "T"
+    return (motif * row["length"])[: row["length"]]

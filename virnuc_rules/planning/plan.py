@@ -89,7 +89,8 @@ class Plan:
 
     def report(self) -> Product | None:
         """Return the report as a product; None while it cannot be up to date."""
-        if self.card is None or not self.has_viruses:
+        viruses = self.viruses()
+        if self.card is None or viruses is None or viruses.current() is None:
             return None
         return products.report(self.config, self.card, self.sheet)
 

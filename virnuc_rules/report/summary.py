@@ -26,7 +26,9 @@ def summary_text(samples: list[SampleSummary], missing: dict[str, str]) -> str:
     rows = [_row(sample) for sample in samples]
     rows += [{"sample": name, "problem": one_line(reason)} for name, reason in missing.items()]
     frame = pd.DataFrame(rows, columns=COLUMNS).convert_dtypes()
-    text: str = frame.to_csv(sep="\t", index=False, lineterminator="\n", quoting=csv.QUOTE_NONE)
+    text: str = frame.to_csv(
+        sep="\t", index=False, lineterminator="\n", quoting=csv.QUOTE_NONE, float_format="%.6g"
+    )
     return text
 
 

@@ -20,7 +20,7 @@ from virnuc_rules.arrays import Bool
 from virnuc_rules.config.annotations import annotation_tables
 from virnuc_rules.config.run_folder import RunFolder, SampleFolder, VirusFiles
 from virnuc_rules.config.sheet import Sheet
-from virnuc_rules.errors import ResultError
+from virnuc_rules.errors import ResultError, one_line
 from virnuc_rules.files.atomic import replacing_path
 from virnuc_rules.files.environment import environment_named
 from virnuc_rules.files.gzip import Gzip
@@ -98,7 +98,7 @@ class _Viruses:
 
     def add(self, folder: SampleFolder, annotations: list[Annotation]) -> None:
         """Add the viral contigs and regions of a sample, and what is known of them."""
-        in_virus = [np.zeros(0, np.bool_)]  # each region: whether its contig is called virus
+        whole, of_viral = 0, [np.zeros(0, np.bool_)]  # each region: if its contig is called virus
         for rows in _viral_rows(folder):
             keys = rows["contig"].to_pylist(), rows["name"].to_pylist()
             known = pd.concat([pd.DataFrame(), *(each.of(*keys) for each in annotations)], axis=1)
@@ -111,9 +111,13 @@ class _Viruses:
             }
             self.table.add({**dict(zip(rows.column_names, rows.columns, strict=True)), **more})
             self.rows += rows.num_rows
-            is_virus = pc.equal(rows["call"], Call.VIRUS)
-            in_virus.append(is_virus.filter(pc.is_valid(rows["region"])).to_numpy())
-        self._add_bases(folder, ~np.concatenate(in_virus))
+            is_region = pc.is_valid(rows["region"])
+            of_viral.append(pc.equal(rows["call"], Call.VIRUS).filter(is_region).to_numpy())
+            whole += rows.num_rows - len(of_viral[-1])
+        is_copied = np.ones(whole, np.bool_), ~np.concatenate(of_viral)
+        for path, which in zip((folder.viral_fasta, folder.region_fasta), is_copied, strict=True):
+            for block in _copied(path, folder.sample, which):
+                self.fasta.write(block)
         for each in annotations:
             counts, paths = each.counts(), " ".join(map(str, each.paths))
             cells = (folder.sample, each.name, paths, *map(str, counts.values()))
@@ -122,21 +126,29 @@ class _Viruses:
                 text = unmatched(each.unmatched, each.rows, paths)
                 logger.warning("sample %s: %s", folder.sample, text)
 
-    def _add_bases(self, folder: SampleFolder, is_added: Bool) -> None:
-        """Copy the contigs called virus, and the regions [R] of others."""
-        prefix = f">{folder.sample}|".encode()
-        for path, kept in ((folder.viral_fasta, None), (folder.region_fasta, is_added)):
-            index, add = -1, True
-            with environment_named(path), gzip.open(path) as handle:
-                while lines := handle.readlines(_BLOCK):
-                    for at, line in enumerate(lines):
-                        if line[:1] == b">":
-                            index += 1
-                            add = kept is None or bool(kept[index])
-                            lines[at] = prefix + line[1:]
-                        if not add:
-                            lines[at] = b""
-                    self.fasta.write(b"".join(lines))
+
+def _copied(path: Path, sample: str, is_copied: Bool) -> Iterator[bytes]:
+    """Yield the records [N] of a FASTA file that are copied, with the sample before their ids.
+
+    Raises ResultError where the file is damaged, or has not N records.
+    """
+    prefix, index, copy = f">{sample}|".encode(), -1, True
+    try:
+        with environment_named(path), gzip.open(path) as handle:
+            while lines := handle.readlines(_BLOCK):
+                for at, line in enumerate(lines):
+                    if line.startswith(b">"):
+                        index += 1
+                        copy = bool(is_copied[index : index + 1].any())
+                        lines[at] = prefix + line[1:]
+                    if not copy:
+                        lines[at] = b""
+                yield b"".join(lines)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ResultError(f"{path}: damaged ({one_line(error)}); run `predict` again") from None
+    if index + 1 != len(is_copied):
+        count = f"{index + 1} of {len(is_copied)} sequences"
+        raise ResultError(f"{path}: {count}; run `predict` again")
 
 
 def _sequences(folder: SampleFolder) -> Iterator[str]:
