@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from harness import read_tsv
+from harness import REPO, read_tsv
 from reporting import add_regions, make_results
 
 from virnuc_rules.config.run_folder import RunFolder
@@ -123,3 +123,10 @@ def test_a_damaged_fasta_is_named(run: RunFolder) -> None:
     path.write_bytes(gzip.compress(b""))
     with pytest.raises(ResultError, match=f"^{path}: 0 of [0-9]+ sequences.*run `predict` again"):
         collect(run)
+
+
+def test_columns_are_documented_in_their_order() -> None:
+    section = (REPO / "docs/outputs.md").read_text().partition("## viruses.tsv\n")[2]
+    rows = [line.split(" | ") for line in section.partition("\n## ")[0].splitlines()]
+    documented = [(row[0].strip("| `"), row[1]) for row in rows if row[0].startswith("| `")]
+    assert documented == [(field.name, str(field.type)) for field in SCHEMA]

@@ -3,10 +3,8 @@
 Every column is described in docs/outputs.md.
 """
 
-import csv
 from typing import Any
 
-import pandas as pd
 import pyarrow.parquet as pq
 
 from virnuc_rules.errors import one_line
@@ -25,11 +23,14 @@ def summary_text(samples: list[SampleSummary], missing: dict[str, str]) -> str:
     """Return the text of the table; missing: why each of the other samples has no tables."""
     rows = [_row(sample) for sample in samples]
     rows += [{"sample": name, "problem": one_line(reason)} for name, reason in missing.items()]
-    frame = pd.DataFrame(rows, columns=COLUMNS).convert_dtypes()
-    text: str = frame.to_csv(
-        sep="\t", index=False, lineterminator="\n", quoting=csv.QUOTE_NONE, float_format="%.6g"
-    )
-    return text
+    lines = [COLUMNS, *([_text(row.get(name)) for name in COLUMNS] for row in rows)]
+    return "".join("\t".join(line) + "\n" for line in lines)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _row(sample: SampleSummary) -> dict[str, Any]:
