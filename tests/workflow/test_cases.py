@@ -116,7 +116,7 @@ def test_r7_the_next_run_from_another_folder(project: Project, finished: Project
     (project.folder / "samples.tsv").write_text("sample\tpath\n" + rows)
     done = above.run()
     assert done.returncode == 0, done.stdout
-    assert jobs(done.stdout) == {"collect": 1, "report": 1, "check": 1}
+    assert jobs(done.stdout) == {"report": 1, "check": 1}
     assert project.tables() == finished.tables()
     page = project.paths.report.page.read_text()
     assert "p/a.fa" in page and "p/b.fa" in page
@@ -194,7 +194,7 @@ def test_r11_labels_are_shown_and_unmatched_ones_named(project: Project) -> None
     for rows in edits:
         labelled(*rows)(project)
         done = project.run()
-        assert jobs(done.stdout) == {"collect": 1, "report": 1, "check": 1}
+        assert jobs(done.stdout) == {"report": 1, "check": 1}
         shown.append(page.read_text().partition('id="known"')[2].partition("</section>")[0])
         line = "2 of 3 ids in its table of labels match no contig: gone, lost"
         is_first = rows == edits[0]
