@@ -91,8 +91,8 @@ def chunk(
         again = [sample] if isinstance(error, UnreadableInput) else []
         product.finish(seen, [], stamp, problem=str(error), failed=again)
         return
-    except EnvironmentProblem:  # another process may have made it at the same time
-        if not can_be_current or not product.up_to_date(stamp):
+    except EnvironmentProblem as error:
+        if not can_be_current or not product.is_of_another(error, stamp):
             raise
         return
     if stamp:
@@ -232,8 +232,8 @@ def predict(
 
         try:
             write_predictions(run, embedding, calling, probability, sample, out, finish)
-        except EnvironmentProblem:  # another process may have made them at the same time
-            if not product.up_to_date(stamp):
+        except EnvironmentProblem as error:
+            if not product.is_of_another(error, stamp):
                 raise
             return
         if stamp:
