@@ -20,6 +20,9 @@ def _group() -> None:
 def write(
     folder: Annotated[Path, typer.Argument(help="folder with a README.md")] = Path("config"),
 ) -> None:
-    """Write config.yaml, the table of keys in README.md, and schema.json, for developers."""
+    """Write config.yaml, the table of keys in README.md, and schema.json, for developers.
+
+    Example: virnuc-rules config write
+    """
     start_log(None)
     logger.info("wrote %s", ", ".join(map(str, write_documents(folder))))

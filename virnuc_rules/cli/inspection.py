@@ -32,6 +32,8 @@ def report(
     """Write one HTML page about the run; figures, provenance, MultiQC's tables beside it.
 
     All keys of the config are options; most are only listed as the settings of the run.
+
+    Example: virnuc-rules report --out page.html
     """
     config, folder = with_window(config), RunFolder(config.run.results)
     out = out or folder.report.page
@@ -64,7 +66,10 @@ def estimate_run(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Say what a run will take: windows, chunks, disk, hours of devices. Embeds nothing."""
+    """Say what a run will take: windows, chunks, disk, hours of devices. Embeds nothing.
+
+    Example: virnuc-rules estimate --fraction 0.01 --workers 8
+    """
     from virnuc_rules.inspection.estimate import estimate
 
     found = estimate(config, fraction, measured_in)
@@ -83,7 +88,10 @@ def status(
         bool, typer.Option("--plan", help="what the next run will embed, and why")
     ] = False,
 ) -> None:
-    """Show the progress of a run: chunks by state, workers, time left."""
+    """Show the progress of a run: chunks by state, workers, time left.
+
+    Example: virnuc-rules status --watch
+    """
     from rich.console import Console
 
     from virnuc_rules.inspection.status import Observer, render
@@ -112,7 +120,10 @@ def doctor(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON, one finding per line")] = False,
 ) -> None:
-    """Check what a run needs: filesystem, clock, device, bundle, input, Slurm's limits."""
+    """Check what a run needs: filesystem, clock, device, bundle, input, Slurm's limits.
+
+    Example: virnuc-rules doctor --profile profiles/slurm
+    """
     from rich.console import Console
 
     from virnuc_rules.inspection.doctor import COLOURS, diagnose

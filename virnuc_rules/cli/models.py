@@ -42,7 +42,10 @@ def prepare(
     ] = "",
     log: Log = None,
 ) -> None:
-    """Make a bundle: download missing files, compare hashes, convert; no code in files is run."""
+    """Make a bundle: download missing files, compare hashes, convert; no code in files is run.
+
+    Example: virnuc-rules models prepare virnucpro-500 --trust-unpinned
+    """
     start_log(log)
     from virnuc_rules.bundles.definition import customized, find_definition
     from virnuc_rules.bundles.prepare import prepare_bundle
@@ -66,7 +69,10 @@ def prepare(
 @app.command("list")
 @with_settings
 def list_models(run: Run) -> None:
-    """List the shipped definitions, the bundles in ./bundles and the one of the config."""
+    """List the shipped definitions, the bundles in ./bundles and the one of the config.
+
+    Example: virnuc-rules models list
+    """
     from rich.console import Console
 
     from virnuc_rules.bundles.overview import overview
@@ -82,7 +88,10 @@ def show(
     model: Annotated[str, typer.Argument(help="folder of a bundle, or a definition")],
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Show the card of a bundle, or a definition, as YAML."""
+    """Show the card of a bundle, or a definition, as YAML.
+
+    Example: virnuc-rules models show demo/bundle
+    """
     import yaml
 
     from virnuc_rules.bundles.overview import find_model
@@ -112,6 +121,8 @@ def verify(
     """Check a bundle's hashes and a self-check batch; with --data, the effect of a precision.
 
     The result is stored in the bundle's folder; runs report a precision that was not verified.
+
+    Example: virnuc-rules models verify bundles/virnucpro-500 --data my.fa --precision fp16
     """
     if reference and not data:
         raise VirnucError("--reference needs --data: a FASTA file to compare on")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from virnuc_rules.chunking.manifest import Manifest
-from virnuc_rules.cli.settings import Log, Stamp, with_settings
+from virnuc_rules.cli.settings import OF_JOBS, Log, Stamp, with_settings
 from virnuc_rules.config.model import (
     Calling,
     Chunking,
@@ -42,8 +42,9 @@ _STDIN = Path("-")
 NeedEmbeddings = Annotated[
     bool,
     typer.Option(
-        "--need-embeddings", help="for train: chunks of which only scores were kept are embedded"
-    ),
+        "--need-embeddings", help="for train: chunks of which only scores were kept are embedded",
+        rich_help_panel=OF_JOBS,
+    ),  # fmt: skip
 ]
 
 
@@ -70,6 +71,8 @@ def chunk(
     """Cut contigs into windows and their open frames into chunks.
 
     With --stamp, files that cannot be used are recorded, and `check` is the command that fails.
+
+    Example: virnuc-rules chunk lake.fa.gz --out results/chunks/lake --window 500
     """
     if upstream_fasta and not chunking.like_virnucpro:
         raise VirnucError(
@@ -144,8 +147,9 @@ def serve(
     every_sample: Annotated[
         bool,
         typer.Option(
-            "--every-sample", help="also samples with tables: train and evaluate read their results"
-        ),
+            "--every-sample", help="also samples with tables: train and evaluate read their results",
+            rich_help_panel=OF_JOBS,
+        ),  # fmt: skip
     ] = False,
     need_embeddings: NeedEmbeddings = False,
     stamp: Stamp = None,
@@ -154,6 +158,8 @@ def serve(
     """Run a model server: load both models once, embed chunks until none is left.
 
     Chunks of samples whose tables are up to date are left out: their embeddings may be deleted.
+
+    Example: virnuc-rules serve --results results --device cuda:0
     """
     from virnuc_rules.embedding.tasks import Tasks
     from virnuc_rules.serving.lifetime import snakemakes
@@ -187,7 +193,10 @@ def embed(
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:
-    """Embed one chunk in a separate process: the reference, and for debugging a chunk."""
+    """Embed one chunk in a separate process: the reference, and for debugging a chunk.
+
+    Example: virnuc-rules embed --sample lake --chunk chunk_000000.parquet
+    """
     from virnuc_rules.embedding.tasks import Tasks
     from virnuc_rules.serving.worker import Worker
 
@@ -215,6 +224,8 @@ def predict(
     """Classify the embeddings of a sample and write its tables.
 
     Where the files of the sample cannot be used, older tables stay as they are.
+
+    Example: virnuc-rules predict --sample lake --out results/lake
     """
     card, folder = read_card(run.bundle), SampleFolder(out, sample)
     chunks = read_made(RunFolder(run.results).chunks(sample).made)
@@ -243,7 +254,10 @@ def predict(
 @app.command()
 @with_settings
 def collect(inputs: Inputs, run: Run, stamp: Stamp = None, log: Log = None) -> None:
-    """Write the viral contigs and regions of all samples into one table and one FASTA file."""
+    """Write the viral contigs and regions of all samples into one table and one FASTA file.
+
+    Example: virnuc-rules collect --results results
+    """
     folder, sheet = RunFolder(run.results), read_sheet(inputs.samples)
     product = products.viruses(folder, sheet)
     if product.up_to_date(stamp):
@@ -266,7 +280,10 @@ def check(
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:
-    """Name the samples whose files could not be used; exit code 1 if there is one."""
+    """Name the samples whose files could not be used; exit code 1 if there is one.
+
+    Example: virnuc-rules check --results results
+    """
     folder, problems = RunFolder(run.results), list[str]()
     samples = [sample] if sample else list(read_samples(inputs.samples))
     for sample in samples:

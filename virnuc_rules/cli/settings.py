@@ -11,8 +11,15 @@ from virnuc_rules.config.load import load_config
 from virnuc_rules.config.model import SECTIONS, Chunking, Config, Group, Section, check_config
 from virnuc_rules.logs import logger, start_log
 
-Log = Annotated[Path | None, typer.Option(help="also log to this file, with tracebacks")]
-Stamp = Annotated[Path | None, typer.Option(help="file to write when all work is done")]
+OF_JOBS, _OF_CONFIG = "Options for jobs of a workflow", "Settings: the keys of the config"
+Log = Annotated[
+    Path | None,
+    typer.Option(help="also log to this file, with tracebacks", rich_help_panel=OF_JOBS),
+]
+Stamp = Annotated[
+    Path | None,
+    typer.Option(help="file to write when all work is done", rich_help_panel=OF_JOBS),
+]
 _CONFIGFILE = Annotated[
     Path | None,
     typer.Option(
@@ -74,7 +81,8 @@ def _option(key: str, kind: type[Section]) -> Parameter:
     field = kind.model_fields[key]
     type_ = field.annotation if isinstance(field.annotation, type) else str  # a Literal is text
     help_ = f"{field.description} [default: {field.default}]"
-    annotation = Annotated[type_ | None, typer.Option(help=help_, show_default=False)]  # type: ignore[valid-type]
+    option = typer.Option(help=help_, show_default=False, rich_help_panel=_OF_CONFIG)
+    annotation = Annotated[type_ | None, option]  # type: ignore[valid-type]
     return Parameter(key, _KEYWORD, default=None, annotation=annotation)
 
 

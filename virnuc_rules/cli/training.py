@@ -37,7 +37,10 @@ def train(
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:
-    """Train a classifier on embedded, labelled samples; makes a bundle with its evaluation."""
+    """Train a classifier on embedded, labelled samples; makes a bundle with its evaluation.
+
+    Example: virnuc-rules train --trained-bundle bundles/own
+    """
     settings.run.check_embeddings("train")
     product = trained_product(settings, calibrating, fitting)
     if product.up_to_date(stamp):
@@ -63,7 +66,10 @@ def calibrate(
     part: Annotated[Parts, typer.Option(help=_PART)] = "validation",
     log: Log = None,
 ) -> None:
-    """Fit a calibration to embedded, labelled samples, and write it into the bundle's card."""
+    """Fit a calibration to embedded, labelled samples, and write it into the bundle's card.
+
+    Example: virnuc-rules calibrate --bundle bundles/own
+    """
     from virnuc_rules.training.commands import calibrate as calibrate_bundle
 
     calibrate_bundle(settings, calibrating, part)
@@ -82,7 +88,10 @@ def evaluate(
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:
-    """Measure a bundle on embedded, labelled samples; writes a page, and JSON beside it."""
+    """Measure a bundle on embedded, labelled samples; writes a page, and JSON beside it.
+
+    Example: virnuc-rules evaluate --bundle bundles/own --out page.html
+    """
     files = EvaluationFiles(out) if out else RunFolder(settings.run.results).evaluation
     product = evaluation_product(settings, part, files)
     if product.up_to_date(stamp):
