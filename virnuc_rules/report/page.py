@@ -238,8 +238,11 @@ def warnings(sample: SampleSummary) -> list[str]:
 def _links(page: Path, paths: list[Path]) -> dict[str, str]:
     """Return the link from the page to each of the paths that exists, by its name."""
     # Not resolved: a browser, too, goes up from a folder by its name.
-    relative = {path.name: os.path.relpath(path, page.parent) for path in paths if path.exists()}
-    return {name: quote(path) for name, path in relative.items()}
+    return {
+        path.name + "/" * path.is_dir(): quote(os.path.relpath(path, page.parent))
+        for path in paths
+        if path.exists()
+    }
 
 
 def _files(folder: SampleFolder) -> list[Path]:
