@@ -90,6 +90,16 @@ def _make_sample(
         "reason": pa.array(np.where(call == "no_call", "no_open_frame", None)),
     }  # fmt: skip
     _write(results / name, "contigs", columns)
+    # Of every second contig a region, its first window; of every tenth one more, its last one.
+    last = np.cumsum(windows) - 1
+    first = last - windows + 1
+    at = np.sort(np.concatenate([first[::2], last[::10][windows[::10] > 1]]))
+    columns = {
+        "contig_index": contig[at], "contig": ids[contig[at]], "start": cutting.start[at],
+        "end": cutting.end[at], "windows": np.ones(len(at)), "evidence": np.ones(len(at)),
+        "posterior": draw.uniform(0.5, 1, len(at)),
+    }  # fmt: skip
+    _write(results / name, "regions", columns)
     calls = SampleCalls(calls="min_*", cutoff=None, estimated=True, windows=None, contigs=None)
     SampleFolder(results / name, name).calls.write_text(calls.model_dump_json())
     chunks = RunFolder(results).chunks(name)

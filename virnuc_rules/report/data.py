@@ -33,9 +33,9 @@ LENGTHS = (0, 500, 1_000, 2_500, 5_000, 10_000, 50_000)  # minimum bases of the 
 
 # Limits of the page: with 1,000 samples it is then below 20 MB. Bytes are those before base64.
 MAX_CONTIGS = 100_000  # in the list, 31 bytes each
-MAX_ID_BYTES = 4_000_000  # of their ids
-MAX_WINDOWS = 2_000_000  # in tracks, a byte each
-MAX_REGIONS = 150_000  # in tracks, 12 bytes each
+MAX_ID_BYTES = 4_500_000  # of their ids
+MAX_WINDOWS = 2_500_000  # in tracks, a byte each
+MAX_REGIONS = 120_000  # in tracks, 12 bytes each
 MAX_ANNOTATIONS = 6  # columns of other tools
 MAX_VALUES = 65_535  # different ones in a column; 0 is no value
 MAX_VALUE_BYTES = 1_500_000  # of all of them

@@ -17,7 +17,9 @@ function element(parent, name, attributes = {}, text) {
 }
 
 function unpack(text, Type) {
-  return new Type(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer);
+  const letters = atob(text), bytes = new Uint8Array(letters.length);
+  for (let at = 0; at < letters.length; at++) bytes[at] = letters.charCodeAt(at);
+  return new Type(bytes.buffer);
 }
 
 const ID = DATA.contigs.ids, COUNT = ID.length, WITH_TRACK = DATA.contigs.withTrack;
