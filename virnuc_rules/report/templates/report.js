@@ -82,6 +82,7 @@ function table(section, count, {value, text, make, chosen = () => true, shown = 
   search.oninput = update;
   back.onclick = () => { at -= PAGE; show(); };
   forward.onclick = () => { at += PAGE; show(); };
+  body.classList.remove("later");
   if (first >= 0) heads[first].ariaSort = "ascending";
   update();
   return update;
