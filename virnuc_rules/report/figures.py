@@ -26,6 +26,7 @@ _STYLE: Any = {
     "axes.spines.right": False,
     "figure.constrained_layout.use": True,
 }
+_MAX_NAME = 24  # letters of a sample's name in a figure
 _MAX_NAMED = 25  # samples in a figure; more are drawn without names
 
 
@@ -85,7 +86,7 @@ def _scores(axes: Any, samples: list[SampleSummary], shown: str) -> None:
         bottom = top
     axes.set(xlabel=f"{shown} of a window", ylabel="windows with a call", xlim=(0, 1))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.legend(frameon=False)
+    _legend(axes)
 
 
 def _by_length(axes: Any, samples: list[SampleSummary]) -> None:
@@ -110,23 +111,28 @@ def length_names() -> list[str]:
 def _calls(axes: Any, samples: list[SampleSummary]) -> None:
     count = np.array([[sample.contig_calls[call] for call in COLORS] for sample in samples])
     percent = 100 * count / np.maximum(1, count.sum(1, keepdims=True))
-    few = len(samples) <= _MAX_NAMED
-    if not few:
+    if few := len(samples) <= _MAX_NAMED:
+        names = (s.name if len(s.name) <= _MAX_NAME else s.name[:_MAX_NAME] + "…" for s in samples)
+        labels = [f"{name} ({n:,})" for name, n in zip(names, count.sum(1), strict=True)]
+        axes.set_yticks(np.arange(len(samples)) + 0.5, labels)
+        axes.set(xlabel="% of the contigs of a sample (their number)")
+    else:
         percent = percent[np.lexsort((-percent[:, 2], -percent[:, 0]))]
-    left = np.zeros(len(samples))
+        axes.set(xlabel="% of its contigs", ylabel=f"{len(samples):,} samples, most viral first")
+    left, edges = np.zeros(len(samples)), np.arange(len(samples) + 1)
     for at, (call, color) in enumerate(COLORS.items()):
         style, right = {"color": color, "label": _name(call)}, left + percent[:, at]
         if few:
-            names = [f"{s.name} ({n:,})" for s, n in zip(samples, count.sum(1), strict=True)]
-            axes.barh(names, percent[:, at], left=left, **style)
-        else:
-            edges = np.arange(len(samples) + 1)
+            axes.barh(edges[:-1] + 0.5, percent[:, at], left=left, **style)
+        else:  # one path, not a bar for each
             axes.stairs(right, edges, baseline=left, orientation="horizontal", fill=True, **style)
         left = right
-    axes.invert_yaxis()
-    axes.set(xlabel="% of the contigs of a sample (their number)" if few else "% of its contigs")
-    axes.set(xlim=(0, 100), ylabel="" if few else f"{len(samples):,} samples, most viral first")
-    axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    axes.set(xlim=(0, 100), ylim=(len(samples), 0))
+    _legend(axes)
+
+
+def _legend(axes: Any) -> None:
+    axes.figure.legend(frameon=False, ncols=3, loc="outside upper center")
 
 
 def _name(call: Call) -> str:

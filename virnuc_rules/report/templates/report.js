@@ -214,10 +214,11 @@ function contigRow(row) {
   const cell = element(tr, "td", {class: "call"});
   element(cell, "i", {class: call});
   cell.append(named(call));
-  for (const text of [ID[row], sampleOf(row)]) element(tr, "td", {class: "id"}, text);
+  const texts = (all) => all.forEach((text) => element(tr, "td", {class: "id", title: text}, text.length > 80 ? text.slice(0, 79) + "…" : text));
+  texts([ID[row], sampleOf(row)]);
   const numbers = [number(C.length[row]), shownText(C.shown[row]), viralText(row), number(C.regions[row])];
   for (const text of numbers) element(tr, "td", {class: "n"}, text);
-  for (const note of NOTES) element(tr, "td", {class: "id"}, noteOf(note, row));
+  texts(NOTES.map((note) => noteOf(note, row)));
   return tr;
 }
 
