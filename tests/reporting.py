@@ -21,11 +21,13 @@ HOSTILE = (
     "<img src=x onerror=\"document.title='broken'\">",
     "a'b\"c|d,e&amp;f",
     "größe_chunk_1",
+    "{{ 7 * 7 }}{% raw %}",
 )
 
 
 def make_results(folder: Path, samples: dict[str, int], called: float = 0.6) -> Config:
     """Write chunk manifests, tables and a worker's report of samples with so many contigs."""
+    folder.mkdir(exist_ok=True)
     sheet = folder / "samples.tsv"
     sheet.write_text("sample\tpath\n" + "".join(f"{s}\t/data/{s}.fa\n" for s in samples))
     config = Config.of(samples=sheet, results=folder / "results", bundle=BUNDLE)

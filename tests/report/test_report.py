@@ -348,6 +348,16 @@ def test_the_most_that_a_page_holds_is_below_20_mb() -> None:
     assert packed + rundata.MAX_ID_BYTES + rundata.MAX_VALUE_BYTES + samples < 20e6
 
 
+def test_one_sample_and_one_without_contigs(tmp_path: Path) -> None:
+    config = make_results(tmp_path, {"empty": 0})
+    write_report(config, config.run.results / "report.html")
+    page = (config.run.results / "report.html").read_text()
+    assert "1 sample " in page and "0 of 0 windows have no call" in page
+    config = make_results(tmp_path / "more", {"empty": 0, "a" * 64: 3})
+    write_report(config, config.run.results / "report.html")
+    assert read_run(config).contigs.listed == 3
+
+
 def test_without_a_single_call(tmp_path: Path) -> None:
     config = make_results(tmp_path, {"lake": 5}, called=0.0)
     run = read_run(config)

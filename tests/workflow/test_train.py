@@ -144,7 +144,7 @@ def test_tables_of_a_calibrated_bundle_have_probabilities(trained: Project, tmp_
     viral = [float(row["probability"]) for row in called if row["call"] == "virus"]
     expected = 1 - sum(viral) / len(viral)
     page = (project.results / "report.html").read_text()
-    assert f"{expected:.1%}" in page
+    assert f"{100 * expected:.1f} %<br><small>n = {len(viral)}</small>" in page
     assert 'id="known"' in page
     summary = json.loads((project.results / "multiqc/virnuc_summary_mqc.json").read_text())
     assert summary["data"]["mixed"]["expected_false"] == pytest.approx(100 * expected, abs=0.01)
