@@ -48,24 +48,6 @@ logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 200  # in the list
 _SHOWN = 5  # ids in a line
-GLOSSARY = {
-    "contig": "a record of the input, also a read; named by its id",
-    "window": "a piece of a contig of a fixed number of bases; windows overlap evenly",
-    "open frame": "one of the six translations of a window, without a stop",
-    "score": "output of the classifier for an open frame; that of a window is its best one",
-    "call": "virus, non-viral, or no call where nothing can be said",
-    "probability": "calibrated, that a window or contig is viral, for the viral fraction of the "
-    "sample",
-    "relative score": "score of virus / sum of both scores, where the bundle has no calibration: "
-    "it ranks, and is no probability",
-    "viral fraction (prevalence)": "of the windows or contigs with a call, those that are viral",
-    "expected false": "non-viral ones among those called virus, expected by their probabilities",
-    "region": "a viral stretch of a contig, whatever its call, e.g. a prophage",
-    "posterior": "probability that the windows of a region are viral, given their neighbours",
-    "evidence": "of a region: the fraction of its windows that have a call",
-    "bundle": "a folder with both networks, classifier and calibration",
-    "chunk": "windows that are embedded together",
-}
 _OF_RUN = ("summary.tsv", "viruses.tsv", "viruses.fa.gz")  # about all samples; linked if there
 _FEW_WINDOWS = 30  # with a call, below which numbers of a sample say little
 _MEANING = {
@@ -269,7 +251,6 @@ def render(run: Run, out: Path, figures: dict[str, bytes]) -> str:
         few_windows=_FEW_WINDOWS,
         classes=[(name, at) for at, name in enumerate(length_names())],
         heat=_heat,
-        glossary=GLOSSARY,
         data=safe,
         max_failures=MAX_FAILURES,
         sparkline=_sparkline,

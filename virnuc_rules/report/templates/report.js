@@ -180,7 +180,10 @@ function drawTrack(parent, row) {
 let current = -1;
 function choose(row) {
   current = row;
-  for (const each of byId("contigs").querySelectorAll("tbody tr")) each.ariaCurrent = String(each.dataset.row === String(row));
+  for (const each of byId("contigs").querySelectorAll("tbody tr")) {
+    each.ariaCurrent = String(each.dataset.row === String(row));
+    each.tabIndex = each.dataset.row === String(row) ? 0 : -1;  // one stop for Tab, then arrows
+  }
   const box = byId("track");
   box.replaceChildren();
   if (row < 0) return;
@@ -203,7 +206,7 @@ function choose(row) {
 
 function contigRow(row) {
   const tr = document.createElement("tr"), call = CALLS[CALL[row]];
-  Object.assign(tr, {tabIndex: 0, onclick: () => choose(row)});
+  tr.onclick = () => choose(row);
   tr.dataset.row = row;
   tr.onkeydown = (event) => {
     const next = {ArrowDown: tr.nextSibling, ArrowUp: tr.previousSibling, Enter: tr, " ": tr}[event.key];
