@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,10 @@ def test_it_is_evaluated_on_groups_that_it_has_not_seen(trained: Project) -> Non
     assert found["contigs"]["ranking"]["auroc"] > 0.9
     page = (trained.folder / "trained/evaluation.html").read_text()
     assert "its test part" in page
-    assert "<svg" in page
+    assert page.count("<svg") == 3 and page.rindex("<svg") < page.index("<table>")  # curves first
+    assert "viral ones among those called virus" in page
+    ids = re.findall(r'<[^>]* id="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
 
 
 def test_the_rows_are_those_of_the_chunks(trained: Project) -> None:
