@@ -24,11 +24,13 @@ HOSTILE = (
     "<img src=x onerror=\"document.title='broken'\">",
     "a'b\"c|d,e&amp;f",
     "größe_chunk_1",
+    "{{ 7 * 7 }}{% raw %}",
 )
 
 
 def make_results(folder: Path, samples: dict[str, int], called: float = 0.6) -> Config:
     """Write chunk manifests, tables and a worker's report of samples with so many contigs."""
+    folder.mkdir(exist_ok=True)
     sheet = folder / "samples.tsv"
     sheet.write_text("sample\tpath\n" + "".join(f"{s}\t/data/{s}.fa\n" for s in samples))
     config = Config.of(samples=sheet, results=folder / "results", bundle=BUNDLE)
@@ -93,6 +95,16 @@ def _make_sample(
         "reason": pa.array(np.where(call == "no_call", "no_open_frame", None)),
     }  # fmt: skip
     _write(results / name, "contigs", columns)
+    # Of every second contig a region, its first window; of every tenth one more, its last one.
+    last = np.cumsum(windows) - 1
+    first = last - windows + 1
+    at = np.sort(np.concatenate([first[::2], last[::10][windows[::10] > 1]]))
+    columns = {
+        "contig_index": contig[at], "contig": ids[contig[at]], "start": cutting.start[at],
+        "end": cutting.end[at], "windows": np.ones(len(at)), "evidence": np.ones(len(at)),
+        "posterior": draw.uniform(0.5, 1, len(at)),
+    }  # fmt: skip
+    _write(results / name, "regions", columns)
     calls = SampleCalls(calls="min_*", cutoff=None, estimated=True, windows=None, contigs=None)
     SampleFolder(results / name, name).calls.write_text(calls.model_dump_json())
     chunks = RunFolder(results).chunks(name)
@@ -113,31 +125,17 @@ def _write(folder: Path, name: str, columns: dict[str, object]) -> None:
     pq.write_table(pa.Table.from_arrays(arrays, schema=schema), folder / f"{name}.parquet")
 
 
-def add_regions(results: Path, samples: dict[str, int]) -> None:
-    """Write one or two regions for every second contig, and both FASTA files."""
+def add_fasta(results: Path, samples: dict[str, int]) -> None:
+    """Write the viral contigs and the regions of the tables as FASTA."""
     for name in samples:
         folder = SampleFolder(results / name, name)
         contigs = pq.read_table(folder.parquet("contigs")).to_pylist()
-        regions = [
-            (row, row["length"] * part // of, row["length"] * (part + 1) // of)
-            for row in contigs
-            for of in [(0, 1, 0, 2)[row["contig_index"] % 4]]
-            for part in range(of)
-        ]
-        rows, starts, ends = zip(*regions, strict=True) if regions else ((), (), ())
-        columns = {
-            "contig_index": [row["contig_index"] for row in rows],
-            "contig": pa.array([row["contig"] for row in rows], pa.string()),
-            "start": pa.array(starts, pa.int64()), "end": pa.array(ends, pa.int64()),
-            "windows": [1] * len(rows), "evidence": [0.5] * len(rows),
-            "posterior": [1 / (2 + number) for number in range(len(rows))],
-        }  # fmt: skip
-        _write(folder.path, "regions", columns)
         viral = [(row["contig"], _bases(row)) for row in contigs if row["call"] == "virus"]
         parts = [
-            (f"{row['contig']}:{start + 1}-{end}", _bases(row)[start:end])
-            for row, start, end in regions
-        ]
+            (f"{row['contig']}:{row['start'] + 1}-{row['end']}",
+             _bases(contigs[row["contig_index"]])[row["start"] : row["end"]])
+            for row in pq.read_table(folder.parquet("regions")).to_pylist()
+        ]  # fmt: skip
         for path, records in ((folder.viral_fasta, viral), (folder.region_fasta, parts)):
             text = "".join(f">{name} more\n{textwrap.fill(it, 60)}\n" for name, it in records)
             path.write_bytes(gzip.compress(text.encode()))

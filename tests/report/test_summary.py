@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from harness import REPO
-from reporting import add_regions, make_results
+from reporting import add_fasta, make_results
 
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.report.page import write_report
@@ -17,7 +17,7 @@ def test_each_sample_has_a_row(tmp_path: Path) -> None:
     contigs = {"lake": 40, "gut": 0}
     config = make_results(tmp_path, contigs)
     run = RunFolder(config.run.results)
-    add_regions(run.results, contigs)
+    add_fasta(run.results, contigs)
     config.inputs.samples.write_text("sample\tpath\nlake\tl.fa\nbad\tb.fa\ngut\tg.fa\n")
     write_report(config, run.report.page)
     text = run.report.summary.read_text()

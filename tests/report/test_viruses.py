@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from harness import REPO, read_tsv
-from reporting import add_regions, make_results
+from reporting import add_fasta, make_results
 
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.config.sheet import read_sheet
@@ -21,7 +21,7 @@ CONTIGS = {"lake": 40, "gut": 30, "none": 0}
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     config = make_results(tmp_path, CONTIGS)
-    add_regions(config.run.results, CONTIGS)
+    add_fasta(config.run.results, CONTIGS)
     return RunFolder(config.run.results)
 
 
@@ -92,9 +92,9 @@ def test_tables_of_other_tools_and_what_became_of_their_rows(run: RunFolder) -> 
     table = collect(run)
     pd.testing.assert_frame_equal(table[SCHEMA.names], before)
     known = table.set_index(["sample", "contig"])
-    assert set(known.loc[("lake", one), "annotations.family"]) == {"Microviridae"}
-    assert set(known.loc[("lake", one), "cv.complete"]) == {"100"}
-    assert set(known.loc[("lake", two), "annotations.family"]) == {"Inoviridae"}
+    assert set(known.loc[[("lake", one)], "annotations.family"]) == {"Microviridae"}
+    assert set(known.loc[[("lake", one)], "cv.complete"]) == {"100"}
+    assert set(known.loc[[("lake", two)], "annotations.family"]) == {"Inoviridae"}
     named = table["annotations.family"].notna()
     assert set(table[named]["contig"]) == {one, two} and table["cv.complete"].notna().any()
     counts = {(row["sample"], row["annotations"]): row for row in read_tsv(run.viruses.annotations)}

@@ -42,9 +42,10 @@ _STDIN = Path("-")
 NeedEmbeddings = Annotated[
     bool,
     typer.Option(
-        "--need-embeddings", help="for train: chunks of which only scores were kept are embedded",
+        "--need-embeddings",
+        help="for train: chunks of which only scores were kept are embedded",
         rich_help_panel=OF_JOBS,
-    ),  # fmt: skip
+    ),
 ]
 
 
@@ -147,9 +148,10 @@ def serve(
     every_sample: Annotated[
         bool,
         typer.Option(
-            "--every-sample", help="also samples with tables: train and evaluate read their results",
+            "--every-sample",
+            help="also samples with tables, for train and evaluate",
             rich_help_panel=OF_JOBS,
-        ),  # fmt: skip
+        ),
     ] = False,
     need_embeddings: NeedEmbeddings = False,
     stamp: Stamp = None,

@@ -5,11 +5,9 @@ Every column is described in docs/outputs.md.
 
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from virnuc_rules.errors import one_line
 from virnuc_rules.report.data import SampleSummary
-from virnuc_rules.vocabulary import Call
+from virnuc_rules.vocabulary import Call, Label
 
 COLUMNS = (
     "sample", "problem", "bases", "contigs", *(f"contigs_{call}" for call in Call),
@@ -36,13 +34,14 @@ def _text(value: Any) -> str:
 def _row(sample: SampleSummary) -> dict[str, Any]:
     calls, manifest = sample.calls, sample.manifest
     windows, contigs = calls.windows, calls.contigs
+    called = sum(sample.contig_calls[call] for call in Label)
     return {
         "sample": sample.name,
         "bases": manifest.bases,
         "contigs": manifest.contigs,
         **{f"contigs_{call}": sample.contig_calls[call] for call in Call},
-        "viral_fraction": sample.viral_fraction,
-        "regions": pq.read_metadata(sample.folder.parquet("regions")).num_rows,
+        "viral_fraction": sample.contig_calls[Call.VIRUS] / called if called else None,
+        "regions": sample.regions,
         "windows": manifest.windows,
         **{f"windows_{call}": sample.window_calls[call] for call in Call},
         "open_frames": manifest.open_frames,
