@@ -110,6 +110,31 @@ def status(
         Console().print(render(observer.read()))
 
 
+@app.command("explain")
+@with_settings
+def explain_call(
+    config: Config,
+    contig: Annotated[str, typer.Argument(help="id of the contig")],
+    sample: Annotated[str, typer.Option(help="its sample, where several have the id")] = "",
+    windows: Annotated[int, typer.Option(min=0, help="maximum of windows shown; 0 = all")] = 20,
+    frames: Annotated[bool, typer.Option("--frames", help="also their open frames")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON, with all of them")] = False,
+) -> None:
+    """Show why a contig was called as it was: the rule, its windows and regions.
+
+    Example: virnuc-rules explain NODE_7 --sample lake
+    """
+    from rich.console import Console
+
+    from virnuc_rules.inspection.explain import explain, rendered
+
+    found = explain(config, contig, sample)
+    if json:
+        print(found.model_dump_json(indent=1))
+    else:
+        Console(soft_wrap=False, highlight=False).print(rendered(found, windows, frames))
+
+
 @app.command()
 @with_settings
 def doctor(

@@ -26,7 +26,6 @@ from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.files.atomic import replacing, replacing_path
 from virnuc_rules.models.card import BundleCard, read_card
-from virnuc_rules.prediction.contig_calls import MIN_CALLED_FRACTION
 from virnuc_rules.queue.store import Failure, Store
 from virnuc_rules.report.data import (
     NO_CALL,
@@ -65,7 +64,7 @@ class Run:
     samples: list[SampleSummary]
     missing: dict[str, str]  # reason of each sample without tables
     contigs: Contigs
-    results: Path
+    config: Config
     workers: list[WorkerReport]
     failures: list[Failure]
     card: BundleCard
@@ -91,24 +90,7 @@ class Run:
     @property
     def rule(self) -> str:
         """Return in a sentence how contigs are called; cutoffs by `max_fdr` differ by sample."""
-        settings, calls = self.provenance.config, self.samples[0].calls
-        if calls.calls == "max_fdr":
-            return (
-                "A contig is called virus from the probability on at which at most "
-                f"{100 * float(settings['max_fdr']):g} % of those called virus are expected to be "
-                "false (max_fdr; cutoffs in calls.json)."
-            )
-        if calls.cutoff is not None:
-            return (
-                f"A contig is called virus from a probability of {calls.cutoff} on ({calls.calls})."
-            )
-        fraction = f", and at least {MIN_CALLED_FRACTION:.0%} of all its windows have a call"
-        return (
-            f"A contig is called virus if at least {settings['min_viral_fraction']} of its called "
-            f"windows are viral and their mean score is at least {settings['min_score']}"
-            f"{fraction if calls.calls == 'min_*' else ''}."
-            f" With fewer than {settings['min_called_windows']} called windows it has no call."
-        )
+        return self.samples[0].calls.rule(self.config.calling, self.config.probability)
 
 
 def write_report(config: Config, out: Path) -> Run:
@@ -159,7 +141,7 @@ def read_run(config: Config) -> Run:
         samples=samples,
         missing=missing,
         contigs=contigs,
-        results=results,
+        config=config,
         workers=read_reports(store.workers),
         failures=[failure for key, failure in failed.items() if not store.is_done(key)],
         card=card,
@@ -233,7 +215,10 @@ def render(run: Run, out: Path, figures: dict[str, bytes]) -> str:
     """Return the page that is to be at `out`; figures: FIGURES as SVG."""
     from virnuc_rules.report.figures import element, length_names
 
-    page, viruses = page_environment().get_template("report.html"), RunFolder(run.results).viruses
+    page, viruses = (
+        page_environment().get_template("report.html"),
+        RunFolder(run.config.run.results).viruses,
+    )
     data = json.dumps(_data(run), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     # Only `<` could end the script element; JSON allows this escape everywhere.
     safe = Markup(data.replace("<", "\\u003c"))  # noqa: S704
