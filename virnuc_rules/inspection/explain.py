@@ -166,7 +166,7 @@ def _parts(it: Explanation, windows: int, frames: bool) -> Iterator[RenderableTy
     shown = it.windows[: windows or None]
     known = any(window["probability"] is not None for window in it.windows)
     measure = "probability" if known else "margin"
-    columns = f"window bases open_frames best_frame virus non_viral {measure} call"
+    columns = f"window bases frames best virus non_viral {measure} call"
     yield _table("windows, by their best scores", columns, shown)
     if len(shown) < len(it.windows):
         yield Text(f"{len(it.windows) - len(shown):,} more windows: --windows 0 shows all")
@@ -197,12 +197,13 @@ def _lines(it: Explanation) -> Iterator[str]:
 
 def _table(title: str, columns: str, rows: list[Row]) -> Table:
     """Draw columns of rows; `bases` are start and end, `call` is the reason where there is none."""
-    table = Table(title=f"\n{title}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(title=f"\n{title}", title_justify="left", box=None, padding=(0, 1, 0, 0))
     for name in columns.split():
         table.add_column(name)
     for row in rows:
         cells = {name.removeprefix("score_"): _text(value) for name, value in row.items()}
         cells["bases"] = f"{row.get('start')}-{row.get('end')}"
+        cells["frames"], cells["best"] = (cells.get(f, "") for f in ("open_frames", "best_frame"))
         cells["call"] = row.get("reason") or row.get("call") or ""
         table.add_row(*(Text(cells.get(name, "")) for name in columns.split()))
     return table
