@@ -23,7 +23,7 @@ def test_the_printed_line_runs(tmp_path: Path) -> None:
     (line,) = done.stdout.splitlines()
     assert line.startswith(f"cd {shlex.quote(str(folder))} && snakemake ")
     settings = {"shell": True, "env": forked_environment(), "text": True, "capture_output": True}
-    planned = subprocess.run(f"{line} --dry-run", check=False, **settings)  # type: ignore[call-overload]
+    planned = subprocess.run(f"{line} --dry-run --quiet host", check=False, **settings)  # type: ignore[call-overload]
     assert jobs(planned.stdout)["predict"] == 2
     ran = subprocess.run(f"{line} results/lake/contigs.tsv", check=False, **settings)  # type: ignore[call-overload]
     assert ran.returncode == 0, ran.stdout + ran.stderr

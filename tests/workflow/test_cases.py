@@ -116,7 +116,7 @@ def test_r7_the_next_run_from_another_folder(project: Project, finished: Project
     (project.folder / "samples.tsv").write_text("sample\tpath\n" + rows)
     done = above.run()
     assert done.returncode == 0, done.stdout
-    assert jobs(done.stdout) == {"report": 1, "check": 1}
+    assert jobs(done.stdout) == {"report": 1, "all": 1}
     assert project.tables() == finished.tables()
     page = project.paths.report.page.read_text()
     assert "p/a.fa" in page and "p/b.fa" in page
@@ -152,7 +152,7 @@ def test_r9_a_broken_sample_beside_another(tmp_path: Path, persistent: bool) -> 
     assert not project.paths.sample("a").tsv("contigs").exists()
     assert "1 of 2 samples are not in this report" in project.paths.report.page.read_text()
     again = project.run()
-    assert again.returncode == 1 and jobs(again.stdout) == {"check": 1}
+    assert again.returncode == 1 and jobs(again.stdout) == {"all": 1}
     assert problems(project, again.stdout) >= {said, summary}
     (project.folder / "a.fa").write_bytes(gzip.compress(b">a\n" + b"ATGGCC" * 100))
     mended = project.run()
@@ -194,7 +194,7 @@ def test_r11_labels_are_shown_and_unmatched_ones_named(project: Project) -> None
     for rows in edits:
         labelled(*rows)(project)
         done = project.run()
-        assert jobs(done.stdout) == {"report": 1, "check": 1}
+        assert jobs(done.stdout) == {"report": 1, "all": 1}
         shown.append(page.read_text().partition('id="known"')[2].partition("</section>")[0])
         line = "2 of 3 ids in its table of labels match no contig: gone, lost"
         is_first = rows == edits[0]
@@ -208,7 +208,7 @@ def test_r12_as_docs_scale_advises(project: Project) -> None:
     EDITS["delete embeddings"].apply(project)
     EDITS["sample c added"].apply(project)
     done = project.run()
-    expected = {"chunk": 1, "serve": 1, "predict": 1, "collect": 1, "report": 1, "check": 1}
+    expected = {"chunk": 1, "serve": 1, "predict": 1, "collect": 1, "report": 1, "all": 1}
     assert (done.returncode, jobs(done.stdout)) == (0, expected), done.stdout
     new = len(project.paths.chunks("c").chunk_files())
     assert embedded_chunks(done.stdout) == len(project.embeddings()) == new > 0

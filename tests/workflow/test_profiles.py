@@ -24,7 +24,7 @@ def test_dry_run(
     sheet = tmp_path / "samples.tsv"
     sheet.write_text(f"sample\tpath\nlake\t{DEMO['lake']}\n")
     done = run(
-        "snakemake", "--dry-run", "--profile", profile, "--directory", tmp_path,
+        "snakemake", "--dry-run", "--quiet", "host", "--profile", profile, "--directory", tmp_path,
         "--configfile", REPO / "demo" / "config.yaml", "--config",
         f"samples={sheet}", f"bundle={BUNDLE}", "workers=3",
         f"persistent_models={persistent}", folder=REPO,
@@ -43,14 +43,13 @@ def test_dry_run(
 
 def test_a_run_says_little_on_the_terminal(undisturbed: Project) -> None:
     logs = [path.read_text() for path in (undisturbed.results / "logs").rglob("*.attempt-1.log")]
-    lines = [line for text in logs for line in text.splitlines() if " DEBUG " not in line]
-    own = [line.split(" ", 3)[3] for line in lines]  # without time and level
-    own += [line for line in undisturbed.said.splitlines() if line.startswith("plan: ")]
-    assert len(own) <= 30 and all(line in undisturbed.said for line in own)
-    assert (
-        f"{undisturbed.paths.report.page.relative_to(undisturbed.folder)}: 2 samples"
-        in undisturbed.said
-    )
+    # Snakemake cannot measure jobs as short as those of the fork server.
+    said = [line for line in undisturbed.said.splitlines() if not line.startswith("Benchmark: ")]
+    assert len(said) <= 30, undisturbed.said
+    own = [line for text in logs for line in text.splitlines() if " DEBUG " not in line]
+    assert all(line.split(" ", 3)[3] in said for line in own)  # without time and level
+    page = undisturbed.paths.report.page.relative_to(undisturbed.folder)
+    assert any(line.startswith(f"{page}: 2 samples") for line in said)
     assert "Shell command" not in undisturbed.said and "localrule" not in undisturbed.said
     count = undisturbed.chunks()
     assert any(f"chunk {count} of {count}: " in text for text in logs)

@@ -48,7 +48,7 @@ def test_the_other_kind_is_enough(finished: dict[bool, Project], tmp_path: Path)
     for keep in (True, False):
         project = copied(finished[keep], tmp_path / str(keep))
         project.settings["keep_embeddings"] = not keep
-        assert jobs(project.run("--dry-run").stdout).keys() <= {"report", "check"}
+        assert jobs(project.run("--dry-run").stdout).keys() <= {"report", "all"}
         project.settings["min_score"] = 0.99
         assert "to embed: 0 chunks" in plan(project)
         assert embedded(project) == 0

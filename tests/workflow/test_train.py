@@ -158,7 +158,7 @@ def test_tables_of_a_calibrated_bundle_have_probabilities(trained: Project, tmp_
     # Another prevalence: the same scores and calls of windows, other probabilities.
     project.settings["prevalence"] = 0.05
     planned = jobs(project.run("--dry-run").stdout)
-    assert planned == {"predict": 1, "collect": 1, "report": 1, "check": 1}
+    assert planned == {"predict": 1, "collect": 1, "report": 1, "all": 1}
     assert project.run().returncode == 0
     rare = read_tsv(project.results / "mixed/windows.tsv")
     drop = ("probability",)

@@ -72,7 +72,7 @@ def test_a_new_sample_leaves_the_others_alone(tmp_path: Path, persistent: bool) 
     before, tables = project.embeddings(), project.tables()
     project.set_samples({**lake, "gut": DEMO["gut"], "copy": DEMO["lake"]})
     embed = {"serve": 1} if persistent else {"chunk_all": 1}
-    expected = {"chunk": 2, "predict": 2, "collect": 1, "report": 1, "check": 1}
+    expected = {"chunk": 2, "predict": 2, "collect": 1, "report": 1, "all": 1}
     assert planned(project) == {**expected, **embed}
     done = project.run()
     assert done.returncode == 0, done.stdout
@@ -121,11 +121,11 @@ def test_a_bad_sample_does_not_stop_the_others(tmp_path: Path) -> None:
     assert not project.paths.sample("bad").tsv("windows").exists()
     lake, report = project.paths.sample("lake").tsv("windows"), project.paths.report.page
     assert lake.exists() and report.exists()
-    assert planned(project) == {"check": 1}
+    assert planned(project) == {"all": 1}
     again = project.run()
     assert again.returncode != 0 and problem in again.stdout
     bad.write_text(">x\nACGT\n")
-    expected = {"chunk": 1, "serve": 1, "predict": 1, "collect": 1, "report": 1, "check": 1}
+    expected = {"chunk": 1, "serve": 1, "predict": 1, "collect": 1, "report": 1, "all": 1}
     assert planned(project) == expected
     done = project.run()
     assert done.returncode == 0, done.stdout
@@ -135,11 +135,12 @@ def test_a_bad_sample_does_not_stop_the_others(tmp_path: Path) -> None:
 def test_the_demo_config_is_valid(tmp_path: Path) -> None:
     """Its keys, its sample sheet and the files that it names, as `make demo` reads them."""
     done = run(
-        "snakemake", "--profile", "profiles/local", "--configfile", "demo/config.yaml",
-        "--dry-run", "--config", f"results={tmp_path / 'results'}", folder=REPO,
+        "snakemake", *Project.shown, "--profile", "profiles/local", "--dry-run",
+        "--configfile", "demo/config.yaml", "--config", f"results={tmp_path / 'results'}",
+        folder=REPO,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    made_once = {"serve": 1, "collect": 1, "report": 1, "check": 1}
+    made_once = {"serve": 1, "collect": 1, "report": 1, "all": 1}
     assert jobs(done.stdout) == {"chunk": 2, "predict": 2, **made_once}
 
 

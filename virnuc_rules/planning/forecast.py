@@ -36,7 +36,8 @@ class Forecast:
         total = sum(self.chunks.values())
         detail = f" with {self.open_frames:,} open frames ({reasons})" if total else ""
         most = "at most " if self.at_most and total else ""
-        yield f"to embed: {most}{total:,} chunks{detail}"
+        if total or not self.to_chunk:
+            yield f"to embed: {most}{total:,} chunks{detail}"
         if self.for_train == self.for_evaluate and self.for_train:
             yield f"to embed for `train` and `evaluate`: {self.for_train:,} chunks more"
         else:
@@ -44,7 +45,7 @@ class Forecast:
                 if more:
                     yield f"to embed for `{command}`: {more:,} chunks more"
         if self.to_chunk:
-            yield f"to chunk first, so not counted above: {_names(self.to_chunk)}"
+            yield f"to chunk first, so not counted: {_names(self.to_chunk)}"
         if self.of_other_version:
             yield (
                 f"of VirNuc 0.1: {_names(self.of_other_version)}: their tables stay until new ones "

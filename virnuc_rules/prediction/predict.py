@@ -112,7 +112,7 @@ def _log_expected(sample: str, calls: SampleCalls) -> None:
     how = "estimated" if calls.estimated else "by `prevalence`"
     for name, level in (("windows", calls.windows), ("contigs", calls.contigs)):
         if level and level.expected_fdr is not None:
-            logger.info(
+            logger.debug(
                 "sample %s: %.1f %% of the %s with a call are viral (%s); of those called virus, "
                 "%.1f %% are expected not to be", sample, 100 * level.prevalence, name, how,
                 100 * level.expected_fdr,
@@ -122,5 +122,7 @@ def _log_expected(sample: str, calls: SampleCalls) -> None:
 def _log_computed(sample: str, computed: set[Computation], verified: Verified) -> None:
     for how in sorted(computed, key=str):
         known = verified.covers(how.precision, how.device)
-        note = "" if known else " (not verified with this bundle)"
-        logger.info("sample %s: embeddings computed in %s%s", sample, how, note)
+        level, note = logging.DEBUG, ""
+        if not known:
+            level, note = logging.INFO, " (not verified with this bundle)"
+        logger.log(level, "sample %s: embeddings computed in %s%s", sample, how, note)

@@ -110,6 +110,10 @@ class Loader:
         bundle = Bundle(self.settings.run.bundle)
         self._note_precision(bundle, precision, device.type)
         networks = Networks.open(bundle, device, precision, self._timed)
+        seconds = sum(self.report.load_seconds.values())
+        logger.info(
+            "worker %s: loaded both models in %.2f s on %s", self.name, seconds, self.report.device
+        )
         embedding = self.settings.embedding
         classifier = None if self.settings.run.keep_embeddings else bundle.open_classifier()
         check = self_check(networks, embedding)
@@ -133,7 +137,5 @@ class Loader:
         seconds = time.monotonic() - start
         self.report.load_seconds[name] = round(seconds, 3)
         self.report.load_count[name] = self.report.load_count.get(name, 0) + 1
-        logger.info(
-            "worker %s: loaded %s in %.2f s on %s", self.name, name, seconds, self.report.device
-        )
+        logger.debug("worker %s: loaded %s in %.2f s", self.name, name, seconds)
         return network

@@ -118,7 +118,7 @@ class Worker:
             raise Interrupted
         self.queue.store.sweep(self.tasks)
         padding = self.report.padding / max(1, self.report.padding + self.report.tokens)
-        logger.info("worker %s: padding was %.2f %% of the tokens", self.name, 100 * padding)
+        logger.debug("worker %s: padding was %.2f %% of the tokens", self.name, 100 * padding)
         counts = f"{self.report.chunks} chunks, {self.report.open_frames} open frames"
         return self._conclude(f"embedded {counts}")
 

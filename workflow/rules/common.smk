@@ -87,7 +87,10 @@ onstart:
 
 
 if workflow.is_main_process and not workflow.modifier.is_main_snakefile():
-    begin_run()  # Snakemake does not call `onstart` of a module
+    # Snakemake does not call `onstart` of a module.
+    if not workflow.dryrun:
+        print_plan()
+    begin_run()
 
 
 wildcard_constraints:

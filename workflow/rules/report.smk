@@ -70,21 +70,3 @@ rule report:
     shell:
         "virnuc-rules report --out {output.page:q} {params.options} --stamp {output.done:q}"
         " --log {log:q}"
-
-
-# The last rule: a sample whose files cannot be used does not stop the others, but the run fails.
-rule check:
-    input:
-        report=FOLDER.report.done,
-    output:
-        stamp=FOLDER.checked,
-    log:
-        FOLDER.log("check"),
-    retries: 0
-    localrule: True
-    conda:
-        "../../environment.yml"
-    params:
-        options=options("check"),
-    shell:
-        "virnuc-rules check {params.options} --stamp {output.stamp:q} --log {log:q}"
