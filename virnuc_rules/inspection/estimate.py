@@ -23,10 +23,10 @@ from virnuc_rules.planning import products
 
 # Bytes and inodes, fitted to the demo and reads of it: benchmarks/estimate.py (docs/scale.md).
 _FRAME, _RESULT, _SCORES = 43, 700, 900  # the name of a frame; the rest of a result file; of scores
-_TABLES = {"contigs": 200, "windows": 116, "open_frames": 166, "bases": 0.1}  # a sixth is viral
+_TABLES = {"contigs": 250, "windows": 116, "open_frames": 166, "bases": 0.15}  # a sixth is viral
 _SAMPLE, _REPORT = 20_000, 209_000  # ends of tables, logs; the page without contigs, figures
 _LISTED, _DRAWN = (65, 100_000), (4 / 3, 3_000_000)  # a contig and a window in the page; at most
-_SAMPLE_INODES, _WORKER_INODES, _RUN_INODES = 30, 4, 39
+_SAMPLE_INODES, _WORKER_INODES, _RUN_INODES = 30, 4, 48
 _SHARDS = 256  # folders of results, each with a note that it is finished
 _CLASSES = 2
 
