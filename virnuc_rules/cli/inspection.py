@@ -1,4 +1,4 @@
-"""The commands that inspect a run: report, estimate, status, doctor."""
+"""The commands that inspect a run: report, explain, estimate, status, doctor."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from virnuc_rules.bundles.definition import with_window
 from virnuc_rules.cli.settings import Log, Stamp, with_settings
-from virnuc_rules.config.model import Config
+from virnuc_rules.config.model import Calling, Config, Inputs, Probability, Run
 from virnuc_rules.config.run_folder import ReportFolder, RunFolder
 from virnuc_rules.config.sheet import read_sheet
 from virnuc_rules.logs import logger
@@ -48,6 +48,30 @@ def report(
     written = [path for path in (folder.config,) if path.exists()]
     product.finish(seen, [*ReportFolder(out).files(), *written], stamp)
     logger.info("%s: %d samples, %d contigs", out, len(run.samples), run.contigs.total)
+
+
+@app.command("explain")
+@with_settings
+def explain_call(
+    inputs: Inputs,
+    run: Run,
+    calling: Calling,
+    probability: Probability,
+    contig: Annotated[str, typer.Argument(help="id of the contig")],
+    sample: Annotated[str, typer.Option(help="its sample, if several have such a contig")] = "",
+    contig_index: Annotated[
+        int | None, typer.Option(help="its number, if the sample has several with this id")
+    ] = None,
+    windows: Annotated[int, typer.Option(min=0, help="how many windows; 0: all")] = 20,
+    frames: Annotated[bool, typer.Option("--frames", help="also their open frames")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Say why a contig has its call: rule, features, regions, windows. Reads the tables only."""
+    from virnuc_rules.inspection.explain import explain
+
+    parts = {"inputs": inputs, "run": run, "calling": calling, "probability": probability}
+    found = explain(Config(**parts), contig, sample, contig_index, windows, frames)
+    print(found.model_dump_json(indent=1) if json else "\n".join(found.lines()))
 
 
 @app.command("estimate")

@@ -9,7 +9,7 @@ import typer
 
 from virnuc_rules import __version__
 from virnuc_rules.cli import config as config_commands
-from virnuc_rules.cli import inspection, models, run, training
+from virnuc_rules.cli import inspection, models, project, run, training
 from virnuc_rules.cli.room import look_for_room
 from virnuc_rules.cli.settings import SECTIONS_OF
 from virnuc_rules.config.model import Config
@@ -23,6 +23,7 @@ app = typer.Typer(
 # Each kind of command has a file with an app: a new command is a function with `@app.command()` in
 # one of them, a new kind is a new file and a line here, in the order of the help. Slow imports
 # (torch, pyarrow) are inside the commands, so that `--help` is fast.
+app.add_typer(project.app)
 app.add_typer(run.app)
 app.add_typer(inspection.app)
 app.add_typer(training.app)

@@ -19,7 +19,7 @@ from virnuc_rules.models.prevalence import (
     fdr_cutoff,
 )
 from virnuc_rules.prediction.called_windows import WindowCalls
-from virnuc_rules.prediction.contig_calls import CUTOFFS, ContigRule
+from virnuc_rules.prediction.contig_calls import CUTOFFS, MIN_CALLED_FRACTION, ContigRule
 from virnuc_rules.prediction.contig_model import contig_log_odds
 
 _NONE = 2.0  # a probability that no contig reaches
@@ -47,6 +47,26 @@ class SampleCalls(BaseModel):
     estimated: bool  # the prevalences are, and not given
     windows: Level | None  # None: the bundle is not calibrated, or nothing has a call
     contigs: Level | None  # None: it has no model of contigs, or nothing has a call
+
+    def rule(self, calling: Calling, max_fdr: float) -> str:
+        """Return in a sentence how contigs are called, with the settings of the run."""
+        if self.calls == "max_fdr":
+            return (
+                "A contig is called virus from the probability on at which at most "
+                f"{100 * max_fdr:g} % of those called virus are expected to be "
+                "false (max_fdr; cutoffs in calls.json)."
+            )
+        if self.cutoff is not None:
+            return (
+                f"A contig is called virus from a probability of {self.cutoff} on ({self.calls})."
+            )
+        fraction = f", and at least {MIN_CALLED_FRACTION:.0%} of all its windows have a call"
+        return (
+            f"A contig is called virus if at least {calling.min_viral_fraction} of its called "
+            f"windows are viral and their mean score is at least {calling.min_score}"
+            f"{fraction if self.calls == 'min_*' else ''}."
+            f" With fewer than {calling.min_called_windows} called windows it has no call."
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ Tables are read in parts: memory holds some numbers of each contig, and a byte o
 
 import base64
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from scipy.special import expit
 
 from virnuc_rules.arrays import Double, Int
@@ -23,8 +20,8 @@ from virnuc_rules.chunking.manifest import Manifest, read_manifest
 from virnuc_rules.config.labels import Labels
 from virnuc_rules.config.run_folder import RunFolder, SampleFolder
 from virnuc_rules.errors import ChunkError, ResultError
-from virnuc_rules.files.environment import environment_named, open_regular, read_regular
 from virnuc_rules.prediction.decision import SampleCalls
+from virnuc_rules.prediction.read_tables import read_batches, read_calls
 from virnuc_rules.vocabulary import Call, Label
 
 BINS = 40  # of score histograms
@@ -115,17 +112,9 @@ def find_samples(
             missing[name] = f"{folder.path}: no {' and '.join(absent)}; run `predict` first"
         else:
             labels = controls.get(name, {})
-            calls = _read_calls(folder.calls)
+            calls = read_calls(folder.calls)
             summaries.append(SampleSummary(name, manifest, folder, calls, labels=labels))
     return summaries, missing
-
-
-def _read_calls(path: Path) -> SampleCalls:
-    try:
-        with environment_named(path):
-            return SampleCalls.model_validate_json(read_regular(path))
-    except (OSError, ValidationError):
-        raise ResultError(f"{path}: not of this version; run `predict` again") from None
 
 
 def read_contigs(samples: list[SampleSummary]) -> Contigs:
@@ -157,24 +146,12 @@ def _joined(parts: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _batches(path: Path, *columns: str) -> Iterator[pa.RecordBatch]:
-    try:
-        with environment_named(path), open_regular(path) as opened:
-            file = pq.ParquetFile(opened, page_checksum_verification=True)
-            if missing := sorted(set(columns) - set(file.schema_arrow.names)):
-                raise KeyError(f"no column {missing[0]}: written by another version")
-            yield from file.iter_batches(columns=list(columns))
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise ResultError(f"{path}: cannot be read ({reason}); run `predict` again") from None
-
-
 def _read_contigs(sample_index: int, sample: SampleSummary) -> dict[str, NDArray[Any]]:
     """Count a sample's contigs; return the columns that the list needs."""
     names = (*_COUNTS, "shown", "call", "id_bytes")
     parts: list[dict[str, NDArray[Any]]] = [{name: np.zeros(0, np.int64) for name in names}]
     path, matched = sample.folder.parquet("contigs"), set[str]()
-    for batch in _batches(path, *_COUNTS, *_SHOWN, "call", "contig"):
+    for batch in read_batches(path, *_COUNTS, *_SHOWN, "call", "contig"):
         counts = {name: batch[name].to_numpy() for name in _COUNTS}
         value = _shown(batch)
         shown = np.where(np.isnan(value), NOT_SHOWN, np.nan_to_num(value) * 10_000)
@@ -212,7 +189,7 @@ def _read_windows(sample: SampleSummary, offset: Int, track: NDArray[np.uint8]) 
     """Count a sample's windows; write those of contigs with an offset (not -1) into `track`."""
     columns = ("contig_index", "window", *_SHOWN, "call", "reason")
     path = sample.folder.parquet("windows")
-    for batch in _batches(path, *columns):
+    for batch in read_batches(path, *columns):
         score = np.nan_to_num(_shown(batch))
         call = _call(batch, path)
         for index, name in enumerate(Call):
@@ -234,7 +211,7 @@ def _read_ids(sample: SampleSummary, contig_index: Int, rows: Int, ids: list[str
     """Write the ids of some contigs into these rows of `ids`."""
     row = np.full(sample.manifest.contigs, -1)
     row[contig_index] = rows
-    for batch in _batches(sample.folder.parquet("contigs"), "contig_index", "contig"):
+    for batch in read_batches(sample.folder.parquet("contigs"), "contig_index", "contig"):
         target = row[batch["contig_index"].to_numpy()]
         names = batch["contig"].filter(pa.array(target >= 0)).to_pylist()
         for index, name in zip(target[target >= 0].tolist(), names, strict=True):

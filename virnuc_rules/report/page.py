@@ -23,7 +23,6 @@ from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.errors import ChunkError, ResultError
 from virnuc_rules.files.atomic import replacing
 from virnuc_rules.models.card import BundleCard, read_card
-from virnuc_rules.prediction.contig_calls import MIN_CALLED_FRACTION
 from virnuc_rules.queue.store import Failure, Store
 from virnuc_rules.report.data import (
     LENGTHS,
@@ -73,24 +72,8 @@ class Run:
     @property
     def rule(self) -> str:
         """Return in a sentence how contigs are called; cutoffs by `max_fdr` differ by sample."""
-        settings, calls = self.provenance.config, self.samples[0].calls
-        if calls.calls == "max_fdr":
-            return (
-                "A contig is called virus from the probability on at which at most "
-                f"{100 * float(settings['max_fdr']):g} % of those called virus are expected to be "
-                "false (max_fdr; cutoffs in calls.json)."
-            )
-        if calls.cutoff is not None:
-            return (
-                f"A contig is called virus from a probability of {calls.cutoff} on ({calls.calls})."
-            )
-        fraction = f", and at least {MIN_CALLED_FRACTION:.0%} of all its windows have a call"
-        return (
-            f"A contig is called virus if at least {settings['min_viral_fraction']} of its called "
-            f"windows are viral and their mean score is at least {settings['min_score']}"
-            f"{fraction if calls.calls == 'min_*' else ''}."
-            f" With fewer than {settings['min_called_windows']} called windows it has no call."
-        )
+        config = Config.of(**self.provenance.config)
+        return self.samples[0].calls.rule(config.calling, config.probability.max_fdr)
 
 
 def write_report(config: Config, out: Path) -> Run:
