@@ -8,18 +8,22 @@ import typer
 from virnuc_rules.config.document import write_documents
 from virnuc_rules.logs import logger, start_log
 
-app = typer.Typer(no_args_is_help=True, help="The settings.")
+app = typer.Typer(no_args_is_help=True, help="Write the files that describe the settings.")
 
 
-@app.callback()
+@app.callback()  # with a single command, typer needs this to keep the group
 def _group() -> None:
-    """The settings."""  # with a single command, typer needs this to keep the group
+    """Write the files that describe the settings."""
 
 
 @app.command()
 def write(
     folder: Annotated[Path, typer.Argument(help="folder with a README.md")] = Path("config"),
 ) -> None:
-    """Write config.yaml, the table of keys in README.md, and schema.json, for developers."""
+    """Write config.yaml, the table of keys in README.md, and schema.json, for developers.
+
+    Example:
+      virnuc-rules config write config
+    """
     start_log(None)
     logger.info("wrote %s", ", ".join(map(str, write_documents(folder))))

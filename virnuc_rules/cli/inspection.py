@@ -24,7 +24,7 @@ app = typer.Typer()
 def report(
     config: Config,
     out: Annotated[
-        Path | None, typer.Option(help="page to write [default: report.html in the results]")
+        Path | None, typer.Option(help="page to write \\[default: report.html in the results]")
     ] = None,
     stamp: Stamp = None,
     log: Log = None,
@@ -32,6 +32,9 @@ def report(
     """Write one HTML page about the run; figures, provenance, MultiQC's tables beside it.
 
     All keys of the config are options; most are only listed as the settings of the run.
+
+    Example:
+      virnuc-rules report --samples samples.tsv
     """
     config, folder = with_window(config), RunFolder(config.run.results)
     out = out or folder.report.page
@@ -66,7 +69,12 @@ def explain_call(
     frames: Annotated[bool, typer.Option("--frames", help="also their open frames")] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Say why a contig has its call: rule, features, regions, windows. Reads the tables only."""
+    """Say why a contig has its call: rule, features, regions, windows. Reads the tables only.
+
+    Examples:
+      virnuc-rules explain NODE_94_length_44776_cov_27.159388
+      virnuc-rules explain NODE_94_length_44776_cov_27.159388 --sample lake --windows 0 --frames
+    """
     from virnuc_rules.inspection.explain import explain
 
     parts = {"inputs": inputs, "run": run, "calling": calling, "probability": probability}
@@ -84,11 +92,16 @@ def estimate_run(
     ] = 1,
     measured_in: Annotated[
         Path | None,
-        typer.Option(help="results of a run whose workers' speed is taken [default: --results]"),
+        typer.Option(help="results of a run whose workers' speed is taken \\[default: --results]"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Say what a run will take: windows, chunks, disk, hours of devices. Embeds nothing."""
+    """Say what a run will take: windows, chunks, disk, hours of devices. Embeds nothing.
+
+    Examples:
+      virnuc-rules estimate --samples samples.tsv
+      virnuc-rules estimate --fraction 0.01 --measured-in other/results
+    """
     from virnuc_rules.inspection.estimate import estimate
 
     found = estimate(config, fraction, measured_in)
@@ -107,7 +120,12 @@ def status(
         bool, typer.Option("--plan", help="what the next run will embed, and why")
     ] = False,
 ) -> None:
-    """Show the progress of a run: chunks by state, workers, time left."""
+    """Show the progress of a run: chunks by state, workers, time left.
+
+    Examples:
+      virnuc-rules status --watch
+      virnuc-rules status --plan --results results
+    """
     from rich.console import Console
 
     from virnuc_rules.inspection.status import Observer, render
@@ -132,11 +150,16 @@ def doctor(
     config: Config,
     profile: Annotated[
         Path | None,
-        typer.Option(help="folder of the Slurm profile to ask Slurm about [default: slurm]"),
+        typer.Option(help="folder of the Slurm profile to ask Slurm about \\[default: slurm]"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON, one finding per line")] = False,
 ) -> None:
-    """Check what a run needs: filesystem, clock, device, bundle, input, Slurm's limits."""
+    """Check what a run needs: filesystem, clock, device, bundle, input, Slurm's limits.
+
+    Examples:
+      virnuc-rules doctor
+      virnuc-rules doctor --profile profiles/slurm
+    """
     from rich.console import Console
 
     from virnuc_rules.inspection.doctor import COLOURS, diagnose

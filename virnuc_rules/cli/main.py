@@ -17,8 +17,16 @@ from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.environment import environment_problem
 from virnuc_rules.logs import logger
 
+_HELP = """Find viral sequences in metagenomes: begin a project, run its jobs, look at the results.
+
+Snakemake calls these commands; each can also be typed.
+
+Example:
+  virnuc-rules init lakes data/*.fa.gz
+"""
+
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=_HELP
 )
 # Each kind of command has a file with an app: a new command is a function with `@app.command()` in
 # one of them, a new kind is a new file and a line here, in the order of the help. Slow imports

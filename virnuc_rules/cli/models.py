@@ -13,7 +13,7 @@ from virnuc_rules.errors import UnreachableError, VirnucError
 from virnuc_rules.logs import logger, start_log
 from virnuc_rules.models.card import is_bundle
 
-app = typer.Typer(no_args_is_help=True, help="Model bundles.")
+app = typer.Typer(no_args_is_help=True, help="Make, list, show and check model bundles.")
 _BUNDLES = Path("bundles")  # where `prepare` makes them
 
 
@@ -23,10 +23,10 @@ def prepare(
         str, typer.Argument(help="name of a definition (see `models list`), or a .yaml file")
     ] = "",
     out: Annotated[
-        Path | None, typer.Option(help="new folder for the bundle [default: bundles/NAME]")
+        Path | None, typer.Option(help="new folder for the bundle \\[default: bundles/NAME]")
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="folder for downloads [default: .downloads beside OUT]")
+        Path | None, typer.Option(help="folder for downloads \\[default: .downloads beside OUT]")
     ] = None,
     trust_unpinned: Annotated[
         bool, typer.Option("--trust-unpinned", help="also use files without a known sha256")
@@ -38,11 +38,16 @@ def prepare(
     classifier: Annotated[Path | None, typer.Option(help="VirNucPro's .pth, or your own")] = None,
     window: Annotated[int | None, typer.Option(min=3, help="its window length")] = None,
     name: Annotated[
-        str, typer.Option(help="name of the bundle [default: the definition's or the folder's]")
+        str, typer.Option(help="name of the bundle \\[default: the definition's or the folder's]")
     ] = "",
     log: Log = None,
 ) -> None:
-    """Make a bundle: download missing files, compare hashes, convert; no code in files is run."""
+    """Make a bundle: download missing files, compare hashes, convert; no code in files is run.
+
+    Examples:
+      virnuc-rules models prepare virnucpro-500 --trust-unpinned
+      virnuc-rules models prepare own.yaml --out bundles/own
+    """
     start_log(log)
     from virnuc_rules.bundles.definition import customized, find_definition
     from virnuc_rules.bundles.prepare import prepare_bundle
@@ -82,7 +87,14 @@ def show(
     model: Annotated[str, typer.Argument(help="folder of a bundle, or a definition")],
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Show the card of a bundle, or a definition, as YAML."""
+    """Show the card of a bundle, or a definition, as YAML.
+
+    Example:
+      virnuc-rules models list
+
+    Example:
+      virnuc-rules models show virnucpro-500
+    """
     import yaml
 
     from virnuc_rules.bundles.overview import find_model
@@ -112,6 +124,9 @@ def verify(
     """Check a bundle's hashes and a self-check batch; with --data, the effect of a precision.
 
     The result is stored in the bundle's folder; runs report a precision that was not verified.
+
+    Example:
+      virnuc-rules models verify bundles/virnucpro-500 --data lake.fa --precision fp16
     """
     if reference and not data:
         raise VirnucError("--reference needs --data: a FASTA file to compare on")

@@ -60,7 +60,7 @@ def chunk(
         ),
     ],
     out: Annotated[Path, typer.Option(help="folder for chunks, tables and manifest")],
-    sample: Annotated[str, typer.Option(help="name for messages [default: the file's]")] = "",
+    sample: Annotated[str, typer.Option(help="name for messages \\[default: the file's]")] = "",
     upstream_fasta: Annotated[
         Path | None, typer.Option(help="folder for the FASTA files that VirNucPro would write")
     ] = None,
@@ -70,6 +70,10 @@ def chunk(
     """Cut contigs into windows and their open frames into chunks.
 
     With --stamp, files that cannot be used are recorded, and `check` is the command that fails.
+
+    Examples:
+      virnuc-rules chunk lake.fa.gz --out results/chunks/lake
+      virnuc-rules chunk gut_R1.fq.gz gut_R2.fq.gz --out results/chunks/gut --duplicate-ids keep
     """
     if upstream_fasta and not chunking.like_virnucpro:
         raise VirnucError(
@@ -154,6 +158,9 @@ def serve(
     """Run a model server: load both models once, embed chunks until none is left.
 
     Chunks of samples whose tables are up to date are left out: their embeddings may be deleted.
+
+    Example:
+      virnuc-rules serve --samples samples.tsv --results results
     """
     from virnuc_rules.embedding.tasks import Tasks
     from virnuc_rules.serving.lifetime import snakemakes
@@ -187,7 +194,11 @@ def embed(
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:
-    """Embed one chunk in a separate process: the reference, and for debugging a chunk."""
+    """Embed one chunk in a separate process: the reference, and for debugging a chunk.
+
+    Example:
+      virnuc-rules embed --sample lake --chunk chunk_000000.parquet
+    """
     from virnuc_rules.embedding.tasks import Tasks
     from virnuc_rules.serving.worker import Worker
 
@@ -215,6 +226,9 @@ def predict(
     """Classify the embeddings of a sample and write its tables.
 
     Where the files of the sample cannot be used, older tables stay as they are.
+
+    Example:
+      virnuc-rules predict --sample lake --out results/lake
     """
     card, folder = read_card(run.bundle), SampleFolder(out, sample)
     chunks = read_made(RunFolder(run.results).chunks(sample).made)
@@ -245,11 +259,15 @@ def predict(
 def check(
     inputs: Inputs,
     run: Run,
-    sample: Annotated[str, typer.Option(help="only this sample [default: all]")] = "",
+    sample: Annotated[str, typer.Option(help="only this sample \\[default: all]")] = "",
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:
-    """Name the samples whose files could not be used; exit code 1 if there is one."""
+    """Name the samples whose files could not be used; exit code 1 if there is one.
+
+    Example:
+      virnuc-rules check --samples samples.tsv --results results
+    """
     folder, problems = RunFolder(run.results), list[str]()
     samples = [sample] if sample else list(read_samples(inputs.samples))
     for sample in samples:

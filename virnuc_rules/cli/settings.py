@@ -11,12 +11,19 @@ from virnuc_rules.config.load import load_config
 from virnuc_rules.config.model import SECTIONS, Chunking, Config, Group, Section, check_config
 from virnuc_rules.logs import logger, start_log
 
-Log = Annotated[Path | None, typer.Option(help="also log to this file, with tracebacks")]
-Stamp = Annotated[Path | None, typer.Option(help="file to write when all work is done")]
+_FOR_JOBS = "For Snakemake"  # a panel of the help, the last one
+Log = Annotated[
+    Path | None,
+    typer.Option(rich_help_panel=_FOR_JOBS, help="also log to this file, with tracebacks"),
+]
+Stamp = Annotated[
+    Path | None,
+    typer.Option(rich_help_panel=_FOR_JOBS, help="file to write when all work is done"),
+]
 _CONFIGFILE = Annotated[
     Path | None,
     typer.Option(
-        help="YAML file of settings; options win [default: config.yaml in the results, else "
+        help="YAML file of settings; options win \\[default: config.yaml in the results, else "
         "config/config.yaml]"
     ),
 ]
@@ -54,7 +61,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     own = [p.replace(kind=_KEYWORD) for name, p in parameters.items() if name not in kinds]
     options = [_option(key, kind) for kind in sections for key in kind.model_fields]
     file = Parameter("configfile", _KEYWORD, default=None, annotation=_CONFIGFILE)
-    shown = [*own, *options, file]
+    # In the order of the help: options of the command, of its sections, those that jobs have.
+    of_jobs = [p for p in own if p.annotation in (Log, Stamp)]
+    shown = [*(p for p in own if p not in of_jobs), file, *options, *of_jobs]
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     run.__signature__ = Signature(shown)  # type: ignore[attr-defined]
@@ -73,8 +82,10 @@ def _sections(annotation: Any) -> list[type[Section]]:
 def _option(key: str, kind: type[Section]) -> Parameter:
     field = kind.model_fields[key]
     type_ = field.annotation if isinstance(field.annotation, type) else str  # a Literal is text
-    help_ = f"{field.description} [default: {field.default}]"
-    annotation = Annotated[type_ | None, typer.Option(help=help_, show_default=False)]  # type: ignore[valid-type]
+    help_ = f"{field.description} \\[default: {field.default}]"
+    panel = f"Settings: {next(name for name, section in SECTIONS.items() if section is kind)}"
+    option = typer.Option(help=help_, show_default=False, rich_help_panel=panel)
+    annotation = Annotated[type_ | None, option]  # type: ignore[valid-type]
     return Parameter(key, _KEYWORD, default=None, annotation=annotation)
 
 

@@ -37,7 +37,11 @@ def train(
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:
-    """Train a classifier on embedded, labelled samples; makes a bundle with its evaluation."""
+    """Train a classifier on embedded, labelled samples; makes a bundle with its evaluation.
+
+    Example:
+      virnuc-rules train --samples labelled.tsv --results training --trained-bundle bundles/own
+    """
     settings.run.check_embeddings("train")
     product = trained_product(settings, calibrating, fitting)
     if product.up_to_date(stamp):
@@ -63,7 +67,11 @@ def calibrate(
     part: Annotated[Parts, typer.Option(help=_PART)] = "validation",
     log: Log = None,
 ) -> None:
-    """Fit a calibration to embedded, labelled samples, and write it into the bundle's card."""
+    """Fit a calibration to embedded, labelled samples, and write it into the bundle's card.
+
+    Example:
+      virnuc-rules calibrate --samples labelled.tsv --results training --bundle bundles/own
+    """
     from virnuc_rules.training.commands import calibrate as calibrate_bundle
 
     calibrate_bundle(settings, calibrating, part)
@@ -77,12 +85,16 @@ def evaluate(
     settings: LabelledSettings,
     part: Annotated[Parts, typer.Option(help=_PART)] = "all",
     out: Annotated[
-        Path | None, typer.Option(help="page to write [default: evaluation.html in the results]")
+        Path | None, typer.Option(help="page to write \\[default: evaluation.html in the results]")
     ] = None,
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:
-    """Measure a bundle on embedded, labelled samples; writes a page, and JSON beside it."""
+    """Measure a bundle on embedded, labelled samples; writes a page, and JSON beside it.
+
+    Example:
+      virnuc-rules evaluate --samples labelled.tsv --results training --part test
+    """
     files = EvaluationFiles(out) if out else RunFolder(settings.run.results).evaluation
     product = evaluation_product(settings, part, files)
     if product.up_to_date(stamp):

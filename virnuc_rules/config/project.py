@@ -16,12 +16,11 @@ from virnuc_rules.files.atomic import replacing
 
 CHECKOUT = Path(__file__).parents[2]  # of the repository, where the library is used from one
 _SNAKEFILES = ("Snakefile", "snakefile")  # which Snakemake takes before `workflow/Snakefile`
-_ENDING = re.compile(
-    r"(\.(fa|fas|fasta|fna|ffn|fsa|fq|fastq))?(\.(gz|bz2|xz|zst))?$", re.IGNORECASE
-)
-# How the names of the two files of read pairs differ; `_1` and `_2` of FASTA files are other things.
+_FORMATS, _COMPRESSED = "fa|fas|fasta|fna|ffn|fsa|fq|fastq", "gz|bz2|xz|zst"
+_ENDING = re.compile(rf"(\.({_FORMATS}))?(\.({_COMPRESSED}))?$", re.IGNORECASE)
+# How the names of the two files of read pairs differ. `_1` and `_2` of FASTA files may be bins.
 _MATES = (r"(.+)([._-]R)([12])((?:_\d+)?\..+)", r"(.+)([._])([12])(\.f(?:ast)?q(?:\.\w+)?)")
-_BUNDLE = f"""folder of the model bundle. {SHIPPED_BUNDLE} comes with VirNuc: a DEMO, for trying only.
+_BUNDLE = f"""folder of the model bundle. {SHIPPED_BUNDLE} comes with VirNuc; a DEMO, for trying.
 # To have the published models (6.2 GB), type in the folder of this project
 #     virnuc-rules models prepare virnucpro-500 --trust-unpinned
 # and write here: bundles/virnucpro-500"""
