@@ -71,7 +71,11 @@ def prepare(
 @app.command("list")
 @with_settings
 def list_models(run: Run) -> None:
-    """List the shipped definitions, the bundles in ./bundles and the one of the config."""
+    """List the shipped definitions, the bundles in ./bundles and the one of the config.
+
+    Example:
+      virnuc-rules models list
+    """
     from rich.console import Console
 
     from virnuc_rules.bundles.overview import overview
@@ -88,9 +92,6 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Show the card of a bundle, or a definition, as YAML.
-
-    Example:
-      virnuc-rules models list
 
     Example:
       virnuc-rules models show virnucpro-500

@@ -97,7 +97,7 @@ def name_samples(files: Sequence[Path]) -> dict[str, list[Path]]:
     has a name that a sheet cannot hold.
     """
     given, groups = dict.fromkeys(path.absolute() for path in files), dict[str, list[Path]]()
-    names: dict[str, str] = {}  # by key of a group
+    names, folders = dict[str, str](), dict[str, set[Path]]()  # by key of a group, by name
     for path, times in Counter(path.absolute() for path in files).items():
         if times > 1:
             raise InputError(f"{path}: given twice; nothing was written")
@@ -108,11 +108,12 @@ def name_samples(files: Sequence[Path]) -> dict[str, list[Path]]:
         key, name = _paired(path, given) or (str(path), _ENDING.sub("", path.name))
         groups.setdefault(key, []).append(path)
         names[key] = _valid(name)
+        folders.setdefault(names[key], set()).add(path.parent)
     samples: dict[str, list[Path]] = {}
     reserved = RunFolder(Path()).own_names()
     for key, of_group in groups.items():
         name = names[key]
-        if len({Path(other).parent for other in names if names[other] == name}) > 1:
+        if len(folders[name]) > 1:
             name = _valid(f"{of_group[0].parent.name}_{name}")
         free, number = name, 1
         while free in samples or free in reserved:
@@ -134,4 +135,4 @@ def _paired(path: Path, given: dict[Path, None]) -> tuple[str, str] | None:
 
 def _valid(name: str) -> str:
     """Return a name that a sample may have (`config.sheet.SAMPLE`), with room for a number."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip("._-")[:80] or "sample"
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:80] or "sample"

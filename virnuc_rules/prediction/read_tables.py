@@ -33,14 +33,15 @@ def read_batches(
     try:
         with environment_named(path), open_regular(path) as opened:
             file = pq.ParquetFile(opened, page_checksum_verification=True)
-            if missing := sorted(set(columns) - set(file.schema_arrow.names)):
+            needed = [*columns] if contig_index is None else [*{*columns, "contig_index"}]
+            if missing := sorted(set(needed) - set(file.schema_arrow.names)):
                 raise KeyError(f"no column {missing[0]}: written by another version")
             if contig_index is None:
-                yield from file.iter_batches(columns=list(columns))
+                yield from file.iter_batches(columns=needed)
                 return
             for group in range(file.num_row_groups):
                 if _may_hold(file, group, contig_index):
-                    rows = file.read_row_group(group, columns=[*{*columns, "contig_index"}])
+                    rows = file.read_row_group(group, columns=needed)
                     own = rows.filter(pc.equal(rows["contig_index"], contig_index))
                     yield from own.select(list(columns)).to_batches()
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
