@@ -4,12 +4,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
+.DEFAULT_GOAL := help
 .PHONY: help demo evaluate test soak check clean
 
-help: ## print this list, as make alone does
+help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(INSTALLED) ## install, then run the workflow on the demo data
+demo: $(INSTALLED)  ## install, then run the workflow on the demo data
 	snakemake --profile profiles/local --configfile demo/config.yaml
 	@echo
 	@echo "Open demo/results/report.html; tables are in demo/results/lake and demo/results/gut."
@@ -17,7 +18,7 @@ demo: $(INSTALLED) ## install, then run the workflow on the demo data
 
 # Each of POS and NEG: one file, or a pattern in quotes.
 OUT ?= results/evaluation
-evaluate: $(INSTALLED) ## measure a bundle: BUNDLE=folder POS=viral.fa NEG=non_viral.fa, and OUT=folder for results
+evaluate: $(INSTALLED)  ## measure a bundle: BUNDLE=folder POS=viral.fa NEG=non_viral.fa, OUT=folder for results
 	@test -n "$(BUNDLE)" -a -n "$(POS)" -a -n "$(NEG)" || \
 	    { echo "make evaluate BUNDLE=folder POS=viral.fa NEG=non_viral.fa"; exit 2; }
 	mkdir -p "$(OUT)"
@@ -28,17 +29,17 @@ evaluate: $(INSTALLED) ## measure a bundle: BUNDLE=folder POS=viral.fa NEG=non_v
 
 # Only tests/gpu may see a GPU (5: it has no tests where there is none). All others pass wherever they
 # are run: to show that, they run as if there were a GPU, which tests/conftest.py hides.
-test: $(INSTALLED) ## install, then run the tests
+test: $(INSTALLED)  ## install, then run the tests
 	pytest tests/gpu || test $$? -eq 5
 	PYTHONPATH="$(CURDIR)/tests/as_if_cuda$${PYTHONPATH:+:$$PYTHONPATH}" \
 	    pytest --ignore tests/gpu --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-soak: $(INSTALLED) ## kill workers at 1,000 random moments; let 10,000 calls on files fail; try all pairs of edits of a finished run
+soak: $(INSTALLED)  ## kill workers at 1,000 random moments; let 10,000 calls on files fail; try all pairs of edits
 	VIRNUC_KILLS=1000 pytest -s tests/fault/test_random_kills.py
 	VIRNUC_FAULTS=10000 pytest -s tests/fault/test_injected.py
 	VIRNUC_PAIRS=all pytest --numprocesses 2 tests/workflow/test_convergence_pairs.py
 
-check: $(INSTALLED) ## lint, format, types, import rule, workflow
+check: $(INSTALLED)  ## lint, format, types, import rule, workflow
 	ruff check .
 	ruff format --check .
 	mypy virnuc_rules
@@ -47,7 +48,7 @@ check: $(INSTALLED) ## lint, format, types, import rule, workflow
 	snakemake --lint --configfile demo/config.yaml
 	hadolint Dockerfile
 
-clean: ## remove the results of the demo
+clean:  ## remove the results of the demo
 	rm -rf demo/results
 
 $(INSTALLED): pyproject.toml constraints.txt

@@ -101,7 +101,8 @@ def products(project: Project) -> Iterator[Path]:
     folders = [path for s in samples for path in (paths.sample(s).path, paths.chunks(s).path)]
     for folder in (*folders, paths.report.made.parent, paths.report.multiqc_calls.parent):
         yield from (p for p in folder.rglob("*") if p.is_file() and p.name != DONE)
-    files = (paths.config, paths.report.page, paths.report.provenance)
+    of_report = (paths.report.page, paths.report.summary, paths.report.provenance)
+    files = (paths.config, *paths.viruses.files(), paths.viruses.made, *of_report)
     yield from (path for path in files if path.exists())
 
 
@@ -129,7 +130,7 @@ def content(project: Project, path: Path) -> bytes:
         for key in HOW:
             del data["config"][key]
         return json.dumps(data).encode()
-    if path.name == MADE:
+    if path.name.endswith(MADE):
         data = json.loads(path.read_text())
         data["files"] = sorted(data["files"])
         data["inputs"] = [seen["sha256"] for seen in data["inputs"]]

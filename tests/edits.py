@@ -103,6 +103,18 @@ def labelled(*rows: str) -> Callable[[Project], None]:
     return apply
 
 
+def annotated(text: str) -> Callable[[Project], None]:
+    """Give the sheet a column of annotations, with a table of sample a."""
+
+    def apply(project: Project) -> None:
+        (project.folder / "known.tsv").write_text(text)
+        sheet = [f"{n}\t{p}\t{'known.tsv' * (n == 'a')}\n" for n, p in project.samples.items()]
+        text_of_sheet = "sample\tpath\tannotations_taxa\n" + "".join(sheet)
+        (project.folder / "samples.tsv").write_text(text_of_sheet)
+
+    return apply
+
+
 def exchanged(name: str, embeds: str) -> Edit:
     def apply(project: Project) -> None:
         change_bundle(project.folder / "bundle", NETWORKS[name])
@@ -155,6 +167,8 @@ INPUTS = (
     Edit("a.fa broken", broken, "", chunks=True),
     Edit("labels", labelled("a0\tvirus", "a1\tnon_viral", "unknown\tvirus"), ""),
     Edit("labels edited", labelled("a0\tnon_viral"), ""),
+    Edit("annotations", annotated("id\ttaxon\na0\tA\na1\tB\nother\tC\n"), ""),
+    Edit("annotations edited", annotated("id\ttaxon\na0\tD\n"), ""),
     exchanged("classifier", ""),
     exchanged("networks", "ab"),
 )
@@ -179,6 +193,10 @@ RESULTS = (
     without_embeddings("min_score", 0.99, "ab"),
     deleted("queue"),
     deleted("queue/stamps"),
+    deleted("viruses.*"),
+    halved("viruses.fa.gz"),
+    deleted("annotations.tsv"),
+    halved("summary.tsv"),
     deleted("report.html"),
     halved("report.html"),
     halved("provenance.json"),

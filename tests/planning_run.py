@@ -11,6 +11,7 @@ from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.config.sheet import read_sheet
 from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.errors import InputError
+from virnuc_rules.files.made import touch
 from virnuc_rules.planning.plan import Plan
 from virnuc_rules.queue.store import ATTEMPTS, Failure, Store
 
@@ -94,6 +95,19 @@ class Run:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text("x\n")
             product.finish([], folder.files(), None)
+
+    def finish_all(self) -> None:
+        """Also what is made of all samples."""
+        self.finish()
+        for make, files in (
+            (Plan.viruses, self.folder.viruses.files()),
+            (Plan.report, self.folder.report.files()),
+        ):
+            product = make(self.looked_at())
+            assert product
+            for path in files:
+                touch(path)
+            product.finish(product.look(), files, None)
 
     def finish(self) -> None:
         """Do all of it."""

@@ -1,7 +1,10 @@
 """Results of a run as the documented tables have them, with numbers drawn at random."""
 
+import gzip
 import json
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +24,13 @@ HOSTILE = (
     "<img src=x onerror=\"document.title='broken'\">",
     "a'b\"c|d,e&amp;f",
     "größe_chunk_1",
+    "{{ 7 * 7 }}{% raw %}",
 )
 
 
 def make_results(folder: Path, samples: dict[str, int], called: float = 0.6) -> Config:
     """Write chunk manifests, tables and a worker's report of samples with so many contigs."""
+    folder.mkdir(exist_ok=True)
     sheet = folder / "samples.tsv"
     sheet.write_text("sample\tpath\n" + "".join(f"{s}\t/data/{s}.fa\n" for s in samples))
     config = Config.of(samples=sheet, results=folder / "results", bundle=BUNDLE)
@@ -90,6 +95,16 @@ def _make_sample(
         "reason": pa.array(np.where(call == "no_call", "no_open_frame", None)),
     }  # fmt: skip
     _write(results / name, "contigs", columns)
+    # Of every second contig a region, its first window; of every tenth one more, its last one.
+    last = np.cumsum(windows) - 1
+    first = last - windows + 1
+    at = np.sort(np.concatenate([first[::2], last[::10][windows[::10] > 1]]))
+    columns = {
+        "contig_index": contig[at], "contig": ids[contig[at]], "start": cutting.start[at],
+        "end": cutting.end[at], "windows": np.ones(len(at)), "evidence": np.ones(len(at)),
+        "posterior": draw.uniform(0.5, 1, len(at)),
+    }  # fmt: skip
+    _write(results / name, "regions", columns)
     calls = SampleCalls(calls="min_*", cutoff=None, estimated=True, windows=None, contigs=None)
     SampleFolder(results / name, name).calls.write_text(calls.model_dump_json())
     chunks = RunFolder(results).chunks(name)
@@ -108,3 +123,25 @@ def _write(folder: Path, name: str, columns: dict[str, object]) -> None:
     schema = SCHEMAS[name]
     arrays = [pa.array(columns[field.name]).cast(field.type) for field in schema]
     pq.write_table(pa.Table.from_arrays(arrays, schema=schema), folder / f"{name}.parquet")
+
+
+def add_fasta(results: Path, samples: dict[str, int]) -> None:
+    """Write the viral contigs and the regions of the tables as FASTA."""
+    for name in samples:
+        folder = SampleFolder(results / name, name)
+        contigs = pq.read_table(folder.parquet("contigs")).to_pylist()
+        viral = [(row["contig"], _bases(row)) for row in contigs if row["call"] == "virus"]
+        parts = [
+            (f"{row['contig']}:{row['start'] + 1}-{row['end']}",
+             _bases(contigs[row["contig_index"]])[row["start"] : row["end"]])
+            for row in pq.read_table(folder.parquet("regions")).to_pylist()
+        ]  # fmt: skip
+        for path, records in ((folder.viral_fasta, viral), (folder.region_fasta, parts)):
+            text = "".join(f">{name} more\n{textwrap.fill(it, 60)}\n" for name, it in records)
+            path.write_bytes(gzip.compress(text.encode()))
+
+
+def _bases(row: dict[str, Any]) -> str:
+    """Bases of a contig, others than those of its neighbours."""
+    motif = "ACGGT" * (1 + row["contig_index"]) + "T"
+    return (motif * row["length"])[: row["length"]]

@@ -16,6 +16,10 @@ class EnvironmentProblem(VirnucError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
+class MadeMeanwhile(EnvironmentProblem):
+    """Another process makes the same files at the same time, and was faster."""
+
+
 class InputError(VirnucError):
     """A sequence file that cannot be used: its content is wrong, or there is no such file."""
 

@@ -1,45 +1,50 @@
-"""What `--help` says."""
+"""The help of commands: each has an example that works, and of `make`, each target a line."""
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import typer
+from harness import REPO
 
 from virnuc_rules.cli.main import app
+from virnuc_rules.cli.settings import OF_JOBS
 
 
-def commands(group: object, *path: str) -> Iterator[tuple[tuple[str, ...], object]]:
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+def commands(group: Any, *before: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in group.commands.items():
         if hasattr(command, "commands"):
-            yield from commands(command, *path, name)
+            yield from commands(command, *before, name)
         else:
-            yield (*path, name), command
+            yield (*before, name), command
 
 
 COMMANDS = dict(commands(typer.main.get_command(app)))
 
 
-@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_every_command_has_an_example_that_it_can_parse(path: tuple[str, ...]) -> None:
-    command = COMMANDS[path]
-    begin, _, examples = command.help.partition("Example")  # type: ignore[attr-defined]
-    lines = re.findall(r"^ *virnuc-rules (.+)", examples, re.MULTILINE)
-    assert begin.strip() and lines
-    for line in lines:
-        words = shlex.split(line)
-        assert tuple(words[: len(path)]) == path
-        command.make_context(path[-1], words[len(path) :])  # type: ignore[attr-defined]
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_each_command_has_an_example_with_its_options(words: tuple[str, ...]) -> None:
+    command = COMMANDS[words]
+    example = re.search(r"^Example: virnuc-rules (.+)$", command.help or "", re.MULTILINE)
+    assert example
+    given = shlex.split(example[1])
+    assert tuple(given[: len(words)]) == words
+    command.make_context(words[-1], given[len(words) :])  # raises for what it does not know
 
 
-def test_keys_are_in_panels_and_defaults_are_shown(command: object) -> None:
-    """Rich would take [default: ...] for markup, and drop it."""
-    text = command("predict", "--help").stdout  # type: ignore[operator]
-    panels = re.findall(r"^╭─ (.+?) ─", text, re.MULTILINE)
-    assert panels == [
-        "Options", "Settings: run", "Settings: embedding", "Settings: calling",
-        "Settings: probability", "For Snakemake",
-    ]  # fmt: skip
-    words = " ".join(text.replace("│", "").split())
-    assert "[default: 8192]" in words and "[default: config.yaml in the results, else" in words
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_options_of_jobs_are_apart(words: tuple[str, ...]) -> None:
+    for option in COMMANDS[words].params:
+        if option.name in ("stamp", "log", "every_sample", "need_embeddings"):
+            assert option.rich_help_panel == OF_JOBS
+
+
+def test_make_lists_its_targets() -> None:
+    shown = subprocess.run(["make"], cwd=REPO, capture_output=True, text=True, check=True).stdout
+    listed = [line.split()[1] for line in shown.splitlines()]
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", (REPO / "Makefile").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(phony.split())
+    assert all(len(line.split()) > 2 for line in shown.splitlines())

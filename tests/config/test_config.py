@@ -327,7 +327,7 @@ def test_paths_of_a_run() -> None:
     assert run.log("chunk", "a.b") == Path("r/logs/chunk/a.b.log")
     assert run.benchmark("train") == Path("r/benchmarks/train.tsv")
     assert len(set(run.sample("a").files())) == len(run.sample("a").files()) == 16
-    assert len(set(run.report.files())) == len(run.report.files()) == 10
+    assert len(set(run.report.files())) == len(run.report.files()) == 11
 
 
 # --- sample sheets -----------------------------------------------------------------------------

@@ -66,6 +66,7 @@ def steps() -> Iterator[Step]:
     for sample in SAMPLES:
         out = f"results/{sample}"
         yield step(f"{out}/", "predict", f"--sample={sample}", f"--out={out}", *settings[1:])
+    yield step("results/viruses.", "collect", *settings)
     yield step("results/multiqc/", "report", *settings)
     fitting = ("--trained-bundle=trained", "--hidden=8", "--max-epochs=1", "--seed=63")
     yield step("trained/", "train", *fitting, "--threads=1", *settings)

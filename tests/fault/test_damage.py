@@ -162,7 +162,7 @@ def test_damaged_results_are_found_and_made_again(finished: Project, undisturbed
         assert f"moved to {aside[path.stem].relative_to(finished.folder)}" in first.stdout
     second = finished.run()
     assert second.returncode == 0, second.stdout
-    assert {"serve": 1, "report": 1, "check": 1}.items() < jobs(second.stdout).items()
+    assert {"serve": 1, "collect": 1, "report": 1, "check": 1}.items() < jobs(second.stdout).items()
     assert embedded_chunks(second.stdout) == 2
     again = {path.stem for path in (*causes, truncated, missing)}
     after = finished.embeddings()

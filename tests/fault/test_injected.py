@@ -18,7 +18,7 @@ from labelled import write_sheet
 FAULTS = int(os.environ.get("VIRNUC_FAULTS", "1000"))  # `make soak` has more
 AT_ONCE = 2
 CALLS = {"open", "read", "write", "fsync", "mmap", "link", "rename", "unlink"}
-COMMANDS = {"chunk", "serve", "predict", "report", "train"}
+COMMANDS = {"chunk", "serve", "predict", "collect", "report", "train"}
 
 
 @pytest.fixture(scope="module")

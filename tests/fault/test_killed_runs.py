@@ -55,8 +55,10 @@ def test_killed_in_a_rule(project: Project, reference: Project, rule: str) -> No
 
 
 def test_two_runs_at_once_then_one(project: Project, reference: Project) -> None:
-    for run in [project.start(forked=True) for _ in range(2)]:
-        run.communicate(timeout=400)
+    both = [project.start(forked=True) for _ in range(2)]
+    outputs = [run.communicate(timeout=400)[0] for run in both]
+    print(*outputs, sep="\n--- the other ---\n")  # an assertion would show the first lines only
+    assert [run.returncode for run in both] == [0, 0]
     done = project.run()
     assert done.returncode == 0, done.stdout
     assert_finished_like(project, reference)

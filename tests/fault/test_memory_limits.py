@@ -20,6 +20,7 @@ ENOUGH = 4000  # MB of addresses, for each command on this small run
 STEPS = {
     "chunk": (60, 200, 500, 600, ENOUGH),
     "predict": (60, 440, 900, 1600, ENOUGH),
+    "collect": (60, 560, ENOUGH),
     "report": (60, 560, ENOUGH),
     "train": (60, 900, 1800, ENOUGH),
     "evaluate": (1000, ENOUGH),
@@ -30,6 +31,7 @@ LABELLED = (*SETTINGS, "--samples", "labelled.tsv", "--threads", 1)
 COMMANDS: dict[str, tuple[object, ...]] = {
     "chunk": ("chunk", "virus.fa", "--out", "chunked", "--window", 500),
     "predict": ("predict", "--sample", "virus", "--out", "tables", *SETTINGS),
+    "collect": ("collect", "--samples", "labelled.tsv", *SETTINGS),
     "report": ("report", "--samples", "labelled.tsv", *SETTINGS),
     "train": ("train", *LABELLED, "--trained-bundle", "trained", "--hidden", 16, "--max-epochs", 2),
     "evaluate": ("evaluate", *LABELLED, "--part", "all", "--out", "page.html"),

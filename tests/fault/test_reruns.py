@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from virnuc_rules.models.bundle import rewrite_card
 
 CLASSIFIER = "classifier.safetensors"
-LAST = {"report": 1, "check": 1}  # what any change of results or settings makes
+LAST = {"collect": 1, "report": 1, "check": 1}  # what any change of results or settings makes
 
 
 def some_contigs(folder: Path, name: str) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from virnuc_rules.errors import EnvironmentProblem, VirnucError
+from virnuc_rules.errors import EnvironmentProblem, MadeMeanwhile, VirnucError
 from virnuc_rules.files import atomic
 from virnuc_rules.files.atomic import (
     file_sha256,
@@ -139,6 +139,20 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "it").is_symlink()
     assert [path.name for path in (tmp_path / "disk" / "it").iterdir()] == ["new"]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_that_is_made_again_inside_is_gone(folder: Path) -> None:
+    """Writing a record makes the folders above it, also those that the other has removed."""
+    with pytest.raises(MadeMeanwhile), staged_folder(folder) as late:
+        (late / "table").touch()
+        with staged_folder(folder) as stage:
+            (stage / "whole").touch()
+            put_folder(stage, folder)
+        with replacing(late / "record.json") as handle:
+            handle.write("{}")
+        (late / "table").read_bytes()
+    assert [path.name for path in folder.iterdir()] == ["whole"]
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_two_who_make_a_folder_at_once(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from harness import UNREADABLE
 
-from virnuc_rules.errors import EnvironmentProblem
+from virnuc_rules.errors import EnvironmentProblem, MadeMeanwhile
 from virnuc_rules.files import made
 from virnuc_rules.files.made import Made, Product, Seen, accept, read_made, touch
 
@@ -363,3 +363,33 @@ def test_only_files_of_a_product_are_accepted(folder: Folder, tmp_path: Path) ->
     assert read_made(folder.path / "made.json") == record
     accept(tmp_path / "made.json", tmp_path / "other.txt")
     assert not (tmp_path / "made.json").exists()
+
+
+# --- two who make it at once -------------------------------------------------------------------
+
+
+def test_who_was_slower_waits_for_the_files_of_the_other(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its `done` is the other's too: an error would make Snakemake delete it."""
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            folder.make()
+
+    monkeypatch.setattr(made.time, "sleep", pause)
+    assert folder.product().is_of_another(MadeMeanwhile("slower"), folder.stamp)
+    assert len(pauses) == 3 and folder.stamp.exists()
+
+
+def test_another_error_is_not_waited_for(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(made.time, "sleep", pauses.append)
+    assert not folder.product().is_of_another(EnvironmentProblem("full disk"), folder.stamp)
+    assert pauses == [] and not folder.stamp.exists()
+    assert not folder.product().is_of_another(MadeMeanwhile("the other was killed"), folder.stamp)
+    assert 30 < sum(pauses) < 90 and not folder.stamp.exists()
+    folder.make()
+    assert folder.product().is_of_another(EnvironmentProblem("full disk"), folder.stamp)

@@ -1,199 +1,125 @@
-"""`virnuc-rules explain`: why a contig has its call."""
+"""`explain`: the rows of one contig, and what the model of contigs adds up to its probability."""
 
+import io
 import json
+import re
 import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from conftest import CONTIGS
-from embedded import configure, predict
-from harness import copy_bundle
-from scipy.special import expit
+from harness import BUNDLE, Project, read_tsv, rules
+from rich.console import Console
+from scipy.special import expit, logit
 
 from virnuc_rules.config.model import Config
-from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import VirnucError
-from virnuc_rules.inspection.explain import explain
-from virnuc_rules.models.card import read_card
+from virnuc_rules.inspection.explain import explain, rendered
+from virnuc_rules.models.bundle import rewrite_card
+from virnuc_rules.models.card import Calibration, ContigModel, read_card
 from virnuc_rules.prediction.contig_model import FEATURES
+from virnuc_rules.vocabulary import Label
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
-COEFFICIENTS = dict(zip(FEATURES, (0.3, 0.2, 0.5, 1.5, 1.0, -0.4), strict=True))
+MODEL = ContigModel(
+    intercept=-0.5, coefficients={name: 0.3 + n / 10 for n, name in enumerate(FEATURES)},
+    longest=20_000, pieces=dict.fromkeys(Label, 10), log_loss={}, reached={},
+)  # fmt: skip
 
 
-def with_contig_model(folder: Path) -> Path:
-    """A copy of the bundle with a calibration and a model of contigs."""
-    bundle = copy_bundle(folder)
-    path = bundle / "bundle.json"
-    card = json.loads(path.read_text())
-    counts = {"virus": 10, "non_viral": 10}
-    model = {"intercept": -0.5, "coefficients": COEFFICIENTS, "longest": 5000, "pieces": counts,
-             "log_loss": {}, "reached": {}}  # fmt: skip
-    card["calibration"] = {
-        "method": "temperature", "temperature": 1.5, "data": [], "part": "all", "windows": counts,
-        "classifier": card["sha256"]["classifier.safetensors"], "log_loss": {}, "contigs": model,
-    }  # fmt: skip
-    path.write_text(json.dumps(card))
-    return bundle
+def calibration(bundle: Path, model: ContigModel) -> Calibration:
+    classifier = read_card(bundle).sha256["classifier.safetensors"]
+    return Calibration(
+        method="temperature", temperature=0.5, classifier=classifier, data=[], part="all",
+        windows={}, log_loss={}, no_open_frame=dict.fromkeys(Label, 0.4), contigs=model,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def finished(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """Samples `gut` and `lake` of the same contigs, but that of one in `lake`. Do not change it."""
+def config(undisturbed: Project, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The demo run, called with a bundle that has a model of contigs."""
     folder = tmp_path_factory.mktemp("explained")
-    shutil.copytree(embedded, folder / "results")
-    sheet = folder / "samples.tsv"
-    sheet.write_text("sample\tpath\ngut\tgut.fa\nlake\tlake.fa\nlate\tlate.fa\n")
-    config = configure(folder / "results", samples=sheet)
-    config = config.replace(bundle=with_contig_model(folder))
-    run = RunFolder(folder / "results")
-    predict(config, "gut", run.sample("gut").path)
-    shutil.copytree(run.sample("gut").path, run.sample("lake").path)
-    path = run.sample("lake").parquet("contigs")
-    table = pq.read_table(path)
-    pq.write_table(table.filter(table["contig"].to_numpy(zero_copy_only=False) == CONTIGS[0]), path)
-    return config
+    bundle, results = folder / "bundle", folder / "results"
+    shutil.copytree(BUNDLE, bundle)
+    rewrite_card(bundle, calibration=calibration(bundle, MODEL))
+    results.mkdir()
+    for name in ("chunks", "embeddings"):
+        (results / name).symlink_to(undisturbed.results / name)
+    for sample in ("lake", "gut"):
+        options = ("--results", results, "--bundle", bundle)
+        rules("predict", "--sample", sample, "--out", results / sample, *options, check=True)
+    sheet = undisturbed.folder / "samples.tsv"
+    return Config.of(samples=sheet, results=results, bundle=bundle)
 
 
-def table(config: Config, name: str, sample: str = "gut") -> list[dict[str, Any]]:
-    path = RunFolder(config.run.results).sample(sample).parquet(name)
-    return pq.read_table(path).to_pylist()
+def shown(config: Config, contig: str, windows: int = 20, frames: bool = False) -> str:
+    text = io.StringIO()
+    found = explain(config, contig, "")
+    Console(file=text, width=80).print(rendered(found, windows, frames))
+    return text.getvalue()
 
 
-def of_contig(config: Config, name: str, index: int) -> list[dict[str, Any]]:
-    rows = [row for row in table(config, name) if row["contig_index"] == index]
-    return [{k: v for k, v in row.items() if k not in ("contig_index", "contig")} for row in rows]
+def test_what_is_added_is_the_probability_of_the_table(config: Config) -> None:
+    results = config.run.results
+    for sample in ("lake", "gut"):
+        calls = json.loads((results / sample / "calls.json").read_text())
+        even = logit(calls["contigs"]["prevalence"])
+        for row in read_tsv(results / sample / "contigs.tsv"):
+            found = explain(config, row["contig"], sample)
+            total = sum(more for _, more in found.added.values())
+            if row["probability"]:
+                assert list(found.added) == ["intercept", *FEATURES]
+                assert expit(total + even) == pytest.approx(float(row["probability"]), abs=1e-4)
+            else:
+                assert found.added == {}
+            assert not found.changed and found.contig["call"] == row["call"]
+            windows = read_tsv(results / sample / "windows.tsv")
+            own = [w for w in windows if w["contig_index"] == row["contig_index"]]
+            assert [w["window"] for w in found.windows] == [int(w["window"]) for w in own]
+            assert len(found.frames) == sum(w["open_frames"] for w in found.windows)
 
 
-def test_every_contig_is_explained_by_its_rows(finished: Config) -> None:
-    assert read_card(finished.run.bundle).contig_model
-    explained = 0
-    for contig in table(finished, "contigs"):
-        found = explain(finished, contig["contig"], "gut", windows=0, frames=True)
-        index = contig["contig_index"]
-        assert (found.contig_index, found.row | {"contig_index": index}) == (
-            index, {k: v for k, v in contig.items() if k != "contig"}
-        )  # fmt: skip
-        assert (found.windows, found.more_windows) == (of_contig(finished, "windows", index), 0)
-        assert found.frames == of_contig(finished, "orfs", index)
-        assert found.regions == of_contig(finished, "regions", index)
-        assert found.rule == "A contig is called virus from a probability of 0.5 on (default)."
-        assert (found.cutoff, found.note) == (0.5, "")
-        if contig["probability"] is None:
-            assert found.terms == [] and found.row["call"] == "no_call"
-            continue
-        explained += 1
-        by_name = {term.name: term for term in found.terms}
-        assert list(by_name) == ["intercept", *FEATURES, "prevalence"]
-        total = sum(term.log_odds for term in found.terms)
-        assert expit(total) == pytest.approx(contig["probability"], abs=1e-6)
-        for name, coefficient in COEFFICIENTS.items():
-            assert by_name[name].coefficient == coefficient
-            assert by_name[name].log_odds == pytest.approx(coefficient * by_name[name].value)
-        length = min(contig["length"], 5000)
-        assert by_name["log_length"].value == pytest.approx(np.log10(length / 500), abs=0.02)
-    assert explained == 3
+def test_a_bundle_that_has_changed_is_noticed(config: Config, tmp_path: Path) -> None:
+    other = tmp_path / "bundle"
+    shutil.copytree(config.run.bundle, other)
+    model = MODEL.model_copy(update={"intercept": 2.0})
+    rewrite_card(other, calibration=calibration(other, model))
+    assert explain(config.replace(bundle=other), "K01711.1", "").changed
+    assert "The bundle has changed since" in shown(config.replace(bundle=other), "K01711.1")
 
 
-def test_as_text(finished: Config, command: Command) -> None:
-    options = (
-        "--results", finished.run.results, "--samples", finished.inputs.samples,
-        "--bundle", finished.run.bundle,
-    )  # fmt: skip
-    done = command("explain", CONTIGS[1], *options, "--windows", 3, "--frames")
+def test_what_a_user_reads(config: Config) -> None:
+    text = shown(config, "K01711.1", windows=3, frames=True)
+    assert text.startswith("gut: K01711.1: ")
+    assert "A contig is called virus from a probability of 0.5 on (default)." in text
+    assert re.search(r"Its probability is 0\.\d{3}\.", text) and "29 more windows" in text
+    assert all(re.search(rf"^{name} +\S+ +\S+ *$", text, re.MULTILINE) for name in FEATURES)
+    assert max(map(len, text.splitlines())) <= 80 and "…" not in text
+    assert "more windows" not in shown(config, "K01711.1", windows=0)
+
+
+def test_which_contig(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(VirnucError, match=r"^K0171: no contig .* there are K01711\.1$"):
+        explain(config, "K0171", "")
+    with pytest.raises(VirnucError, match=r"^\[red\]: no contig of lake, gut has this id$"):
+        explain(config, "[red]", "")
+    with pytest.raises(VirnucError, match="no tables of sea; run the workflow first"):
+        explain(config, "K01711.1", "sea")
+    twice = tmp_path / "results"
+    twice.mkdir()
+    for sample in ("lake", "gut"):
+        (twice / sample).symlink_to(config.run.results / "gut")
+    both = config.replace(results=twice)
+    with pytest.raises(VirnucError, match=r"^K01711\.1: samples lake, gut have it; give --sample$"):
+        explain(both, "K01711.1", "")
+    assert explain(both, "K01711.1", "lake").sample == "lake"
+
+
+def test_the_command(config: Config) -> None:
+    options = [f"--{key}={value}" for key, value in (
+        ("samples", config.inputs.samples), ("results", config.run.results),
+        ("bundle", config.run.bundle),
+    )]  # fmt: skip
+    done = rules("explain", "K01711.1", *options, "--json")
     assert done.returncode == 0, done.stderr
-    windows = of_contig(finished, "windows", 1)
-    assert len(windows) > 20 and f"and {len(windows) - 3} more (--windows 0: all)" in done.stdout
-    assert f"{CONTIGS[1]} (sample gut, contig_index 1)" in done.stdout
-    assert "\n  1       0-500" in done.stdout and "\n  4       " not in done.stdout
-    assert "call or reason" in done.stdout and "evidence_by_length" in done.stdout
-    shown = json.loads(command("explain", CONTIGS[1], *options, "--json").stdout)
-    assert len(shown["windows"]) == 20 and shown["frames"] == []
-
-
-@pytest.mark.parametrize(
-    ("contig", "more", "problem"),
-    [
-        (CONTIGS[0], {}, r"2 contigs .*sample gut contig_index 0, sample lake contig_index 0; ch"),
-        (CONTIGS[0][:-1], {}, rf"in the tables of 2 of 3 samples; did you mean {CONTIGS[0]}"),
-        (CONTIGS[1], {"sample": "lake"}, "in the tables of sample lake"),
-        (CONTIGS[1], {"sample": "guts"}, r"no sample 'guts' in .*; did you mean gut\?"),
-        (CONTIGS[1], {"sample": "late"}, "late: no tables; run the workflow"),
-        (CONTIGS[1], {"contig_index": 7}, "no contig"),
-        ("", {}, "no contig ''"),
-        ("\x1b[31m[red]\n", {}, r"no contig '\\x1b\[31m\[red\]\\n'"),
-    ],
-)
-def test_what_is_not_there(
-    finished: Config, contig: str, more: dict[str, Any], problem: str
-) -> None:
-    with pytest.raises(VirnucError, match=problem) as raised:
-        explain(finished, contig, **more)
-    assert "\n" not in str(raised.value)
-
-
-def test_one_of_two_with_the_same_id(finished: Config, tmp_path: Path) -> None:
-    """As the reads of a pair; and ids are text, whatever is in them."""
-    shutil.copytree(finished.run.results, tmp_path / "results")
-    config = finished.replace(results=tmp_path / "results")
-    path = RunFolder(tmp_path / "results").sample("gut").parquet("contigs")
-    hostile = "[red]a|'b'\"c[/red]"
-    rows = pq.read_table(path)
-    ids = [hostile, hostile, *rows["contig"].to_pylist()[2:]]
-    pq.write_table(rows.set_column(1, "contig", [ids]), path)
-    with pytest.raises(VirnucError, match="sample gut contig_index 0, sample gut contig_index 1"):
-        explain(config, hostile)
-    found = explain(config, hostile, contig_index=1)
-    assert next(found.lines()) == f"{hostile} (sample gut, contig_index 1)"
-    assert found.windows == of_contig(finished, "windows", 1)[:20]
-
-
-def test_another_bundle_than_that_of_the_tables(finished: Config, tmp_path: Path) -> None:
-    for bundle, problem in (
-        (finished.run.bundle.parent / "none", "none"),
-        (copy_bundle(tmp_path), "is not the one of these tables; run again"),
-    ):
-        found = explain(finished.replace(bundle=bundle), CONTIGS[1])
-        assert found.terms == [] and problem in found.note and found.windows
-
-
-@pytest.mark.parametrize("name", ["contigs", "windows", "orfs", "regions", "calls"])
-@pytest.mark.parametrize("how", ["damaged", "older", "missing"])
-def test_a_table_that_cannot_be_used(finished: Config, tmp_path: Path, name: str, how: str) -> None:
-    shutil.copytree(finished.run.results, tmp_path / "results")
-    folder = RunFolder(tmp_path / "results").sample("gut")
-    path = folder.calls if name == "calls" else folder.parquet(name)
-    if how == "missing":
-        path.unlink()
-    elif how == "damaged" or name == "calls":
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    else:
-        rows = pq.read_table(path)
-        pq.write_table(rows.rename_columns(["contig_number", *rows.column_names[1:]]), path)
-    with pytest.raises(VirnucError) as raised:
-        explain(finished.replace(results=tmp_path / "results"), CONTIGS[1], "gut", frames=True)
-    text = str(raised.value)
-    assert "\n" not in text and "run" in text and str(folder.path) in text
-
-
-def test_only_the_row_groups_of_a_contig_are_read(finished: Config, tmp_path: Path) -> None:
-    """A row group of other contigs may even be damaged."""
-    shutil.copytree(finished.run.results, tmp_path / "results")
-    path = RunFolder(tmp_path / "results").sample("gut").parquet("windows")
-    pq.write_table(pq.read_table(path), path, row_group_size=5, write_page_checksum=True)
-    meta = pq.ParquetFile(path).metadata
-    first = meta.row_group(0).column(0)
-    content = bytearray(path.read_bytes())
-    start = first.dictionary_page_offset or first.data_page_offset
-    for at in range(start, start + first.total_compressed_size):
-        content[at] ^= 0xFF
-    path.write_bytes(content)
-    config = finished.replace(results=tmp_path / "results")
-    assert explain(config, CONTIGS[2], windows=0).windows == of_contig(finished, "windows", 2)
-    with pytest.raises(VirnucError, match=r"windows.parquet: cannot be read"):
-        explain(config, CONTIGS[0], "gut")
+    found = json.loads(done.stdout)
+    assert np.isfinite(found["contig"]["probability"]) and len(found["windows"]) == 32

@@ -75,13 +75,16 @@ def test_all_is_predicted(run: Run) -> None:
     assert done(run) == CHUNKS | {"a", "b"}
     assert stamps(run) == {"chunked", "checked"} | WORKERS | EVERY
     assert plan.needed(every=False) == [] and plan.needed(every=True) == ["a", "b"]
-    report = plan.report()
-    assert report and report.current() is None
-    files = plan.folder.report.files()
-    for path in files:
-        touch(path)
-    report.finish(report.look(), files, None)
-    assert run.settled().has_report and plan.folder.report.done.exists()
+    viruses = plan.viruses()
+    assert viruses and viruses.current() is None and plan.report() is None
+    run.finish_all()
+    plan = run.settled()
+    assert plan.has_viruses and plan.has_report
+    assert plan.folder.viruses.done.exists() and plan.folder.report.done.exists()
+    plan.folder.viruses.fasta.unlink()
+    plan = run.settled()
+    assert not plan.has_viruses and not plan.has_report
+    assert not plan.folder.viruses.done.exists() and not plan.folder.report.done.exists()
 
 
 def test_what_is_stale_has_an_input_that_is_newer_than_all(run: Run) -> None:

@@ -80,7 +80,7 @@ def test_empty_contigs_have_a_row_and_change_no_other(
 def test_a_thousand_empty_contigs_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than a block of the writer, and of the tables, has."""
     monkeypatch.setattr(chunks, "_BLOCK", 5000)
-    monkeypatch.setattr("virnuc_rules.prediction.tables._BLOCK_ROWS", 64)
+    monkeypatch.setattr("virnuc_rules.prediction.table.BLOCK_ROWS", 64)
     names = [f"e{n}" for n in range(1000)]
     out = predict(tmp_path, {**dict.fromkeys(names[:600], ""), "a": "ACGT" * 200,
                              **dict.fromkeys(names[600:], "")})  # fmt: skip

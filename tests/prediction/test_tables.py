@@ -141,7 +141,7 @@ def test_the_label_is_the_higher_score_and_non_viral_in_a_tie(tmp_path: Path) ->
 def test_the_files_do_not_depend_on_how_many_rows_are_added_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "_BLOCK_ROWS", 7)
+    monkeypatch.setattr("virnuc_rules.prediction.table.BLOCK_ROWS", 7)
     ids = [f"c{n // 3}_chunk_{n % 3 + 1}R{n % 3 + 1}" for n in range(40)]
     scores = np.random.default_rng(1).random((40, 2), np.float32)
     folders = [write_frames(tmp_path / "whole", scored(ids, scores))]

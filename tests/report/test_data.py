@@ -10,8 +10,18 @@ from reporting import make_results
 
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import ResultError
-from virnuc_rules.report.data import BINS, LENGTHS, SampleSummary, find_samples, read_contigs
-from virnuc_rules.report.page import unmatched
+from virnuc_rules.report import data
+from virnuc_rules.report.data import (
+    _PLACE,
+    BINS,
+    LENGTHS,
+    Contigs,
+    SampleSummary,
+    find_samples,
+    read_annotations,
+    read_contigs,
+)
+from virnuc_rules.report.page import unmatched_labels
 
 
 @pytest.fixture
@@ -60,7 +70,7 @@ def test_calls_of_contigs_that_are_known(results: Path) -> None:
     )  # fmt: skip
     labels = {"c0": "virus", "c1": "virus", "c3": "virus", "c2": "non_viral"}
     sample = read(results, **labels, absent="virus")
-    assert unmatched(sample) == "1 of 5 ids in its table of labels match no contig: absent"
+    assert unmatched_labels(sample) == "1 of 5 ids in its table of labels match no contig: absent"
     assert sample.known == {
         "virus": {"virus": 2, "non_viral": 1, "called_windows": 34, "viral_windows": 4},
         "non_viral": {"no_call": 1, "called_windows": 12, "viral_windows": 2},
@@ -68,7 +78,7 @@ def test_calls_of_contigs_that_are_known(results: Path) -> None:
 
 
 def test_the_first_of_many_labels_without_contig_are_named(results: Path) -> None:
-    line = unmatched(read(results, **{f"absent{n}": "virus" for n in range(2000)}))
+    line = unmatched_labels(read(results, **{f"absent{n}": "virus" for n in range(2000)}))
     assert line.startswith("2,000 of 2,000 ids in its table of labels match no contig: absent0, ")
     assert line.endswith("absent4 and 1,995 more")
 
@@ -90,3 +100,83 @@ def test_a_table_of_another_version_says_what_it_lacks(results: Path) -> None:
     pq.write_table(pq.read_table(path).drop_columns(["margin"]), path)
     with pytest.raises(ResultError, match="no column margin: written by another version"):
         read(results)
+
+
+def test_regions_are_those_of_the_table(results: Path) -> None:
+    (sample,), _ = find_samples(RunFolder(results), ["lake"], {})
+    contigs = read_contigs([sample])
+    table = pq.read_table(results / "lake/regions.parquet").to_pylist()
+    assert sample.regions == contigs.columns["regions"].sum() == len(table) > 3
+    drawn = iter(zip(*(contigs.regions[name].tolist() for name in _PLACE), strict=True))
+    for contig, number in zip(
+        contigs.columns["contig_index"], contigs.columns["regions"], strict=True
+    ):
+        expected = [r for r in table if r["contig_index"] == contig]
+        assert len(expected) == number
+        for region, found in zip(expected, drawn, strict=False):
+            assert found == tuple(region[name] for name in _PLACE)
+
+
+VIRUSES = pa.schema(
+    [
+        ("sample", pa.string()), ("contig_index", pa.int64()), ("region", pa.int64()),
+        ("length", pa.int64()), *((f"tool.{n}", pa.string()) for n in range(8)),
+    ]
+)  # fmt: skip
+
+
+def annotated(results: Path, rows: list[tuple[Any, ...]]) -> Contigs:
+    columns = [
+        pa.array(column).cast(f.type)
+        for column, f in zip(zip(*rows, strict=True), VIRUSES, strict=True)
+    ]
+    pq.write_table(pa.Table.from_arrays(columns, schema=VIRUSES), results / "viruses.parquet")
+    (sample,), _ = find_samples(RunFolder(results), ["lake"], {})
+    contigs = read_contigs([sample])
+    read_annotations(results / "viruses.parquet", [sample], contigs)
+    return contigs
+
+
+def shown(contigs: Contigs, column: int) -> dict[int, str]:
+    """Return the values of a column, by contig_index."""
+    index, found = contigs.columns["contig_index"].tolist(), contigs.annotations[column]
+    return {at: found.values[c - 1] for at, c in zip(index, found.code, strict=True) if c}
+
+
+def test_the_first_six_annotations_of_whole_contigs(results: Path) -> None:
+    """A region, another sample and a contig that is not listed are left out."""
+    contigs = annotated(
+        results,
+        [
+            ("lake", 2, None, 9, "Caudo\tvirus", None, *"cdefgh"),
+            ("lake", 3, 0, 9, *"abcdefgh"),
+            ("gut", 4, None, 9, *"abcdefgh"),
+            ("lake", 5, None, 9, "Caudo\tvirus", "", *"cdefgh"),
+            ("lake", 400, None, 9, *"abcdefgh"),
+        ],
+    )
+    assert [each.name for each in contigs.annotations] == [f"tool.{n}" for n in range(6)]
+    assert shown(contigs, 0) == {2: "Caudo\tvirus", 5: "Caudo\tvirus"}
+    assert shown(contigs, 1) == {} and shown(contigs, 5) == {2: "f", 5: "f"}
+    assert contigs.annotations[0].values == ["Caudo\tvirus"]
+    assert not any(each.full for each in contigs.annotations)
+
+
+def test_annotations_for_which_there_is_no_room(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "MAX_VALUE_BYTES", 12)
+    rows = [("lake", n, None, 9, value, *[None] * 7) for n, value in enumerate(("short", "x" * 9))]
+    contigs = annotated(results, [*rows, ("lake", 2, None, 9, "short", *[None] * 7)])
+    assert shown(contigs, 0) == {0: "short", 2: "short"}
+    assert [each.full for each in contigs.annotations] == [True, *[False] * 5]
+
+
+def test_without_annotations(results: Path) -> None:
+    (sample,), _ = find_samples(RunFolder(results), ["lake"], {})
+    contigs = read_contigs([sample])
+    read_annotations(results / "viruses.parquet", [sample], contigs)
+    assert contigs.annotations == []
+    (results / "viruses.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ResultError, match=r"viruses\.parquet: cannot be read"):
+        read_annotations(results / "viruses.parquet", [sample], contigs)

@@ -5,14 +5,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from sklearn.metrics import (
     average_precision_score,
     f1_score,
     matthews_corrcoef,
+    precision_recall_curve,
     precision_score,
 )
 
+from virnuc_rules.training.calibrate import balanced_weights
 from virnuc_rules.training.evaluation import Ranking, _wrong_calls, measure, reliability
+from virnuc_rules.training.page import _precision_recall
 from virnuc_rules.training.scored import Scored
 
 
@@ -51,6 +55,24 @@ def test_auroc_is_the_share_of_pairs_in_order() -> None:
     viral, non_viral = (data.score[data.called & (data.virus == side)] for side in (True, False))
     ahead = (viral[:, None] > non_viral).mean() + 0.5 * (viral[:, None] == non_viral).mean()
     assert found.auroc == pytest.approx(ahead)
+
+
+def test_the_drawn_precision_is_that_of_scikit_learn() -> None:
+    """At both viral fractions; it is drawn from the points of the ROC, here all of them."""
+    data = scored(150)
+    axes = Figure().subplots()
+    _precision_recall(axes, {"windows": measure(data, NAMES, GROUPS)})
+    data = data.where(data.called)
+    assert len(axes.lines) == 2
+    for line, prevalence in zip(axes.lines, (0.5, 0.05), strict=True):
+        weights = balanced_weights(data.virus, prevalence)
+        precision, recall, _ = precision_recall_curve(
+            data.virus, data.score, sample_weight=weights, drop_intermediate=False
+        )
+        assert f"{100 * prevalence:g} % viral" in str(line.get_label())
+        assert np.array(line.get_xydata())[::-1] == pytest.approx(
+            np.stack([recall, precision], axis=1)[:-1]
+        )
 
 
 def test_those_without_a_call_are_counted_and_excluded() -> None:

@@ -84,7 +84,7 @@ def test_a_pattern_gives_all_its_files_the_label(tmp_path: Path) -> None:
         ),
         (
             "sample\tpath\tlabel\tnote\nv\ta.fa\tvirus\tx\n",
-            "line 1: column 'note' is not known; known are genbank, group, groups, label, labels",
+            "line 1: column 'note' is not known; known are annotations, genbank, group",
         ),
         (
             "sample\tpath\tlabel\tgroups\nv\ta.fa\tvirus\tno_such.tsv\n",

@@ -30,7 +30,9 @@ from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.config.sheet import read_sheet
 from virnuc_rules.planning.plan import Plan
 
-COMMANDS = ("chunk", "serve", "embed", "predict", "check", "report", "status", "doctor", "train")
+COMMANDS = (
+    "chunk", "serve", "embed", "predict", "collect", "check", "report", "status", "doctor", "train",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +208,7 @@ def test_r12_as_docs_scale_advises(project: Project) -> None:
     EDITS["delete embeddings"].apply(project)
     EDITS["sample c added"].apply(project)
     done = project.run()
-    expected = {"chunk": 1, "serve": 1, "predict": 1, "report": 1, "check": 1}
+    expected = {"chunk": 1, "serve": 1, "predict": 1, "collect": 1, "report": 1, "check": 1}
     assert (done.returncode, jobs(done.stdout)) == (0, expected), done.stdout
     new = len(project.paths.chunks("c").chunk_files())
     assert embedded_chunks(done.stdout) == len(project.embeddings()) == new > 0

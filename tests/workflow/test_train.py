@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,10 @@ def test_it_is_evaluated_on_groups_that_it_has_not_seen(trained: Project) -> Non
     assert found["contigs"]["ranking"]["auroc"] > 0.9
     page = (trained.folder / "trained/evaluation.html").read_text()
     assert "its test part" in page
-    assert "<svg" in page
+    assert page.count("<svg") == 3 and page.rindex("<svg") < page.index("<table>")  # curves first
+    assert "viral ones among those called virus" in page
+    ids = re.findall(r'<[^>]* id="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
 
 
 def test_the_rows_are_those_of_the_chunks(trained: Project) -> None:
@@ -144,7 +148,7 @@ def test_tables_of_a_calibrated_bundle_have_probabilities(trained: Project, tmp_
     viral = [float(row["probability"]) for row in called if row["call"] == "virus"]
     expected = 1 - sum(viral) / len(viral)
     page = (project.results / "report.html").read_text()
-    assert f"{expected:.1%}" in page
+    assert f"{100 * expected:.1f} %<br><small>n = {len(viral)}</small>" in page
     assert 'id="known"' in page
     summary = json.loads((project.results / "multiqc/virnuc_summary_mqc.json").read_text())
     assert summary["data"]["mixed"]["expected_false"] == pytest.approx(100 * expected, abs=0.01)
@@ -154,7 +158,7 @@ def test_tables_of_a_calibrated_bundle_have_probabilities(trained: Project, tmp_
     # Another prevalence: the same scores and calls of windows, other probabilities.
     project.settings["prevalence"] = 0.05
     planned = jobs(project.run("--dry-run").stdout)
-    assert planned == {"predict": 1, "report": 1, "check": 1}
+    assert planned == {"predict": 1, "collect": 1, "report": 1, "check": 1}
     assert project.run().returncode == 0
     rare = read_tsv(project.results / "mixed/windows.tsv")
     drop = ("probability",)

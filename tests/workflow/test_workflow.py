@@ -72,7 +72,7 @@ def test_a_new_sample_leaves_the_others_alone(tmp_path: Path, persistent: bool) 
     before, tables = project.embeddings(), project.tables()
     project.set_samples({**lake, "gut": DEMO["gut"], "copy": DEMO["lake"]})
     embed = {"serve": 1} if persistent else {"chunk_all": 1}
-    expected = {"chunk": 2, "predict": 2, "report": 1, "check": 1}
+    expected = {"chunk": 2, "predict": 2, "collect": 1, "report": 1, "check": 1}
     assert planned(project) == {**expected, **embed}
     done = project.run()
     assert done.returncode == 0, done.stdout
@@ -125,7 +125,7 @@ def test_a_bad_sample_does_not_stop_the_others(tmp_path: Path) -> None:
     again = project.run()
     assert again.returncode != 0 and problem in again.stdout
     bad.write_text(">x\nACGT\n")
-    expected = {"chunk": 1, "serve": 1, "predict": 1, "report": 1, "check": 1}
+    expected = {"chunk": 1, "serve": 1, "predict": 1, "collect": 1, "report": 1, "check": 1}
     assert planned(project) == expected
     done = project.run()
     assert done.returncode == 0, done.stdout
@@ -139,7 +139,8 @@ def test_the_demo_config_is_valid(tmp_path: Path) -> None:
         "--dry-run", "--config", f"results={tmp_path / 'results'}", folder=REPO,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert jobs(done.stdout) == {"chunk": 2, "serve": 1, "predict": 2, "report": 1, "check": 1}
+    made_once = {"serve": 1, "collect": 1, "report": 1, "check": 1}
+    assert jobs(done.stdout) == {"chunk": 2, "predict": 2, **made_once}
 
 
 def test_a_sample_of_several_files_of_any_kind(tmp_path: Path) -> None:

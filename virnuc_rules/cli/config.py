@@ -8,12 +8,12 @@ import typer
 from virnuc_rules.config.document import write_documents
 from virnuc_rules.logs import logger, start_log
 
-app = typer.Typer(no_args_is_help=True, help="Write the files that describe the settings.")
+app = typer.Typer(no_args_is_help=True, help="The settings.")
 
 
-@app.callback()  # with a single command, typer needs this to keep the group
+@app.callback()
 def _group() -> None:
-    """Write the files that describe the settings."""
+    """The settings."""  # with a single command, typer needs this to keep the group
 
 
 @app.command()
@@ -22,8 +22,7 @@ def write(
 ) -> None:
     """Write config.yaml, the table of keys in README.md, and schema.json, for developers.
 
-    Example:
-      virnuc-rules config write config
+    Example: virnuc-rules config write
     """
     start_log(None)
     logger.info("wrote %s", ", ".join(map(str, write_documents(folder))))

@@ -1,4 +1,4 @@
-"""The commands that inspect a run: report, explain, estimate, status, doctor."""
+"""The commands that inspect a run: report, estimate, status, doctor."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from virnuc_rules.bundles.definition import with_window
 from virnuc_rules.cli.settings import Log, Stamp, with_settings
-from virnuc_rules.config.model import Calling, Config, Inputs, Probability, Run
+from virnuc_rules.config.model import Config
 from virnuc_rules.config.run_folder import ReportFolder, RunFolder
 from virnuc_rules.config.sheet import read_sheet
 from virnuc_rules.logs import logger
@@ -24,7 +24,7 @@ app = typer.Typer()
 def report(
     config: Config,
     out: Annotated[
-        Path | None, typer.Option(help="page to write \\[default: report.html in the results]")
+        Path | None, typer.Option(help="page to write [default: report.html in the results]")
     ] = None,
     stamp: Stamp = None,
     log: Log = None,
@@ -33,8 +33,7 @@ def report(
 
     All keys of the config are options; most are only listed as the settings of the run.
 
-    Example:
-      virnuc-rules report --samples samples.tsv
+    Example: virnuc-rules report --out page.html
     """
     config, folder = with_window(config), RunFolder(config.run.results)
     out = out or folder.report.page
@@ -53,35 +52,6 @@ def report(
     logger.info("%s: %d samples, %d contigs", out, len(run.samples), run.contigs.total)
 
 
-@app.command("explain")
-@with_settings
-def explain_call(
-    inputs: Inputs,
-    run: Run,
-    calling: Calling,
-    probability: Probability,
-    contig: Annotated[str, typer.Argument(help="id of the contig")],
-    sample: Annotated[str, typer.Option(help="its sample, if several have such a contig")] = "",
-    contig_index: Annotated[
-        int | None, typer.Option(help="its number, if the sample has several with this id")
-    ] = None,
-    windows: Annotated[int, typer.Option(min=0, help="how many windows; 0: all")] = 20,
-    frames: Annotated[bool, typer.Option("--frames", help="also their open frames")] = False,
-    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-) -> None:
-    """Say why a contig has its call: rule, features, regions, windows. Reads the tables only.
-
-    Examples:
-      virnuc-rules explain NODE_94_length_44776_cov_27.159388
-      virnuc-rules explain NODE_94_length_44776_cov_27.159388 --sample lake --windows 0 --frames
-    """
-    from virnuc_rules.inspection.explain import explain
-
-    parts = {"inputs": inputs, "run": run, "calling": calling, "probability": probability}
-    found = explain(Config(**parts), contig, sample, contig_index, windows, frames)
-    print(found.model_dump_json(indent=1) if json else "\n".join(found.lines()))
-
-
 @app.command("estimate")
 @with_settings
 def estimate_run(
@@ -92,15 +62,13 @@ def estimate_run(
     ] = 1,
     measured_in: Annotated[
         Path | None,
-        typer.Option(help="results of a run whose workers' speed is taken \\[default: --results]"),
+        typer.Option(help="results of a run whose workers' speed is taken [default: --results]"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Say what a run will take: windows, chunks, disk, hours of devices. Embeds nothing.
 
-    Examples:
-      virnuc-rules estimate --samples samples.tsv
-      virnuc-rules estimate --fraction 0.01 --measured-in other/results
+    Example: virnuc-rules estimate --fraction 0.01 --workers 8
     """
     from virnuc_rules.inspection.estimate import estimate
 
@@ -122,9 +90,7 @@ def status(
 ) -> None:
     """Show the progress of a run: chunks by state, workers, time left.
 
-    Examples:
-      virnuc-rules status --watch
-      virnuc-rules status --plan --results results
+    Example: virnuc-rules status --watch
     """
     from rich.console import Console
 
@@ -144,21 +110,44 @@ def status(
         Console().print(render(observer.read()))
 
 
+@app.command("explain")
+@with_settings
+def explain_call(
+    config: Config,
+    contig: Annotated[str, typer.Argument(help="id of the contig")],
+    sample: Annotated[str, typer.Option(help="its sample, where several have the id")] = "",
+    windows: Annotated[int, typer.Option(min=0, help="maximum of windows shown; 0 = all")] = 20,
+    frames: Annotated[bool, typer.Option("--frames", help="also their open frames")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON, with all of them")] = False,
+) -> None:
+    """Show why a contig was called as it was: the rule, its windows and regions.
+
+    Example: virnuc-rules explain NODE_7 --sample lake
+    """
+    from rich.console import Console
+
+    from virnuc_rules.inspection.explain import explain, rendered
+
+    found = explain(config, contig, sample)
+    if json:
+        print(found.model_dump_json(indent=1))
+    else:
+        Console(soft_wrap=False, highlight=False).print(rendered(found, windows, frames))
+
+
 @app.command()
 @with_settings
 def doctor(
     config: Config,
     profile: Annotated[
         Path | None,
-        typer.Option(help="folder of the Slurm profile to ask Slurm about \\[default: slurm]"),
+        typer.Option(help="folder of the Slurm profile to ask Slurm about [default: slurm]"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON, one finding per line")] = False,
 ) -> None:
     """Check what a run needs: filesystem, clock, device, bundle, input, Slurm's limits.
 
-    Examples:
-      virnuc-rules doctor
-      virnuc-rules doctor --profile profiles/slurm
+    Example: virnuc-rules doctor --profile profiles/slurm
     """
     from rich.console import Console
 

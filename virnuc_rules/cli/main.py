@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from virnuc_rules import __version__
+from virnuc_rules.cli import begin, inspection, models, run, training
 from virnuc_rules.cli import config as config_commands
-from virnuc_rules.cli import inspection, models, project, run, training
 from virnuc_rules.cli.room import look_for_room
 from virnuc_rules.cli.settings import SECTIONS_OF
 from virnuc_rules.config.model import Config
@@ -17,21 +17,13 @@ from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.environment import environment_problem
 from virnuc_rules.logs import logger
 
-_HELP = """Find viral sequences in metagenomes: begin a project, run its jobs, look at the results.
-
-Snakemake calls these commands; each can also be typed.
-
-Example:
-  virnuc-rules init lakes data/*.fa.gz
-"""
-
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=_HELP
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
 # Each kind of command has a file with an app: a new command is a function with `@app.command()` in
 # one of them, a new kind is a new file and a line here, in the order of the help. Slow imports
 # (torch, pyarrow) are inside the commands, so that `--help` is fast.
-app.add_typer(project.app)
+app.add_typer(begin.app)
 app.add_typer(run.app)
 app.add_typer(inspection.app)
 app.add_typer(training.app)

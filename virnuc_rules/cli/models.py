@@ -13,7 +13,7 @@ from virnuc_rules.errors import UnreachableError, VirnucError
 from virnuc_rules.logs import logger, start_log
 from virnuc_rules.models.card import is_bundle
 
-app = typer.Typer(no_args_is_help=True, help="Make, list, show and check model bundles.")
+app = typer.Typer(no_args_is_help=True, help="Model bundles.")
 _BUNDLES = Path("bundles")  # where `prepare` makes them
 
 
@@ -23,10 +23,10 @@ def prepare(
         str, typer.Argument(help="name of a definition (see `models list`), or a .yaml file")
     ] = "",
     out: Annotated[
-        Path | None, typer.Option(help="new folder for the bundle \\[default: bundles/NAME]")
+        Path | None, typer.Option(help="new folder for the bundle [default: bundles/NAME]")
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="folder for downloads \\[default: .downloads beside OUT]")
+        Path | None, typer.Option(help="folder for downloads [default: .downloads beside OUT]")
     ] = None,
     trust_unpinned: Annotated[
         bool, typer.Option("--trust-unpinned", help="also use files without a known sha256")
@@ -38,15 +38,13 @@ def prepare(
     classifier: Annotated[Path | None, typer.Option(help="VirNucPro's .pth, or your own")] = None,
     window: Annotated[int | None, typer.Option(min=3, help="its window length")] = None,
     name: Annotated[
-        str, typer.Option(help="name of the bundle \\[default: the definition's or the folder's]")
+        str, typer.Option(help="name of the bundle [default: the definition's or the folder's]")
     ] = "",
     log: Log = None,
 ) -> None:
     """Make a bundle: download missing files, compare hashes, convert; no code in files is run.
 
-    Examples:
-      virnuc-rules models prepare virnucpro-500 --trust-unpinned
-      virnuc-rules models prepare own.yaml --out bundles/own
+    Example: virnuc-rules models prepare virnucpro-500 --trust-unpinned
     """
     start_log(log)
     from virnuc_rules.bundles.definition import customized, find_definition
@@ -73,8 +71,7 @@ def prepare(
 def list_models(run: Run) -> None:
     """List the shipped definitions, the bundles in ./bundles and the one of the config.
 
-    Example:
-      virnuc-rules models list
+    Example: virnuc-rules models list
     """
     from rich.console import Console
 
@@ -93,8 +90,7 @@ def show(
 ) -> None:
     """Show the card of a bundle, or a definition, as YAML.
 
-    Example:
-      virnuc-rules models show virnucpro-500
+    Example: virnuc-rules models show demo/bundle
     """
     import yaml
 
@@ -126,8 +122,7 @@ def verify(
 
     The result is stored in the bundle's folder; runs report a precision that was not verified.
 
-    Example:
-      virnuc-rules models verify bundles/virnucpro-500 --data lake.fa --precision fp16
+    Example: virnuc-rules models verify bundles/virnucpro-500 --data my.fa --precision fp16
     """
     if reference and not data:
         raise VirnucError("--reference needs --data: a FASTA file to compare on")

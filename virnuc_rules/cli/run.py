@@ -1,4 +1,4 @@
-"""The commands that the jobs of a run call: chunk, serve, embed, predict."""
+"""The commands that the jobs of a run call: chunk, serve, embed, predict, collect."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from virnuc_rules.chunking.manifest import Manifest
-from virnuc_rules.cli.settings import Log, Stamp, with_settings
+from virnuc_rules.cli.settings import OF_JOBS, Log, Stamp, with_settings
 from virnuc_rules.config.model import (
     Calling,
     Chunking,
@@ -17,7 +17,7 @@ from virnuc_rules.config.model import (
     WorkerSettings,
 )
 from virnuc_rules.config.run_folder import ChunkFolder, RunFolder, SampleFolder
-from virnuc_rules.config.sheet import read_samples
+from virnuc_rules.config.sheet import read_samples, read_sheet
 from virnuc_rules.errors import (
     ChunkError,
     EnvironmentProblem,
@@ -42,7 +42,9 @@ _STDIN = Path("-")
 NeedEmbeddings = Annotated[
     bool,
     typer.Option(
-        "--need-embeddings", help="for train: chunks of which only scores were kept are embedded"
+        "--need-embeddings",
+        help="for train: chunks of which only scores were kept are embedded",
+        rich_help_panel=OF_JOBS,
     ),
 ]
 
@@ -60,7 +62,7 @@ def chunk(
         ),
     ],
     out: Annotated[Path, typer.Option(help="folder for chunks, tables and manifest")],
-    sample: Annotated[str, typer.Option(help="name for messages \\[default: the file's]")] = "",
+    sample: Annotated[str, typer.Option(help="name for messages [default: the file's]")] = "",
     upstream_fasta: Annotated[
         Path | None, typer.Option(help="folder for the FASTA files that VirNucPro would write")
     ] = None,
@@ -71,9 +73,7 @@ def chunk(
 
     With --stamp, files that cannot be used are recorded, and `check` is the command that fails.
 
-    Examples:
-      virnuc-rules chunk lake.fa.gz --out results/chunks/lake
-      virnuc-rules chunk gut_R1.fq.gz gut_R2.fq.gz --out results/chunks/gut --duplicate-ids keep
+    Example: virnuc-rules chunk lake.fa.gz --out results/chunks/lake --window 500
     """
     if upstream_fasta and not chunking.like_virnucpro:
         raise VirnucError(
@@ -95,8 +95,8 @@ def chunk(
         again = [sample] if isinstance(error, UnreadableInput) else []
         product.finish(seen, [], stamp, problem=str(error), failed=again)
         return
-    except EnvironmentProblem:  # another process may have made it at the same time
-        if not can_be_current or not product.up_to_date(stamp):
+    except EnvironmentProblem as error:
+        if not can_be_current or not product.is_of_another(error, stamp):
             raise
         return
     if stamp:
@@ -148,7 +148,9 @@ def serve(
     every_sample: Annotated[
         bool,
         typer.Option(
-            "--every-sample", help="also samples with tables: train and evaluate read their results"
+            "--every-sample",
+            help="also samples with tables, for train and evaluate",
+            rich_help_panel=OF_JOBS,
         ),
     ] = False,
     need_embeddings: NeedEmbeddings = False,
@@ -159,8 +161,7 @@ def serve(
 
     Chunks of samples whose tables are up to date are left out: their embeddings may be deleted.
 
-    Example:
-      virnuc-rules serve --samples samples.tsv --results results
+    Example: virnuc-rules serve --results results --device cuda:0
     """
     from virnuc_rules.embedding.tasks import Tasks
     from virnuc_rules.serving.lifetime import snakemakes
@@ -196,8 +197,7 @@ def embed(
 ) -> None:
     """Embed one chunk in a separate process: the reference, and for debugging a chunk.
 
-    Example:
-      virnuc-rules embed --sample lake --chunk chunk_000000.parquet
+    Example: virnuc-rules embed --sample lake --chunk chunk_000000.parquet
     """
     from virnuc_rules.embedding.tasks import Tasks
     from virnuc_rules.serving.worker import Worker
@@ -227,8 +227,7 @@ def predict(
 
     Where the files of the sample cannot be used, older tables stay as they are.
 
-    Example:
-      virnuc-rules predict --sample lake --out results/lake
+    Example: virnuc-rules predict --sample lake --out results/lake
     """
     card, folder = read_card(run.bundle), SampleFolder(out, sample)
     chunks = read_made(RunFolder(run.results).chunks(sample).made)
@@ -246,8 +245,8 @@ def predict(
 
         try:
             write_predictions(run, embedding, calling, probability, sample, out, finish)
-        except EnvironmentProblem:  # another process may have made them at the same time
-            if not product.up_to_date(stamp):
+        except EnvironmentProblem as error:
+            if not product.is_of_another(error, stamp):
                 raise
             return
         if stamp:
@@ -256,17 +255,36 @@ def predict(
 
 @app.command()
 @with_settings
+def collect(inputs: Inputs, run: Run, stamp: Stamp = None, log: Log = None) -> None:
+    """Write the viral contigs and regions of all samples into one table and one FASTA file.
+
+    Example: virnuc-rules collect --results results
+    """
+    folder, sheet = RunFolder(run.results), read_sheet(inputs.samples)
+    product = products.viruses(folder, sheet)
+    if product.up_to_date(stamp):
+        return
+    from virnuc_rules.report.viruses import write_viruses
+
+    seen = product.look()
+    product.made.unlink(missing_ok=True)
+    rows = write_viruses(run.results, sheet)
+    product.finish(seen, folder.viruses.files(), stamp)
+    logger.info("%s: %d viral contigs and regions", folder.viruses.tsv, rows)
+
+
+@app.command()
+@with_settings
 def check(
     inputs: Inputs,
     run: Run,
-    sample: Annotated[str, typer.Option(help="only this sample \\[default: all]")] = "",
+    sample: Annotated[str, typer.Option(help="only this sample [default: all]")] = "",
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:
     """Name the samples whose files could not be used; exit code 1 if there is one.
 
-    Example:
-      virnuc-rules check --samples samples.tsv --results results
+    Example: virnuc-rules check --results results
     """
     folder, problems = RunFolder(run.results), list[str]()
     samples = [sample] if sample else list(read_samples(inputs.samples))

@@ -11,19 +11,19 @@ from virnuc_rules.config.load import load_config
 from virnuc_rules.config.model import SECTIONS, Chunking, Config, Group, Section, check_config
 from virnuc_rules.logs import logger, start_log
 
-_FOR_JOBS = "For Snakemake"  # a panel of the help, the last one
+OF_JOBS, _OF_CONFIG = "Options for jobs of a workflow", "Settings: the keys of the config"
 Log = Annotated[
     Path | None,
-    typer.Option(rich_help_panel=_FOR_JOBS, help="also log to this file, with tracebacks"),
+    typer.Option(help="also log to this file, with tracebacks", rich_help_panel=OF_JOBS),
 ]
 Stamp = Annotated[
     Path | None,
-    typer.Option(rich_help_panel=_FOR_JOBS, help="file to write when all work is done"),
+    typer.Option(help="file to write when all work is done", rich_help_panel=OF_JOBS),
 ]
 _CONFIGFILE = Annotated[
     Path | None,
     typer.Option(
-        help="YAML file of settings; options win \\[default: config.yaml in the results, else "
+        help="YAML file of settings; options win [default: config.yaml in the results, else "
         "config/config.yaml]"
     ),
 ]
@@ -61,9 +61,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     own = [p.replace(kind=_KEYWORD) for name, p in parameters.items() if name not in kinds]
     options = [_option(key, kind) for kind in sections for key in kind.model_fields]
     file = Parameter("configfile", _KEYWORD, default=None, annotation=_CONFIGFILE)
-    # In the order of the help: options of the command, of its sections, those that jobs have.
-    of_jobs = [p for p in own if p.annotation in (Log, Stamp)]
-    shown = [*(p for p in own if p not in of_jobs), file, *options, *of_jobs]
+    shown = [*own, *options, file]
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     run.__signature__ = Signature(shown)  # type: ignore[attr-defined]
@@ -82,9 +80,8 @@ def _sections(annotation: Any) -> list[type[Section]]:
 def _option(key: str, kind: type[Section]) -> Parameter:
     field = kind.model_fields[key]
     type_ = field.annotation if isinstance(field.annotation, type) else str  # a Literal is text
-    help_ = f"{field.description} \\[default: {field.default}]"
-    panel = f"Settings: {next(name for name, section in SECTIONS.items() if section is kind)}"
-    option = typer.Option(help=help_, show_default=False, rich_help_panel=panel)
+    help_ = f"{field.description} [default: {field.default}]"
+    option = typer.Option(help=help_, show_default=False, rich_help_panel=_OF_CONFIG)
     annotation = Annotated[type_ | None, option]  # type: ignore[valid-type]
     return Parameter(key, _KEYWORD, default=None, annotation=annotation)
 

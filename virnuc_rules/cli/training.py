@@ -39,8 +39,7 @@ def train(
 ) -> None:
     """Train a classifier on embedded, labelled samples; makes a bundle with its evaluation.
 
-    Example:
-      virnuc-rules train --samples labelled.tsv --results training --trained-bundle bundles/own
+    Example: virnuc-rules train --trained-bundle bundles/own
     """
     settings.run.check_embeddings("train")
     product = trained_product(settings, calibrating, fitting)
@@ -69,8 +68,7 @@ def calibrate(
 ) -> None:
     """Fit a calibration to embedded, labelled samples, and write it into the bundle's card.
 
-    Example:
-      virnuc-rules calibrate --samples labelled.tsv --results training --bundle bundles/own
+    Example: virnuc-rules calibrate --bundle bundles/own
     """
     from virnuc_rules.training.commands import calibrate as calibrate_bundle
 
@@ -85,15 +83,14 @@ def evaluate(
     settings: LabelledSettings,
     part: Annotated[Parts, typer.Option(help=_PART)] = "all",
     out: Annotated[
-        Path | None, typer.Option(help="page to write \\[default: evaluation.html in the results]")
+        Path | None, typer.Option(help="page to write [default: evaluation.html in the results]")
     ] = None,
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:
     """Measure a bundle on embedded, labelled samples; writes a page, and JSON beside it.
 
-    Example:
-      virnuc-rules evaluate --samples labelled.tsv --results training --part test
+    Example: virnuc-rules evaluate --bundle bundles/own --out page.html
     """
     files = EvaluationFiles(out) if out else RunFolder(settings.run.results).evaluation
     product = evaluation_product(settings, part, files)

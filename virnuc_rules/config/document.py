@@ -34,7 +34,7 @@ def write_documents(folder: Path) -> list[Path]:
 def yaml_text() -> str:
     """Return the config file: every key with its description and its default."""
     lines = ["# Settings of VirNuc. Every key may be left out; these are the defaults.", ""]
-    for key, schema in properties().items():
+    for key, schema in _properties().items():
         lines += [f"# {schema['description']}", f"{key}: {_default(schema)}".rstrip(), ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -42,7 +42,7 @@ def yaml_text() -> str:
 def key_table() -> str:
     """Return the keys as a Markdown table: key, default, values, meaning."""
     lines = ["| key | default | values | meaning |", "| --- | --- | --- | --- |"]
-    for key, schema in properties().items():
+    for key, schema in _properties().items():
         default = _default(schema)
         cells = (f"`{key}`", f"`{default}`" if default else "empty", _values(schema))
         lines.append(f"| {' | '.join(cells)} | {schema['description']} |")
@@ -56,11 +56,11 @@ def json_schema() -> dict[str, Any]:
         "title": "VirNuc's config file",
         "type": "object",
         "additionalProperties": False,
-        "properties": properties(),
+        "properties": _properties(),
     }
 
 
-def properties() -> dict[str, dict[str, Any]]:
+def _properties() -> dict[str, dict[str, Any]]:
     """Return the JSON schema of each key, with its description on one line and its default."""
     properties: dict[str, dict[str, Any]] = {}
     for section in SECTIONS.values():

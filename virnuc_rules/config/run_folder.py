@@ -69,12 +69,27 @@ class SampleFolder:
         return [*tables, *upstream, self.calls, self.viral_fasta, self.region_fasta, *tracks]
 
 
+class VirusFiles:
+    """The files of `collect`: the viral sequences of all samples."""
+
+    def __init__(self, results: Path) -> None:
+        self.tsv, self.parquet = results / "viruses.tsv", results / "viruses.parquet"
+        self.fasta = results / "viruses.fa.gz"
+        self.annotations = results / "annotations.tsv"  # how many of their rows were joined
+        self.made, self.done = results / f"viruses.{MADE}", results / f"viruses.{DONE}"
+
+    def files(self) -> list[Path]:
+        """Return the paths of all files."""
+        return [self.tsv, self.parquet, self.fasta, self.annotations]
+
+
 class ReportFolder:
     """The page of `report`, in the results or at `--out`, and the files beside it."""
 
     def __init__(self, page: Path) -> None:
         self.page, self._folder = page, page.parent
         self.made, self.done = (self._folder / "report" / name for name in (MADE, DONE))
+        self.summary = self._folder / "summary.tsv"  # a row for each sample
         self.provenance = self._folder / "provenance.json"
         self.multiqc_calls = self._folder / "multiqc" / "virnuc_calls_mqc.json"
         self.multiqc_summary = self._folder / "multiqc" / "virnuc_summary_mqc.json"
@@ -86,7 +101,8 @@ class ReportFolder:
     def files(self) -> list[Path]:
         """Return the paths of all files."""
         figures = [self.figure(name, kind) for name in FIGURES for kind in ("png", "svg")]
-        return [self.page, self.provenance, *figures, self.multiqc_calls, self.multiqc_summary]
+        multiqc = [self.multiqc_calls, self.multiqc_summary]
+        return [self.page, self.summary, self.provenance, *figures, *multiqc]
 
 
 class EvaluationFiles:
@@ -119,6 +135,7 @@ class RunFolder:
         self.config = results / "config.yaml"  # the settings of the last run, for other commands
         self.chunk_folders = results / "chunks"
         self.report = ReportFolder(results / "report.html")
+        self.viruses = VirusFiles(results)
         self.evaluation = EvaluationFiles(results / EVALUATION)
         self.embeddings = results / "embeddings"  # in folders by the first two digits of their keys
         self.damaged = results / "damaged"  # files that were found damaged, moved here
@@ -160,8 +177,9 @@ class RunFolder:
 
     def own_names(self) -> set[str]:
         """Return VirNuc's names directly below `results`, which no sample may have."""
+        viruses = (*self.viruses.files(), self.viruses.made, self.viruses.done)
         evaluation = self.evaluation.files()
         folders = (self.chunk_folders, self.embeddings, self.damaged, self._queue)
         jobs = (self.log("x"), self.benchmark("x"))
-        paths = (self.config, *folders, *jobs, *evaluation, *self.report.files())
+        paths = (self.config, *folders, *jobs, *viruses, *evaluation, *self.report.files())
         return {path.relative_to(self.results).parts[0] for path in paths}

@@ -17,7 +17,10 @@ from virnuc_rules.files.environment import environment_problem
 # The names that a sample may have; names of files are made from them, of at most 255 bytes.
 SAMPLE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
-COLUMNS = {"sample", "path", "label", "labels", "group", "groups", "genbank", "part"}
+ANNOTATIONS = "annotations"  # also annotations_NAME
+COLUMNS = {
+    "sample", "path", "label", "labels", "group", "groups", "genbank", "part", ANNOTATIONS
+}  # fmt: skip
 _CLOSE = 0.82  # similarity of a misspelt column; 1 is equal
 
 
@@ -51,6 +54,11 @@ def read_table(path: Path, *needed: str) -> Table:
         problem = f"{path}: cannot be read ({error.strerror}); check the path"
         raise environment_problem(error, path) or VirnucError(problem) from None
     return Table(path, columns, rows)
+
+
+def is_known(column: str) -> bool:
+    """Tell whether VirNuc reads this column of a sample sheet."""
+    return column in COLUMNS or column.startswith(f"{ANNOTATIONS}_")
 
 
 def _header(path: Path, reader: Any, needed: tuple[str, ...]) -> list[str]:
@@ -99,7 +107,7 @@ class Row(NamedTuple):
     def path(self, column: str) -> Path | None:
         """Return the path in a cell; None where it is empty or there is no such column."""
         text = self.cells.get(column)
-        return usable(_path(text, self.where), self.where) if text else None
+        return _usable(_path(text, self.where), self.where) if text else None
 
 
 class Sheet(NamedTuple):
@@ -130,7 +138,7 @@ def read_sheet(path: Path) -> Sheet:
     table = read_table(path, "sample", "path")
     for column in table.columns:  # others may be the user's notes
         close = difflib.get_close_matches(column, COLUMNS, 1, _CLOSE)
-        if close and column not in COLUMNS:
+        if close and not is_known(column):
             raise VirnucError(f"{path}: column {column!r} is not known; did you mean {close[0]!r}?")
     rows = list(_rows(table))
     if not rows:
@@ -175,8 +183,8 @@ def _matches(text: str, where: str) -> list[Path]:
     """
     path = _path(text, where)
     if not glob.has_magic(str(path)):
-        return [usable(path, where)]
-    return [usable(match, where) for match in _glob(path)] or [usable(path, where)]
+        return [_usable(path, where)]
+    return [_usable(match, where) for match in _glob(path)] or [_usable(path, where)]
 
 
 def _glob(pattern: Path) -> list[Path]:
@@ -192,7 +200,7 @@ def _unescaped(path: Path) -> Path:
     return Path(re.sub(r"\[([*?[])\]", r"\1", str(path)))
 
 
-def usable(path: Path, where: str) -> Path:
+def _usable(path: Path, where: str) -> Path:
     """Return the path. Raises VirnucError for names that Snakemake or UTF-8 text cannot hold."""
     text = str(path)
     if set("{}") & set(text):

@@ -15,7 +15,7 @@ from typing import IO
 
 from pydantic import BaseModel
 
-from virnuc_rules.errors import EnvironmentProblem, VirnucError
+from virnuc_rules.errors import MadeMeanwhile, VirnucError
 from virnuc_rules.files.environment import environment_problem, naming, open_regular
 
 _BLOCK = 1 << 22  # bytes read at once for a hash
@@ -58,23 +58,34 @@ def remove_partials(path: Path, own: Path | None = None) -> None:
 def staged_folder(path: Path) -> Iterator[Path]:
     """Give a new folder beside `path` to fill and move to it; removed at the end if not moved.
 
-    Raises EnvironmentProblem where another process has made `path` at the same time.
+    Raises MadeMeanwhile where another process has made `path` at the same time, or is moving its
+    files there.
     """
     target = path.resolve()  # what a link points to
     target.parent.mkdir(parents=True, exist_ok=True)
     stage = partial_path(target)
     stage.mkdir()
+    mine = os.open(stage, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield stage
     except Exception as error:
         is_other = isinstance(error, OSError) and error.errno != errno.ENOENT
-        if is_other or stage.exists():
+        if is_other or _is_at(stage, mine):
             raise
-        raise EnvironmentProblem(
+        raise MadeMeanwhile(
             f"{path}: another process has made it at the same time; run the same command again"
         ) from error
     finally:
+        os.close(mine)
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Tell whether an open folder is still there: `replacing_path` may have made another one."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def put_folder(stage: Path, path: Path) -> None:

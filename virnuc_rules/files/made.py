@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from virnuc_rules.errors import EnvironmentProblem, MadeMeanwhile
 from virnuc_rules.files.atomic import file_sha256, write_json
 from virnuc_rules.files.environment import environment_named, read_regular
 
@@ -76,6 +77,7 @@ class Seen(_Record):
 
 
 _SECOND = 1_000_000_000  # ns
+_LOOKS, _PAUSE = 120, 0.5  # for a minute, whether another process has moved its files; seconds
 _UNSEEN = Seen(size=-1, mtime_ns=0)  # standard input or a pipe: cannot be compared later
 
 
@@ -161,6 +163,20 @@ class Product:
         ]
         self._write(made.model_copy(update={"inputs": inputs}), stamp)
         return True
+
+    def is_of_another(self, error: EnvironmentProblem, stamp: Path | None) -> bool:
+        """Tell, after this error, whether another process has made it; then writes the stamp.
+
+        Where it was faster, it may still move its files into place: that is waited for. An error
+        here would take its result away from it too: Snakemake deletes the output of a failed job.
+        """
+        looks = _LOOKS if isinstance(error, MadeMeanwhile) else 1
+        for look in range(looks):
+            if look:
+                time.sleep(_PAUSE)
+            if self.up_to_date(stamp):
+                return True
+        return False
 
     def at(self, made: Path) -> "Product":
         """Return this product with another place of its `made.json`, beside its staged files."""

@@ -1,243 +1,215 @@
-"""Why a contig has its call: its rows in the tables, and what the model of contigs makes of it."""
+"""Why a contig was called as it was: its windows, open frames and regions, and the rule."""
 
-import difflib
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 from pydantic import BaseModel
-from scipy.special import logit
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
-from virnuc_rules.config.model import Config, Run
-from virnuc_rules.config.run_folder import RunFolder, SampleFolder
+from virnuc_rules.config.model import Config
+from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.config.sheet import read_samples
-from virnuc_rules.errors import ModelError, VirnucError
+from virnuc_rules.errors import ResultError, VirnucError, one_line
+from virnuc_rules.files.environment import environment_named, read_regular
 from virnuc_rules.models.calibration import Odds
 from virnuc_rules.models.card import BundleCard, read_card
-from virnuc_rules.models.prevalence import at_prevalence
+from virnuc_rules.models.prevalence import EVEN, at_prevalence
 from virnuc_rules.prediction.called_windows import WindowCalls
-from virnuc_rules.prediction.contig_model import FEATURES, contig_log_odds, features
-from virnuc_rules.prediction.read_tables import read_batches, read_calls
-from virnuc_rules.prediction.tables import SCHEMAS
+from virnuc_rules.prediction.contig_model import FEATURES, features
+from virnuc_rules.prediction.decision import SampleCalls
 from virnuc_rules.vocabulary import NO_REASON, Call, Reason
 
-_COMPARED = 50_000  # ids of a sample that are compared with one that is not found
-_SIMILAR = 0.75  # 1 is equal
-_NAMED = 5  # contigs of the same id in a message
-_SHORT = {  # names of columns on a terminal
-    "open_frames": "open", "best_frame": "best", "score_non_viral": "non_viral",
-    "score_virus": "virus", "start": "start-end", "call": "call or reason",
+_CLOSE = 5  # ids in a message
+_SAME = 1e-3  # of two probabilities
+_TABLES: dict[str, tuple[str, ...]] = {
+    "regions": ("start", "end", "windows", "evidence", "posterior"),
+    "windows": (
+        "window", "start", "end", "open_frames", "best_frame", "score_virus", "score_non_viral",
+        "probability", "margin", "call", "reason",
+    ),
+    "orfs": ("window", "frame", "start", "end", "score_virus", "score_non_viral", "label"),
 }  # fmt: skip
-
-_LONG = ("end", "margin", "reason")  # columns that are not shown there as such
 
 Row = dict[str, Any]
 
 
-class Term(BaseModel):
-    """A term of the log odds of virus: of a feature it is `value` times `coefficient`."""
-
-    name: str
-    value: float | None = None
-    coefficient: float | None = None
-    log_odds: float
-
-
 class Explanation(BaseModel):
-    """All about the call of a contig; rows have the columns of the tables, see docs/outputs.md."""
+    """A contig, and what its call follows from; rows are those of the tables of its sample."""
 
     sample: str
-    contig: str
-    contig_index: int
-    row: Row
-    rule: str  # for the contigs of the sample
-    cutoff: float | None  # of the probability; None: the keys `min_*` decide
-    prevalence: float | None  # viral fraction of the contigs of the sample
-    terms: list[Term]  # their sum gives the probability; empty: no model of contigs, or no call
-    note: str  # why there are no terms, though there is a probability
+    contig: Row
+    rule: str
+    prevalence: float | None  # viral fraction of the contigs of the sample; None: no model
+    added: dict[str, tuple[float, float]]  # feature: value, and what it adds to the log odds
+    changed: bool  # the bundle's model gives another probability than the table has
     regions: list[Row]
-    windows: list[Row]  # the first ones
-    more_windows: int
-    frames: list[Row]  # of these windows, if asked for
-
-    def lines(self) -> Iterator[str]:
-        """Yield the explanation as text. No line is cut, however narrow a terminal is."""
-        yield f"{self.contig} (sample {self.sample}, contig_index {self.contig_index})"
-        yield from _aligned([name, value] for name, value in self.row.items())
-        yield f"\n{self.rule}"
-        known = {"cutoff": self.cutoff, "viral fraction of the contigs": self.prevalence}
-        yield from _aligned([k, v] for k, v in known.items() if v is not None)
-        if self.terms:
-            total = Term(name="sum", log_odds=sum(term.log_odds for term in self.terms))
-            yield "\nLog odds of virus, by the bundle's model of contigs"
-            yield from _table([term.model_dump() for term in (*self.terms, total)])
-        if self.note:
-            yield f"\n{self.note}"
-        yield f"\nViral regions: {len(self.regions)}"
-        yield from _table(map(_short, self.regions))
-        yield f"\nWindows: {len(self.windows) + self.more_windows:,}"
-        yield from _table(map(_short, self.windows))
-        if self.more_windows:
-            yield f"  and {self.more_windows:,} more (--windows 0: all)"
-        if self.frames:
-            yield "\nOpen frames of these windows"
-            yield from _table(map(_short, self.frames))
+    windows: list[Row]
+    frames: list[Row]
 
 
-def explain(
-    config: Config,
-    contig: str,
-    sample: str = "",
-    contig_index: int | None = None,
-    windows: int = 20,
-    frames: bool = False,
-) -> Explanation:
-    """Explain the call of a contig of a sample; empty: of the only sample that has this contig.
+def explain(config: Config, contig: str, sample: str) -> Explanation:
+    """Collect what is known of a contig; sample: empty for the only one that has it.
 
-    windows: number of those shown, 0 for all. Raises VirnucError where there is no such contig, or
-    more than one, and ResultError for a table that is damaged or of another version.
+    Raises VirnucError where no sample has it, or several, ResultError for damaged tables.
     """
-    folder, index = _find(config, contig, sample, contig_index)
-    (row,) = _rows(folder, "contigs", index)
-    shown = list(islice(_rows(folder, "windows", index), windows or None))
-    last, all_frames = shown[-1]["window"] if shown else 0, _rows(folder, "orfs", index)
-    calls = read_calls(folder.calls)
-    prevalence, terms, note = None, list[Term](), ""
-    if calls.contigs:
-        prevalence = calls.contigs.prevalence
-    if prevalence is not None and row["probability"] is not None:
-        try:
-            terms = _terms(config.run, folder, index, prevalence, row["probability"])
-        except ModelError as error:
-            note = f"The terms of the probability are not known: {error}"
-    return Explanation(
-        sample=folder.sample,
-        contig=contig,
-        contig_index=index,
-        row=row,
-        rule=calls.rule(config.calling, config.probability.max_fdr),
-        cutoff=calls.cutoff,
-        prevalence=prevalence,
-        terms=terms,
-        note=note,
-        regions=list(_rows(folder, "regions", index)),
-        windows=shown,
-        more_windows=row["windows"] - len(shown),
-        frames=[each for each in all_frames if each["window"] <= last] if frames else [],
+    run = RunFolder(config.run.results)
+    samples = [sample] if sample else list(read_samples(config.inputs.samples))
+    found = {name: row for name in samples if (row := _find(run, name, contig))}
+    if not found:
+        raise VirnucError(_not_found(run, samples, contig))
+    if len(found) > 1:
+        raise VirnucError(f"{contig}: samples {', '.join(found)} have it; give --sample")
+    ((name, row),) = found.items()
+    folder = run.sample(name)
+    only = pc.field("contig_index") == row["contig_index"]
+    regions, windows, frames = (
+        _rows(folder.parquet(table), columns, only) for table, columns in _TABLES.items()
     )
+    with environment_named(folder.calls):
+        calls = SampleCalls.model_validate_json(read_regular(folder.calls))
+    card, prevalence = read_card(config.run.bundle), calls.contigs and calls.contigs.prevalence
+    added = _added(windows, card) if row["called_windows"] else {}
+    changed = False
+    if added and row["probability"] is not None:
+        odds = np.array([sum(more for _, more in added.values())])
+        expected = at_prevalence(odds, prevalence or EVEN)[0]
+        changed = bool(abs(expected - row["probability"]) > _SAME)
+    return Explanation(
+        sample=name, contig=row, rule=calls.rule(config.calling, config.probability),
+        prevalence=prevalence, added=added, changed=changed, regions=regions, windows=windows,
+        frames=frames,
+    )  # fmt: skip
 
 
-def _find(
-    config: Config, contig: str, sample: str, contig_index: int | None
-) -> tuple[SampleFolder, int]:
-    """Return the tables of the sample that has a contig, and its contig_index."""
-    samples, run = list(read_samples(config.inputs.samples)), RunFolder(config.run.results)
-    if sample and sample not in samples:
-        raise VirnucError(
-            f"no sample {sample!r} in {config.inputs.samples}{_near(sample, samples)}"
+def _find(run: RunFolder, sample: str, contig: str) -> Row | None:
+    """Return the row of a contig in a sample, the first of several with the id."""
+    path = run.sample(sample).parquet("contigs")
+    rows = _rows(path, None, pc.field("contig") == contig) if path.exists() else []
+    return rows[0] if rows else None
+
+
+def _rows(path: Path, columns: tuple[str, ...] | None, only: pc.Expression) -> list[Row]:
+    """Read some rows of a table; only row groups that may have them are read."""
+    try:
+        with environment_named(path):
+            table = ds.dataset(path, format="parquet")
+            rows: list[Row] = table.to_table(columns and list(columns), filter=only).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = one_line(error)
+        raise ResultError(f"{path}: cannot be read ({reason}); run `predict` again") from None
+    return rows
+
+
+def _not_found(run: RunFolder, samples: list[str], contig: str) -> str:
+    tables = [path for s in samples if (path := run.sample(s).parquet("contigs")).exists()]
+    if not tables:
+        return f"{run.results}: no tables of {', '.join(samples)}; run the workflow first"
+    alike = pc.match_substring(pc.field("contig"), contig)
+    close = [row["contig"] for path in tables for row in _rows(path, ("contig",), alike)[:_CLOSE]]
+    hint = f"; there are {', '.join(close[:_CLOSE])}" if close else ""
+    return f"{contig}: no contig of {', '.join(samples)} has this id{hint}"
+
+
+def _added(windows: list[Row], card: BundleCard) -> dict[str, tuple[float, float]]:
+    """Return the features of a contig, and what each adds to its log odds; empty: no model."""
+    model = card.contig_model
+    if model is None or set(model.coefficients) != set(FEATURES):
+        return {}
+    codes = {reason.value: reason.code for reason in Reason} | {None: NO_REASON}
+    reason = np.array([codes[row["reason"]] for row in windows], np.int8)
+    margin = np.array([row["margin"] for row in windows], np.float32)  # None: NaN
+    calls = WindowCalls(
+        contigs=1,
+        index=np.zeros(len(windows), np.int64),
+        start=np.array([row["start"] for row in windows]),
+        end=np.array([row["end"] for row in windows]),
+        score=np.array([row["score_virus"] for row in windows], np.float32),
+        reason=reason,
+        virus=np.array([row["call"] == Call.VIRUS for row in windows]),
+        margin=margin,
+        log_odds=Odds.of(card.calibration).evidence(margin, reason == Reason.NO_OPEN_FRAME.code),
+    )
+    (values,) = features(calls, model.longest).tolist()
+    pairs = zip(FEATURES, values, strict=True)
+    added = {name: (value, value * model.coefficients[name]) for name, value in pairs}
+    return {"intercept": (1.0, model.intercept), **added}
+
+
+def rendered(it: Explanation, windows: int, frames: bool) -> RenderableType:
+    """Return what a user reads; windows: how many are shown, 0: all."""
+    return Group(*_parts(it, windows, frames))
+
+
+def _parts(it: Explanation, windows: int, frames: bool) -> Iterator[RenderableType]:
+    yield from map(Text, _lines(it))
+    if it.added:
+        rows: list[Row] = [
+            {"feature": name, "value": value, "adds": more}
+            for name, (value, more) in it.added.items()
+        ]
+        total = sum(more for _, more in it.added.values())
+        rows.append({"feature": "sum, where half of the contigs are viral", "adds": total})
+        yield _table("log odds, by the model of contigs", "feature value adds", rows)
+        if it.prevalence:
+            yield Text(f"The viral fraction of the contigs of the sample is {it.prevalence:.3f}.")
+    if it.changed:
+        yield Text("The bundle has changed since: its model gives another probability.")
+    if it.regions:
+        yield _table("regions", "bases windows evidence posterior", it.regions)
+    shown = it.windows[: windows or None]
+    known = any(window["probability"] is not None for window in it.windows)
+    measure = "probability" if known else "margin"
+    columns = f"window bases frames best virus non_viral {measure} call"
+    yield _table("windows, by their best scores", columns, shown)
+    if len(shown) < len(it.windows):
+        yield Text(f"{len(it.windows) - len(shown):,} more windows: --windows 0 shows all")
+    if frames:
+        numbers = {window["window"] for window in shown}
+        some = [frame for frame in it.frames if frame["window"] in numbers]
+        yield _table("open frames", "window frame bases virus non_viral label", some)
+
+
+def _lines(it: Explanation) -> Iterator[str]:
+    row, probability = it.contig, it.contig["probability"]
+    reason = f" ({row['reason']})" if row["reason"] else ""
+    yield f"{it.sample}: {row['contig']}: {row['call']}{reason}"
+    yield (
+        f"{row['length']:,} bases, {row['windows']:,} windows, {row['called_windows']:,} with a "
+        f"call, {row['viral_windows']:,} of them viral; terminal repeat: "
+        f"{row['terminal_repeat'] or 'none'}"
+    )
+    yield it.rule
+    if probability is not None:
+        yield f"Its probability is {probability:.3f}."
+    elif row["called_windows"]:
+        yield (
+            f"Viral fraction of its called windows: {row['viral_fraction']:.3f}; mean score of the "
+            f"viral ones: {_text(row['score_viral'])}."
         )
-    folders = [run.sample(name) for name in ([sample] if sample else samples)]
-    finished = [folder for folder in folders if folder.calls.exists()]
-    if not finished:
-        raise VirnucError(f"{folders[0].path}: no tables; run the workflow, or `predict`, first")
-    places = [(folder, index) for folder in finished for index in _indices(folder, contig)]
-    if contig_index is not None:
-        places = [place for place in places if place[1] == contig_index]
-    if not places:
-        where = f"sample {sample}" if sample else f"{len(finished)} of {len(folders)} samples"
-        ids = (name for folder in finished for name in islice(_ids(folder), _COMPARED))
-        raise VirnucError(f"no contig {contig!r} in the tables of {where}{_near(contig, ids)}")
-    if len(places) > 1:
-        named = [f"sample {folder.sample} contig_index {index}" for folder, index in places]
-        more = f" and {len(named) - _NAMED:,} more" if len(named) > _NAMED else ""
-        raise VirnucError(
-            f"{len(named):,} contigs {contig!r}: {', '.join(named[:_NAMED])}{more}; choose one "
-            "with --sample or --contig-index"
-        )
-    return places[0]
 
 
-def _near(wanted: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(wanted, names, 3, _SIMILAR)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+def _table(title: str, columns: str, rows: list[Row]) -> Table:
+    """Draw columns of rows; `bases` are start and end, `call` is the reason where there is none."""
+    table = Table(title=f"\n{title}", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for name in columns.split():
+        table.add_column(name)
+    for row in rows:
+        cells = {name.removeprefix("score_"): _text(value) for name, value in row.items()}
+        cells["bases"] = f"{row.get('start')}-{row.get('end')}"
+        cells["frames"], cells["best"] = (cells.get(f, "") for f in ("open_frames", "best_frame"))
+        cells["call"] = row.get("reason") or row.get("call") or ""
+        table.add_row(*(Text(cells.get(name, "")) for name in columns.split()))
+    return table
 
 
-def _indices(folder: SampleFolder, contig: str) -> Iterator[int]:
-    for batch in read_batches(folder.parquet("contigs"), "contig_index", "contig"):
-        yield from batch.filter(pc.equal(batch["contig"], contig))["contig_index"].to_pylist()
-
-
-def _ids(folder: SampleFolder) -> Iterator[str]:
-    for batch in read_batches(folder.parquet("contigs"), "contig"):
-        yield from batch["contig"].to_pylist()
-
-
-def _rows(folder: SampleFolder, table: str, contig_index: int) -> Iterator[Row]:
-    """Yield the rows of a contig, without the columns that name it."""
-    names = [name for name in SCHEMAS[table].names if name not in ("contig_index", "contig")]
-    for batch in read_batches(folder.parquet(table), *names, contig_index=contig_index):
-        yield from batch.to_pylist()
-
-
-def _terms(
-    run: Run, folder: SampleFolder, contig_index: int, prevalence: float, probability: float
-) -> list[Term]:
-    """Return the terms of the log odds of a contig with this probability.
-
-    Raises ModelError where the bundle is gone, or gives another probability.
-    """
-    card = read_card(run.bundle)
-    model, windows = card.contig_model, _window_calls(card, folder, contig_index)
-    again = at_prevalence(contig_log_odds(windows, model), prevalence) if model else np.nan
-    if model is None or not np.allclose(again, probability, atol=1e-5):
-        raise ModelError(f"bundle {card.name} is not the one of these tables; run again")
-    terms = [Term(name="intercept", log_odds=model.intercept)]
-    for name, value in zip(FEATURES, features(windows, model.longest)[0].tolist(), strict=True):
-        by = model.coefficients[name]
-        terms.append(Term(name=name, value=value, coefficient=by, log_odds=value * by))
-    return [*terms, Term(name="prevalence", value=prevalence, log_odds=float(logit(prevalence)))]
-
-
-def _window_calls(card: BundleCard, folder: SampleFolder, contig_index: int) -> WindowCalls:
-    """Return the windows of a contig as they were when it was called."""
-    names = ("start", "end", "score_virus", "margin", "call", "reason")
-    path = folder.parquet("windows")
-    table = pa.Table.from_batches(read_batches(path, *names, contig_index=contig_index))
-    start, end, score, margin = (table[name].to_numpy() for name in names[:4])
-    reasons = pc.index_in(table["reason"], value_set=pa.array(list(Reason)))
-    reason = reasons.fill_null(NO_REASON).to_numpy().astype(np.int8)
-    odds = Odds.of(card.calibration).evidence(margin, reason == Reason.NO_OPEN_FRAME.code)
-    virus = pc.equal(table["call"], Call.VIRUS).to_numpy()
-    index = np.zeros(len(start), np.int64)
-    return WindowCalls(1, index, start, end, score, reason, virus, margin, odds)
-
-
-def _short(row: Row) -> Row:
-    """Return a row for a terminal: shorter names, start and end in one, the reason as the call."""
-    shown = {_SHORT.get(name, name): value for name, value in row.items() if name not in _LONG}
-    shown["start-end"] = f"{row['start']}-{row['end']}"
-    if row.get("reason"):
-        shown["call or reason"] = row["reason"]
-    return shown
-
-
-def _table(rows: Iterable[Row]) -> Iterator[str]:
-    if rows := list(rows):
-        yield from _aligned([list(rows[0]), *(row.values() for row in rows)])
-
-
-def _aligned(rows: Iterable[Iterable[Any]]) -> Iterator[str]:
-    texts = [[*map(_text, row)] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    for row in texts:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield "  " + "  ".join(cells).rstrip()
-
-
-def _text(value: object) -> str:
+def _text(value: Any) -> str:
     if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

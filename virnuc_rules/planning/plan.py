@@ -64,7 +64,7 @@ class Plan:
         self.card: BundleCard | None = read_card(bundle) if is_bundle(bundle) else None
         self.is_labelled = "label" in sheet.table.columns
         self.samples = {name: SamplePlan(files) for name, files in sheet.samples.items()}
-        self.has_report = False
+        self.has_viruses = self.has_report = False
         self._before: set[Path] = set()  # empty outputs that existed when `settle` began
 
     def chunks(self, sample: str) -> Product:
@@ -82,9 +82,15 @@ class Plan:
             config.embedding, config.calling, config.probability,
         )  # fmt: skip
 
+    def viruses(self) -> Product | None:
+        """Return the viral sequences of all samples as a product; None: cannot be up to date."""
+        is_final = self.card and all(plan.is_final for plan in self.samples.values())
+        return products.viruses(self.folder, self.sheet) if is_final else None
+
     def report(self) -> Product | None:
         """Return the report as a product; None while it cannot be up to date."""
-        if self.card is None or not all(plan.is_final for plan in self.samples.values()):
+        viruses = self.viruses()
+        if self.card is None or viruses is None or viruses.current() is None:
             return None
         return products.report(self.config, self.card, self.sheet)
 
@@ -92,6 +98,7 @@ class Plan:
         """Look at all products; make an empty output exist iff what it stands for is up to date."""
         self._before = {path for path in self.folder.stamps.rglob("*") if path.is_file()}
         self._see(settle)
+        self.has_viruses = settle(self.viruses(), self.folder.viruses.done) is not None
         self.has_report = settle(self.report(), self.folder.report.done) is not None
         self._settle_stamps()
         if self.folder.results.is_dir():  # a dry run makes no folder

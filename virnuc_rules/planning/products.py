@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from virnuc_rules import __version__
 from virnuc_rules.bundles.verified import read_verified
+from virnuc_rules.config.annotations import annotation_paths, annotation_tables
 from virnuc_rules.config.labels import label_tables
 from virnuc_rules.config.model import (
     Calibrating,
@@ -82,6 +83,18 @@ def is_final(
     return tables(folder, made.key, card, embedding, calling, probability).current() is not None
 
 
+def viruses(run: RunFolder, sheet: Sheet) -> Product:
+    """Describe the viral sequences of all samples."""
+    of = _of(
+        tables=_table_keys(run, sheet),
+        annotations={
+            sample: {name: list(map(str, paths)) for name, paths in tables.items()}
+            for sample, tables in annotation_tables(sheet).items()
+        },
+    )
+    return Product(run.viruses.made, run.viruses.done, of, annotation_paths(sheet))
+
+
 def report(config: Config, card: BundleCard, sheet: Sheet, page: Path | None = None) -> Product:
     """Describe the report; it shows all settings, the sheet, and the tables of its samples."""
     run = RunFolder(config.run.results)
@@ -89,7 +102,8 @@ def report(config: Config, card: BundleCard, sheet: Sheet, page: Path | None = N
     of = _of(
         settings={key: str(value) for key, value in config.flat().items()},
         inputs={sample: list(map(str, files)) for sample, files in sheet.samples.items()},
-        tables={sample: _key(run.sample(sample).made) for sample in sheet.samples},
+        tables=_table_keys(run, sheet),
+        viruses=_key(run.viruses.made),
         bundle=[card.name, card.description, card.prediction_fingerprint],
         verified=read_verified(config.run.bundle, card.fingerprint),
     )
@@ -160,6 +174,10 @@ def _shown(settings: Group | Section) -> dict[str, Any]:
     run.pop("results", None)
     run.pop("keep_embeddings", None)
     return dumped
+
+
+def _table_keys(run: RunFolder, sheet: Sheet) -> dict[str, str]:
+    return {sample: _key(run.sample(sample).made) for sample in sheet.samples}
 
 
 def _chunk_keys(settings: LabelledSettings, samples: Iterable[str]) -> dict[str, str]:

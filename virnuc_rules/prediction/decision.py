@@ -48,13 +48,13 @@ class SampleCalls(BaseModel):
     windows: Level | None  # None: the bundle is not calibrated, or nothing has a call
     contigs: Level | None  # None: it has no model of contigs, or nothing has a call
 
-    def rule(self, calling: Calling, max_fdr: float) -> str:
-        """Return in a sentence how contigs are called, with the settings of the run."""
+    def rule(self, calling: Calling, probability: Probability) -> str:
+        """Say in sentences how contigs were called, by the settings that they were called with."""
         if self.calls == "max_fdr":
             return (
                 "A contig is called virus from the probability on at which at most "
-                f"{100 * max_fdr:g} % of those called virus are expected to be "
-                "false (max_fdr; cutoffs in calls.json)."
+                f"{100 * probability.max_fdr:g} % of those called virus are expected to be false "
+                "(max_fdr; cutoffs in calls.json)."
             )
         if self.cutoff is not None:
             return (
@@ -64,8 +64,8 @@ class SampleCalls(BaseModel):
         return (
             f"A contig is called virus if at least {calling.min_viral_fraction} of its called "
             f"windows are viral and their mean score is at least {calling.min_score}"
-            f"{fraction if self.calls == 'min_*' else ''}."
-            f" With fewer than {calling.min_called_windows} called windows it has no call."
+            f"{fraction if self.calls == 'min_*' else ''}. "
+            f"With fewer than {calling.min_called_windows} called windows it has no call."
         )
 
 

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from virnuc_rules.arrays import Bool, Int
 from virnuc_rules.chunking.format import frame_ids, window_ids
 from virnuc_rules.config.run_folder import SampleFolder
 from virnuc_rules.files.atomic import remove_partials, sync_directory, sync_files, write_json
-from virnuc_rules.files.tsv import lines, text
+from virnuc_rules.files.tsv import lines
 from virnuc_rules.models.calibration import Odds
 from virnuc_rules.models.prevalence import at_prevalence
 from virnuc_rules.prediction.called_windows import WindowCalls
 from virnuc_rules.prediction.contig_calls import contig_calls
 from virnuc_rules.prediction.decision import Decision, SampleCalls
 from virnuc_rules.prediction.regions import viral_regions
+from virnuc_rules.prediction.table import BLOCK_ROWS, Table
 from virnuc_rules.prediction.tracks import Tracks
 from virnuc_rules.vocabulary import UPSTREAM_NON_VIRAL, Call, Frame, Reason
 
@@ -51,60 +51,13 @@ SCHEMAS = {
     table: pa.schema([(name, _TYPE_OF.get(name, pa.float32())) for name in names.split()])
     for table, names in _COLUMNS.items()
 }
-_BLOCK_ROWS = 1 << 15  # rows written together: one row group of a Parquet file
 
 
-class _Table(contextlib.ExitStack):
-    """A table as TSV and as Parquet, the same rows and columns.
-
-    Rows are written in blocks of one size: the files do not depend on how many are added at a time.
-    """
-
-    def __init__(self, folder: SampleFolder, name: str) -> None:
-        super().__init__()
-        self.schema = SCHEMAS[name]
-        self.tsv = self.enter_context(folder.tsv(name).open("wb"))
-        self.tsv.write(("\t".join(self.schema.names) + "\n").encode())
-        self.parquet = self.enter_context(
-            pq.ParquetWriter(
-                folder.parquet(name), self.schema, compression="zstd", write_page_checksum=True
-            )
-        )
-        self.pending = self.schema.empty_table()
-
-    def add(self, columns: dict[str, Any]) -> None:
-        """Add rows: arrays by the names of the columns; NaN is null."""
-        arrays = [
-            column.cast(field.type)
-            if isinstance(column := columns[field.name], pa.Array | pa.ChunkedArray)
-            else pa.array(column, field.type, from_pandas=True)
-            for field in self.schema
-        ]
-        added = pa.Table.from_arrays(arrays, schema=self.schema)
-        self.pending = pa.concat_tables([self.pending, added])
-        while self.pending.num_rows >= _BLOCK_ROWS:
-            self.write_block()
-
-    def finish(self) -> None:
-        """Write the last, smaller block."""
-        if self.pending.num_rows:
-            self.write_block()
-
-    def write_block(self) -> None:
-        block, self.pending = self.pending.slice(0, _BLOCK_ROWS), self.pending.slice(_BLOCK_ROWS)
-        columns = [column.combine_chunks() for column in block.columns]
-        self.parquet.write_table(pa.Table.from_arrays(columns, schema=self.schema))
-        self.write_text(dict(zip(self.schema.names, map(text, columns), strict=True)))
-
-    def write_text(self, texts: dict[str, pa.Array]) -> None:
-        self.tsv.write(lines(*texts.values()))
-
-
-class _Orfs(_Table):
+class _Orfs(Table):
     """The table of open frames, and upstream's file of the open frames that have scores."""
 
     def __init__(self, folder: SampleFolder) -> None:
-        super().__init__(folder, "orfs")
+        super().__init__(folder.tsv("orfs"), folder.parquet("orfs"), SCHEMAS["orfs"])
         self.upstream = None
         if folder.like_virnucpro:
             self.upstream = self.enter_context(folder.upstream.open("wb"))
@@ -121,6 +74,10 @@ class _Orfs(_Table):
         self.upstream.write(lines(*(column.filter(scored) for column in columns)))
 
 
+def _table(folder: SampleFolder, name: str) -> Table:
+    return Table(folder.tsv(name), folder.parquet(name), SCHEMAS[name])
+
+
 class SampleTables(contextlib.ExitStack):
     """Writes the tables and tracks of a sample into a new folder.
 
@@ -134,9 +91,9 @@ class SampleTables(contextlib.ExitStack):
         self._contigs: list[Bool] = []  # [2, C]: whether they have a call, and are called virus
         self._is_virus: list[pa.Table] = []
         self.orfs = self.enter_context(_Orfs(folder))
-        self.windows = self.enter_context(_Table(folder, "windows"))
-        self.contigs = self.enter_context(_Table(folder, "contigs"))
-        self.regions = self.enter_context(_Table(folder, "regions"))
+        self.windows = self.enter_context(_table(folder, "windows"))
+        self.contigs = self.enter_context(_table(folder, "contigs"))
+        self.regions = self.enter_context(_table(folder, "regions"))
         self.tracks = self.enter_context(Tracks(folder))
 
     def finish(self, decision: Decision) -> SampleCalls:
@@ -241,7 +198,7 @@ def write_highest_score(path: Path, parts: list[pa.Table]) -> None:
         if not parts:
             return
         rows = pa.concat_tables(parts).sort_by([("id", "ascending"), ("is_virus", "ascending")])
-        for batch in rows.to_batches(max_chunksize=_BLOCK_ROWS):
+        for batch in rows.to_batches(max_chunksize=BLOCK_ROWS):
             handle.write(lines(batch["id"], pc.if_else(batch["is_virus"], "True", "False")))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virnuc_rules.config.labels import read_label
-from virnuc_rules.config.sheet import COLUMNS, Row, read_pairs, read_sheet
+from virnuc_rules.config.sheet import COLUMNS, Row, is_known, read_pairs, read_sheet
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.training.split import PARTS, Part
 from virnuc_rules.vocabulary import Label
@@ -40,7 +40,7 @@ def read_labelled_sheet(path: Path) -> LabelledSheet:
     sheet = read_sheet(path)
     if "label" not in sheet.table.columns:
         raise VirnucError(f"{path}: line 1: a column 'label' is needed: {' or '.join(Label)}")
-    if unknown := sorted(set(sheet.table.columns) - COLUMNS - {""}):
+    if unknown := sorted(c for c in sheet.table.columns if c and not is_known(c)):
         raise VirnucError(  # a misspelt `groups` would split genomes
             f"{path}: line 1: column {unknown[0]!r} is not known; known are "
             f"{', '.join(sorted(COLUMNS))}"

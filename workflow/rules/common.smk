@@ -9,6 +9,7 @@ from snakemake.exceptions import WorkflowError
 from virnuc_rules.bundles.definition import with_window
 from virnuc_rules.chunking.manifest import read_manifest
 from virnuc_rules.cli.main import command_options
+from virnuc_rules.config.annotations import annotation_paths
 from virnuc_rules.config.labels import label_tables, read_controls
 from virnuc_rules.config.load import write_run_config
 from virnuc_rules.config.model import LabelledSettings, check_config

@@ -4,6 +4,7 @@
 rule report:
     input:
         tables=expand(PREDICTED, sample=SAMPLES),
+        viruses=FOLDER.viruses.done,
         sheets=PLAN.edges(PLAN.report(), [SHEET.table.path, *label_tables(SHEET)]),
         bundle=BUNDLE_IF_MADE,
         now=if_stale(PLAN.has_report),
@@ -51,6 +52,7 @@ rule report:
         more=update(
             [
                 *(FOLDER.report.figure(name, "png") for name in FIGURES),
+                FOLDER.report.summary,
                 FOLDER.report.multiqc_calls,
                 FOLDER.report.multiqc_summary,
             ]

@@ -1,0 +1,67 @@
+"""`init`: a folder that runs as it is, and what it does not overwrite."""
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from harness import DEMO, forked_environment, jobs, rules
+
+from virnuc_rules.config.model import Config, check_config
+from virnuc_rules.config.new_project import new_project, sample_names
+from virnuc_rules.config.sheet import read_sheet
+from virnuc_rules.errors import VirnucError
+
+
+def test_the_printed_line_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "a run of mine"
+    lake = tmp_path / "lake.fa"
+    lake.write_text(">a\n" + "ATGGCC" * 100 + "\n>b\n" + "TTAACTAACTAG" * 30 + "\n")
+    done = rules("init", folder, lake, DEMO["gut"])
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"cd {shlex.quote(str(folder))} && snakemake ")
+    settings = {"shell": True, "env": forked_environment(), "text": True, "capture_output": True}
+    planned = subprocess.run(f"{line} --dry-run", check=False, **settings)  # type: ignore[call-overload]
+    assert jobs(planned.stdout)["predict"] == 2
+    ran = subprocess.run(f"{line} results/lake/contigs.tsv", check=False, **settings)  # type: ignore[call-overload]
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert len((folder / "results/lake/contigs.tsv").read_text().splitlines()) == 3
+
+
+def test_what_is_there_is_left(tmp_path: Path) -> None:
+    new_project(tmp_path / "p", [])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(before) > 5
+    with pytest.raises(VirnucError, match=r"exists already; .* nothing was written"):
+        new_project(tmp_path / "p", [])
+    with pytest.raises(VirnucError, match=r"x\.fa: no such file"):
+        new_project(tmp_path / "q", [tmp_path / "x.fa"])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    with pytest.raises(VirnucError, match=r"samples\.tsv: no samples; add a line"):
+        read_sheet(tmp_path / "p/config/samples.tsv")
+
+
+def test_settings_of_reads(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("s_R1.fastq.gz", "s_R2.fastq.gz", "c.fa")]
+    for path in files:
+        path.touch()
+    new_project(tmp_path / "p", files)
+    config: Config = check_config(yaml.safe_load((tmp_path / "p/config/config.yaml").read_text()))
+    assert config.chunking.duplicate_ids == "keep" and (config.run.bundle / "bundle.json").exists()
+    assert config.run.results == Path("results")
+    sheet = read_sheet(tmp_path / "p/config/samples.tsv")
+    assert sheet.samples == {"s": files[:2], "c": files[2:]}
+
+
+def test_names_of_samples() -> None:
+    names = {
+        "a/x_R1_001.fastq.gz": "x", "a/x_R2_001.fastq.gz": "x",
+        "b/x.fa": "x_2", "c/x.fna.bz2": "x_3",  # others of the same name
+        "k_1.fa": "k_1",  # its mate is not there
+        "d/k_2.fa": "k_2",
+        "m.1.fq": "m", "m.2.fq": "m",
+        "-größe 5.fa": "gr__e_5", ".fa": "sample", "v1.2.fasta.xz": "v1.2",
+    }  # fmt: skip
+    assert sample_names([Path(name) for name in names]) == {Path(n): s for n, s in names.items()}
