@@ -116,6 +116,9 @@ def explain_call(
     config: Config,
     contig: Annotated[str, typer.Argument(help="id of the contig")],
     sample: Annotated[str, typer.Option(help="its sample, where several have the id")] = "",
+    contig_index: Annotated[
+        int | None, typer.Option(help="its contig_index, where several of a sample have the id")
+    ] = None,
     windows: Annotated[int, typer.Option(min=0, help="maximum of windows shown; 0 = all")] = 20,
     frames: Annotated[bool, typer.Option("--frames", help="also their open frames")] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON, with all of them")] = False,
@@ -128,10 +131,10 @@ def explain_call(
 
     from virnuc_rules.inspection.explain import explain, rendered
 
-    found = explain(config, contig, sample)
     if json:
-        print(found.model_dump_json(indent=1))
+        print(explain(config, contig, sample, contig_index).model_dump_json(indent=1))
     else:
+        found = explain(config, contig, sample, contig_index, windows, frames)
         Console(soft_wrap=False, highlight=False).print(rendered(found, windows, frames))
 
 
