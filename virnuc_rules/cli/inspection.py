@@ -24,7 +24,7 @@ app = typer.Typer()
 def report(
     config: Config,
     out: Annotated[
-        Path | None, typer.Option(help="page to write [default: report.html in the results]")
+        Path | None, typer.Option(help="page to write \\[default: report.html in the results]")
     ] = None,
     stamp: Stamp = None,
     log: Log = None,
@@ -62,7 +62,7 @@ def estimate_run(
     ] = 1,
     measured_in: Annotated[
         Path | None,
-        typer.Option(help="results of a run whose workers' speed is taken [default: --results]"),
+        typer.Option(help="results of a run whose workers' speed is taken \\[default: --results]"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
@@ -144,7 +144,7 @@ def doctor(
     config: Config,
     profile: Annotated[
         Path | None,
-        typer.Option(help="folder of the Slurm profile to ask Slurm about [default: slurm]"),
+        typer.Option(help="folder of the Slurm profile to ask Slurm about \\[default: slurm]"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON, one finding per line")] = False,
 ) -> None:
