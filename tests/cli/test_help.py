@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import typer
 from harness import REPO
+from rich.text import Text
 
 from virnuc_rules.cli.main import app
 from virnuc_rules.cli.settings import OF_JOBS
@@ -40,6 +41,14 @@ def test_options_of_jobs_are_apart(words: tuple[str, ...]) -> None:
     for option in COMMANDS[words].params:
         if option.name in ("stamp", "log", "every_sample", "need_embeddings"):
             assert option.rich_help_panel == OF_JOBS
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_no_text_in_brackets_is_lost(words: tuple[str, ...]) -> None:
+    """Rich takes it for the name of a style where it is not escaped."""
+    for option in COMMANDS[words].params:
+        text = option.help or ""
+        assert Text.from_markup(text).plain == text.replace("\\[", "[")
 
 
 def test_make_lists_its_targets() -> None:

@@ -7,13 +7,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from harness import BUNDLE, Project, read_tsv, rules
 from rich.console import Console
 from scipy.special import expit, logit
 
 from virnuc_rules.config.model import Config
-from virnuc_rules.errors import VirnucError
+from virnuc_rules.config.run_folder import RunFolder, SampleFolder
+from virnuc_rules.errors import ResultError, VirnucError
 from virnuc_rules.inspection.explain import explain, rendered
 from virnuc_rules.models.bundle import rewrite_card
 from virnuc_rules.models.card import Calibration, ContigModel, read_card
@@ -98,12 +100,18 @@ def test_what_a_user_reads(config: Config) -> None:
 
 
 def test_which_contig(config: Config, tmp_path: Path) -> None:
-    with pytest.raises(VirnucError, match=r"^K0171: no contig .* there are K01711\.1$"):
+    with pytest.raises(VirnucError, match=r"^'K0171': no contig .* there are K01711\.1$"):
         explain(config, "K0171", "")
-    with pytest.raises(VirnucError, match=r"^\[red\]: no contig of lake, gut has this id$"):
-        explain(config, "[red]", "")
-    with pytest.raises(VirnucError, match="no tables of sea; run the workflow first"):
-        explain(config, "K01711.1", "sea")
+    with pytest.raises(VirnucError, match=r" id; did you mean K01711\.1\?$"):
+        explain(config, "K01712.1", "")
+    with pytest.raises(VirnucError, match=r"^'\[red\]\\n': no contig of lake, gut has this id$"):
+        explain(config, "[red]\n", "")
+    with pytest.raises(VirnucError, match=r"^'': no contig of lake, gut has this id$"):
+        explain(config, "", "")
+    with pytest.raises(VirnucError, match=r"no sample 'guts' in it; did you mean gut\?$"):
+        explain(config, "K01711.1", "guts")
+    with pytest.raises(VirnucError, match="no tables of gut; run the workflow first"):
+        explain(config.replace(results=tmp_path / "none"), "K01711.1", "gut")
     twice = tmp_path / "results"
     twice.mkdir()
     for sample in ("lake", "gut"):
@@ -112,6 +120,60 @@ def test_which_contig(config: Config, tmp_path: Path) -> None:
     with pytest.raises(VirnucError, match=r"^K01711\.1: samples lake, gut have it; give --sample$"):
         explain(both, "K01711.1", "")
     assert explain(both, "K01711.1", "lake").sample == "lake"
+
+
+def copied(config: Config, folder: Path) -> tuple[Config, SampleFolder]:
+    """The run with tables of `gut` that a test may change."""
+    shutil.copytree(config.run.results / "gut", folder / "results" / "gut")
+    changed = config.replace(results=folder / "results")
+    return changed, RunFolder(changed.run.results).sample("gut")
+
+
+def test_two_of_a_sample_with_the_same_id(config: Config, tmp_path: Path) -> None:
+    """As the reads of a pair; and an id is text, whatever is in it."""
+    config, folder = copied(config, tmp_path)
+    path, hostile = folder.parquet("contigs"), "[red]a|'b'\"c[/red]"
+    rows = pq.read_table(path)
+    ids = [hostile, hostile, *rows["contig"].to_pylist()[2:]]
+    pq.write_table(rows.set_column(1, "contig", [ids]), path)
+    with pytest.raises(VirnucError, match="contig_index 0, 1 have this id; give --contig-index"):
+        explain(config, hostile, "")
+    second = explain(config, hostile, "gut", contig_index=1)
+    assert second.contig["length"] == rows["length"][1].as_py() and second.windows
+    text = io.StringIO()
+    Console(file=text, width=200).print(rendered(second, 1, False))
+    assert text.getvalue().startswith(f"gut: {hostile}: ")
+
+
+def test_only_what_is_shown_is_read(config: Config) -> None:
+    every, some = (explain(config, "K01711.1", "", windows=n) for n in (0, 3))
+    assert (some.added, some.changed) == (every.added, False)
+    assert some.windows == every.windows[:3] and len(every.windows) == 32
+    assert some.frames == [frame for frame in every.frames if frame["window"] <= 3]
+    assert explain(config, "K01711.1", "", windows=3, frames=False).frames == []
+
+
+@pytest.mark.parametrize("name", ["contigs", "windows", "orfs", "regions", "calls"])
+@pytest.mark.parametrize("how", ["cut", "older"])
+def test_a_table_that_cannot_be_used_is_one_line(
+    config: Config, tmp_path: Path, name: str, how: str
+) -> None:
+    config, folder = copied(config, tmp_path)
+    path = folder.calls if name == "calls" else folder.parquet(name)
+    if how == "cut" or name == "calls":
+        text = path.read_bytes()
+        path.write_bytes(text[: len(text) // 2] if how == "cut" else text.replace(b"cut", b"c", 1))
+    else:
+        rows = pq.read_table(path)
+        pq.write_table(rows.rename_columns(["contig_number", *rows.column_names[1:]]), path)
+    with pytest.raises(ResultError, match=r"run `predict` again$") as raised:
+        explain(config, "K01711.1", "gut")
+    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_bundle_without_the_model_of_the_tables(config: Config) -> None:
+    found = explain(config.replace(bundle=BUNDLE), "K01711.1", "")
+    assert found.contig["probability"] is not None and (found.added, found.changed) == ({}, True)
 
 
 def test_the_command(config: Config) -> None:

@@ -40,7 +40,7 @@ def config(tmp_path: Path) -> Config:
 
 def page_of(run: Run) -> str:
     """Return the page, without its figures."""
-    return render(run, run.results / "report.html", dict.fromkeys(FIGURES, b"<svg/>"))
+    return render(run, run.config.run.results / "report.html", dict.fromkeys(FIGURES, b"<svg/>"))
 
 
 def rendered(config: Config) -> str:

@@ -24,7 +24,7 @@ app = typer.Typer()
 def report(
     config: Config,
     out: Annotated[
-        Path | None, typer.Option(help="page to write [default: report.html in the results]")
+        Path | None, typer.Option(help="page to write \\[default: report.html in the results]")
     ] = None,
     stamp: Stamp = None,
     log: Log = None,
@@ -62,7 +62,7 @@ def estimate_run(
     ] = 1,
     measured_in: Annotated[
         Path | None,
-        typer.Option(help="results of a run whose workers' speed is taken [default: --results]"),
+        typer.Option(help="results of a run whose workers' speed is taken \\[default: --results]"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
@@ -116,6 +116,9 @@ def explain_call(
     config: Config,
     contig: Annotated[str, typer.Argument(help="id of the contig")],
     sample: Annotated[str, typer.Option(help="its sample, where several have the id")] = "",
+    contig_index: Annotated[
+        int | None, typer.Option(help="its contig_index, where several of a sample have the id")
+    ] = None,
     windows: Annotated[int, typer.Option(min=0, help="maximum of windows shown; 0 = all")] = 20,
     frames: Annotated[bool, typer.Option("--frames", help="also their open frames")] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON, with all of them")] = False,
@@ -128,10 +131,10 @@ def explain_call(
 
     from virnuc_rules.inspection.explain import explain, rendered
 
-    found = explain(config, contig, sample)
     if json:
-        print(found.model_dump_json(indent=1))
+        print(explain(config, contig, sample, contig_index).model_dump_json(indent=1))
     else:
+        found = explain(config, contig, sample, contig_index, windows, frames)
         Console(soft_wrap=False, highlight=False).print(rendered(found, windows, frames))
 
 
@@ -141,7 +144,7 @@ def doctor(
     config: Config,
     profile: Annotated[
         Path | None,
-        typer.Option(help="folder of the Slurm profile to ask Slurm about [default: slurm]"),
+        typer.Option(help="folder of the Slurm profile to ask Slurm about \\[default: slurm]"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON, one finding per line")] = False,
 ) -> None:

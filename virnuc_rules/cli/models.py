@@ -23,10 +23,10 @@ def prepare(
         str, typer.Argument(help="name of a definition (see `models list`), or a .yaml file")
     ] = "",
     out: Annotated[
-        Path | None, typer.Option(help="new folder for the bundle [default: bundles/NAME]")
+        Path | None, typer.Option(help="new folder for the bundle \\[default: bundles/NAME]")
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="folder for downloads [default: .downloads beside OUT]")
+        Path | None, typer.Option(help="folder for downloads \\[default: .downloads beside OUT]")
     ] = None,
     trust_unpinned: Annotated[
         bool, typer.Option("--trust-unpinned", help="also use files without a known sha256")
@@ -38,7 +38,7 @@ def prepare(
     classifier: Annotated[Path | None, typer.Option(help="VirNucPro's .pth, or your own")] = None,
     window: Annotated[int | None, typer.Option(min=3, help="its window length")] = None,
     name: Annotated[
-        str, typer.Option(help="name of the bundle [default: the definition's or the folder's]")
+        str, typer.Option(help="name of the bundle \\[default: the definition's or the folder's]")
     ] = "",
     log: Log = None,
 ) -> None:

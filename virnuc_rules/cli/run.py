@@ -62,7 +62,7 @@ def chunk(
         ),
     ],
     out: Annotated[Path, typer.Option(help="folder for chunks, tables and manifest")],
-    sample: Annotated[str, typer.Option(help="name for messages [default: the file's]")] = "",
+    sample: Annotated[str, typer.Option(help="name for messages \\[default: the file's]")] = "",
     upstream_fasta: Annotated[
         Path | None, typer.Option(help="folder for the FASTA files that VirNucPro would write")
     ] = None,
@@ -278,7 +278,7 @@ def collect(inputs: Inputs, run: Run, stamp: Stamp = None, log: Log = None) -> N
 def check(
     inputs: Inputs,
     run: Run,
-    sample: Annotated[str, typer.Option(help="only this sample [default: all]")] = "",
+    sample: Annotated[str, typer.Option(help="only this sample \\[default: all]")] = "",
     stamp: Stamp = None,
     log: Log = None,
 ) -> None:

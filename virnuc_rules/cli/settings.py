@@ -23,7 +23,7 @@ Stamp = Annotated[
 _CONFIGFILE = Annotated[
     Path | None,
     typer.Option(
-        help="YAML file of settings; options win [default: config.yaml in the results, else "
+        help="YAML file of settings; options win \\[default: config.yaml in the results, else "
         "config/config.yaml]"
     ),
 ]
@@ -80,7 +80,8 @@ def _sections(annotation: Any) -> list[type[Section]]:
 def _option(key: str, kind: type[Section]) -> Parameter:
     field = kind.model_fields[key]
     type_ = field.annotation if isinstance(field.annotation, type) else str  # a Literal is text
-    help_ = f"{field.description} [default: {field.default}]"
+    # Escaped: a help text is markup, in which [...] is a style.
+    help_ = f"{field.description} \\[default: {field.default}]"
     option = typer.Option(help=help_, show_default=False, rich_help_panel=_OF_CONFIG)
     annotation = Annotated[type_ | None, option]  # type: ignore[valid-type]
     return Parameter(key, _KEYWORD, default=None, annotation=annotation)

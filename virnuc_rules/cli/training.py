@@ -83,7 +83,7 @@ def evaluate(
     settings: LabelledSettings,
     part: Annotated[Parts, typer.Option(help=_PART)] = "all",
     out: Annotated[
-        Path | None, typer.Option(help="page to write [default: evaluation.html in the results]")
+        Path | None, typer.Option(help="page to write \\[default: evaluation.html in the results]")
     ] = None,
     stamp: Stamp = None,
     log: Log = None,

@@ -107,7 +107,7 @@ class Row(NamedTuple):
     def path(self, column: str) -> Path | None:
         """Return the path in a cell; None where it is empty or there is no such column."""
         text = self.cells.get(column)
-        return _usable(_path(text, self.where), self.where) if text else None
+        return usable(_path(text, self.where), self.where) if text else None
 
 
 class Sheet(NamedTuple):
@@ -183,8 +183,8 @@ def _matches(text: str, where: str) -> list[Path]:
     """
     path = _path(text, where)
     if not glob.has_magic(str(path)):
-        return [_usable(path, where)]
-    return [_usable(match, where) for match in _glob(path)] or [_usable(path, where)]
+        return [usable(path, where)]
+    return [usable(match, where) for match in _glob(path)] or [usable(path, where)]
 
 
 def _glob(pattern: Path) -> list[Path]:
@@ -200,7 +200,7 @@ def _unescaped(path: Path) -> Path:
     return Path(re.sub(r"\[([*?[])\]", r"\1", str(path)))
 
 
-def _usable(path: Path, where: str) -> Path:
+def usable(path: Path, where: str) -> Path:
     """Return the path. Raises VirnucError for names that Snakemake or UTF-8 text cannot hold."""
     text = str(path)
     if set("{}") & set(text):

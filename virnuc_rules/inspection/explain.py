@@ -1,6 +1,7 @@
 """Why a contig was called as it was: its windows, open frames and regions, and the rule."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,27 @@ from rich.table import Table
 from rich.text import Text
 
 from virnuc_rules.config.model import Config
-from virnuc_rules.config.run_folder import RunFolder
+from virnuc_rules.config.run_folder import RunFolder, SampleFolder
 from virnuc_rules.config.sheet import read_samples
 from virnuc_rules.errors import ResultError, VirnucError, one_line
-from virnuc_rules.files.environment import environment_named, read_regular
+from virnuc_rules.files.environment import environment_named
 from virnuc_rules.models.calibration import Odds
 from virnuc_rules.models.card import BundleCard, read_card
 from virnuc_rules.models.prevalence import EVEN, at_prevalence
 from virnuc_rules.prediction.called_windows import WindowCalls
 from virnuc_rules.prediction.contig_model import FEATURES, features
-from virnuc_rules.prediction.decision import SampleCalls
+from virnuc_rules.prediction.tables import SCHEMAS
+from virnuc_rules.report.data import read_calls
 from virnuc_rules.vocabulary import NO_REASON, Call, Reason
 
-_CLOSE = 5  # ids in a message
+_CLOSE = 5  # names in a message
 _SAME = 1e-3  # of two probabilities
-_TABLES: dict[str, tuple[str, ...]] = {
+_COMPARED = 50_000  # ids of a sample that are compared with one that is not found
+_ALIKE = 0.75  # 1 is equal
+_FORMAT = ds.ParquetFileFormat(
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
+_COLUMNS: dict[str, tuple[str, ...]] = {
     "regions": ("start", "end", "windows", "evidence", "posterior"),
     "windows": (
         "window", "start", "end", "open_frames", "best_frame", "score_virus", "score_non_viral",
@@ -54,85 +61,137 @@ class Explanation(BaseModel):
     frames: list[Row]
 
 
-def explain(config: Config, contig: str, sample: str) -> Explanation:
+def explain(
+    config: Config,
+    contig: str,
+    sample: str,
+    contig_index: int | None = None,
+    windows: int = 0,
+    frames: bool = True,
+) -> Explanation:
     """Collect what is known of a contig; sample: empty for the only one that has it.
 
-    Raises VirnucError where no sample has it, or several, ResultError for damaged tables.
+    windows: maximum of the windows that are returned, 0: all; frames: whether with their open
+    frames. Raises VirnucError where no contig has this id, or several, ResultError for tables that
+    are damaged or of another version.
     """
-    run = RunFolder(config.run.results)
-    samples = [sample] if sample else list(read_samples(config.inputs.samples))
-    found = {name: row for name in samples if (row := _find(run, name, contig))}
-    if not found:
-        raise VirnucError(_not_found(run, samples, contig))
-    if len(found) > 1:
-        raise VirnucError(f"{contig}: samples {', '.join(found)} have it; give --sample")
-    ((name, row),) = found.items()
-    folder = run.sample(name)
-    only = pc.field("contig_index") == row["contig_index"]
-    regions, windows, frames = (
-        _rows(folder.parquet(table), columns, only) for table, columns in _TABLES.items()
-    )
-    with environment_named(folder.calls):
-        calls = SampleCalls.model_validate_json(read_regular(folder.calls))
-    card, prevalence = read_card(config.run.bundle), calls.contigs and calls.contigs.prevalence
-    added = _added(windows, card) if row["called_windows"] else {}
-    changed = False
+    folder, index = _find(config, contig, sample, contig_index)
+    only = pc.field("contig_index") == index
+    (row,) = _rows(folder.parquet("contigs"), SCHEMAS["contigs"].names, only)
+    shown = _rows(folder.parquet("windows"), _COLUMNS["windows"], only, windows)
+    of_shown = only & (pc.field("window") <= (shown[-1]["window"] if shown else 0))
+    calls, card = read_calls(folder.calls), read_card(config.run.bundle)
+    prevalence = calls.contigs and calls.contigs.prevalence
+    added = _added(folder, only, card) if row["called_windows"] else {}
+    changed = not added and row["probability"] is not None
     if added and row["probability"] is not None:
         odds = np.array([sum(more for _, more in added.values())])
         expected = at_prevalence(odds, prevalence or EVEN)[0]
         changed = bool(abs(expected - row["probability"]) > _SAME)
     return Explanation(
-        sample=name, contig=row, rule=calls.rule(config.calling, config.probability),
-        prevalence=prevalence, added=added, changed=changed, regions=regions, windows=windows,
-        frames=frames,
+        sample=folder.sample, contig=row, rule=calls.rule(config.calling, config.probability),
+        prevalence=prevalence, added=added, changed=changed,
+        regions=_rows(folder.parquet("regions"), _COLUMNS["regions"], only),
+        windows=shown,
+        frames=_rows(folder.parquet("orfs"), _COLUMNS["orfs"], of_shown) if frames else [],
     )  # fmt: skip
 
 
-def _find(run: RunFolder, sample: str, contig: str) -> Row | None:
-    """Return the row of a contig in a sample, the first of several with the id."""
-    path = run.sample(sample).parquet("contigs")
-    rows = _rows(path, None, pc.field("contig") == contig) if path.exists() else []
-    return rows[0] if rows else None
+def _find(
+    config: Config, contig: str, sample: str, contig_index: int | None
+) -> tuple[SampleFolder, int]:
+    """Return the tables of the sample that has a contig, and its contig_index."""
+    run, samples = RunFolder(config.run.results), list(read_samples(config.inputs.samples))
+    if sample and sample not in samples:
+        near = _near(sample, samples)
+        raise VirnucError(f"{config.inputs.samples}: no sample {sample!r} in it{near}")
+    samples = [sample] if sample else samples
+    folders = [each for each in map(run.sample, samples) if each.parquet("contigs").exists()]
+    if not folders:
+        raise VirnucError(f"{run.results}: no tables of {_some(samples)}; run the workflow first")
+    only = pc.field("contig") == contig
+    if contig_index is not None:
+        only &= pc.field("contig_index") == contig_index
+    found = [
+        (folder, int(row["contig_index"]))
+        for folder in folders
+        for row in _rows(folder.parquet("contigs"), ("contig_index",), only)
+    ]
+    if not found:
+        hint = _like(folders, contig)
+        raise VirnucError(f"{contig!r}: no contig of {_some(samples)} has this id{hint}")
+    if len({folder.sample for folder, _ in found}) > 1:
+        names = _some([folder.sample for folder, _ in found])
+        raise VirnucError(f"{contig}: samples {names} have it; give --sample")
+    if len(found) > 1:
+        several = _some([str(index) for _, index in found])
+        raise VirnucError(f"{contig}: contig_index {several} have this id; give --contig-index")
+    return found[0]
 
 
-def _rows(path: Path, columns: tuple[str, ...] | None, only: pc.Expression) -> list[Row]:
-    """Read some rows of a table; only row groups that may have them are read."""
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _CLOSE:,} more" if len(names) > _CLOSE else ""
+    return ", ".join(names[:_CLOSE]) + more
+
+
+def _near(wanted: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(wanted, names, _CLOSE, _ALIKE)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _like(folders: list[SampleFolder], contig: str) -> str:
+    """Name contigs whose ids contain this one, else similar ones of the first of each sample."""
+    paths, close = [folder.parquet("contigs") for folder in folders], list[str]()
+    if contig:
+        alike = pc.match_substring(pc.field("contig"), contig)
+        close = [row["contig"] for path in paths for row in _rows(path, ("contig",), alike, _CLOSE)]
+    if close:
+        return f"; there are {', '.join(close[:_CLOSE])}"
+    first = (row["contig"] for path in paths for row in _rows(path, ("contig",), None, _COMPARED))
+    return _near(contig, first)
+
+
+def _rows(
+    path: Path, columns: Sequence[str], only: pc.Expression | None, most: int = 0
+) -> list[Row]:
+    """Read some rows of a table, `most` at most (0: all); see `_table_of`."""
+    return _table_of(path, columns, only, most).to_pylist()  # type: ignore[no-any-return]
+
+
+def _table_of(
+    path: Path, columns: Sequence[str], only: pc.Expression | None, most: int = 0
+) -> pa.Table:
+    """Read some rows; only row groups that may have them are read."""
     try:
         with environment_named(path):
-            table = ds.dataset(path, format="parquet")
-            rows: list[Row] = table.to_table(columns and list(columns), filter=only).to_pylist()
+            table = ds.dataset(path, format=_FORMAT)
+            wanted = {"columns": list(columns), "filter": only}
+            return table.head(most, **wanted) if most else table.to_table(**wanted)
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = one_line(error)
         raise ResultError(f"{path}: cannot be read ({reason}); run `predict` again") from None
-    return rows
 
 
-def _not_found(run: RunFolder, samples: list[str], contig: str) -> str:
-    tables = [path for s in samples if (path := run.sample(s).parquet("contigs")).exists()]
-    if not tables:
-        return f"{run.results}: no tables of {', '.join(samples)}; run the workflow first"
-    alike = pc.match_substring(pc.field("contig"), contig)
-    close = [row["contig"] for path in tables for row in _rows(path, ("contig",), alike)[:_CLOSE]]
-    hint = f"; there are {', '.join(close[:_CLOSE])}" if close else ""
-    return f"{contig}: no contig of {', '.join(samples)} has this id{hint}"
-
-
-def _added(windows: list[Row], card: BundleCard) -> dict[str, tuple[float, float]]:
+def _added(
+    folder: SampleFolder, only: pc.Expression, card: BundleCard
+) -> dict[str, tuple[float, float]]:
     """Return the features of a contig, and what each adds to its log odds; empty: no model."""
     model = card.contig_model
     if model is None or set(model.coefficients) != set(FEATURES):
         return {}
-    codes = {reason.value: reason.code for reason in Reason} | {None: NO_REASON}
-    reason = np.array([codes[row["reason"]] for row in windows], np.int8)
-    margin = np.array([row["margin"] for row in windows], np.float32)  # None: NaN
+    names = ("start", "end", "score_virus", "margin", "call", "reason")
+    table = _table_of(folder.parquet("windows"), names, only)
+    start, end, score, margin = (table[name].to_numpy() for name in names[:4])  # null: NaN
+    codes = pc.index_in(table["reason"], value_set=pa.array(list(Reason)))
+    reason = codes.fill_null(NO_REASON).to_numpy().astype(np.int8)
     calls = WindowCalls(
         contigs=1,
-        index=np.zeros(len(windows), np.int64),
-        start=np.array([row["start"] for row in windows]),
-        end=np.array([row["end"] for row in windows]),
-        score=np.array([row["score_virus"] for row in windows], np.float32),
+        index=np.zeros(len(start), np.int64),
+        start=start,
+        end=end,
+        score=score,
         reason=reason,
-        virus=np.array([row["call"] == Call.VIRUS for row in windows]),
+        virus=pc.equal(table["call"], Call.VIRUS).to_numpy(),
         margin=margin,
         log_odds=Odds.of(card.calibration).evidence(margin, reason == Reason.NO_OPEN_FRAME.code),
     )
@@ -168,8 +227,8 @@ def _parts(it: Explanation, windows: int, frames: bool) -> Iterator[RenderableTy
     measure = "probability" if known else "margin"
     columns = f"window bases frames best virus non_viral {measure} call"
     yield _table("windows, by their best scores", columns, shown)
-    if len(shown) < len(it.windows):
-        yield Text(f"{len(it.windows) - len(shown):,} more windows: --windows 0 shows all")
+    if more_windows := it.contig["windows"] - len(shown):
+        yield Text(f"{more_windows:,} more windows: --windows 0 shows all")
     if frames:
         numbers = {window["window"] for window in shown}
         some = [frame for frame in it.frames if frame["window"] in numbers]

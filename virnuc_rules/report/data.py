@@ -144,12 +144,13 @@ def find_samples(
             missing[name] = f"{folder.path}: no {' and '.join(absent)}; run `predict` first"
         else:
             labels = controls.get(name, {})
-            calls = _read_calls(folder.calls)
+            calls = read_calls(folder.calls)
             summaries.append(SampleSummary(name, manifest, folder, calls, labels=labels))
     return summaries, missing
 
 
-def _read_calls(path: Path) -> SampleCalls:
+def read_calls(path: Path) -> SampleCalls:
+    """Read `calls.json`. Raises ResultError where it is damaged, or of another version."""
     try:
         with environment_named(path):
             return SampleCalls.model_validate_json(read_regular(path))
