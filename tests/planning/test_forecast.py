@@ -162,7 +162,7 @@ def test_samples_of_version_0_1(run: Run) -> None:
     run.folder.chunks("a").made.unlink()
     found = forecast_of(run)
     assert found.to_chunk == found.of_other_version == ["a"]
-    assert "of VirNuc 0.1: a: their tables stay until new ones are made" in list(found.lines())[3]
+    assert "of VirNuc 0.1: a: their tables stay until new ones are made" in list(found.lines())[2]
 
 
 def test_many_names_are_not_all_said() -> None:

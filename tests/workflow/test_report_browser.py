@@ -251,11 +251,12 @@ def test_links_are_what_a_browser_takes_for_the_files(opened: webdriver.Chrome, 
     bed = RunFolder(page.parent).sample("gut").bed
     bed.parent.mkdir()
     bed.write_text("a region")
-    (page.parent / "summary.tsv").touch()
+    (page.parent / "viruses.tsv").touch()
     write_report(config, folder / "page.html")
     opened.get((folder / "page.html").as_uri())
-    link = opened.find_element(By.LINK_TEXT, "summary.tsv").get_attribute("href")
-    assert link == (page.parent / "summary.tsv").as_uri()
+    for path in (folder / "summary.tsv", page.parent / "viruses.tsv"):
+        link = opened.find_element(By.LINK_TEXT, path.name).get_attribute("href")
+        assert link == path.as_uri() and path.exists()
     opened.find_element(By.LINK_TEXT, "tracks/").click()
     assert bed.name in opened.page_source  # a list of the files in the folder
     opened.get_log("browser")  # Chromium warns of its own list
