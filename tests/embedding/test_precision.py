@@ -266,7 +266,7 @@ def test_a_precision_that_the_device_has_not(
 def test_predict_says_how_the_embeddings_were_computed(
     config: Config, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "virnuc_rules")
+    caplog.set_level(logging.DEBUG, "virnuc_rules")
 
     def said() -> list[str]:
         caplog.clear()
