@@ -18,7 +18,7 @@ from virnuc_rules.config.model import Config
 from virnuc_rules.config.run_folder import ChunkFolder, RunFolder
 from virnuc_rules.prediction.tables import SCHEMAS
 from virnuc_rules.reading.fastx import Sequences
-from virnuc_rules.report.page import read_run, render, write_report
+from virnuc_rules.report.page import write_report
 from virnuc_rules.serving.worker import Exit
 
 IDS = ("NODE_1109_length_9622_cov_23.163061", "NC_001422.1")
@@ -175,4 +175,5 @@ def test_the_report_has_them(reported: Config, only: str | None) -> None:
     for path in (folder.multiqc_calls, folder.multiqc_summary):
         data = json.loads(path.read_text(), parse_constant=pytest.fail)["data"]
         assert set(data) == set(contigs)
-    assert "NaN" not in render(read_run(reported))
+    script = folder.page.read_text().partition('id="data">')[2].partition("</script>")[0]
+    assert script and "NaN" not in script and "Infinity" not in script
