@@ -307,7 +307,10 @@ def test_ctrl_c_ends_watching(run: Run, terminal: bool) -> None:
     options = ("--samples", run.config.inputs.samples, "--results", run.results, "--bundle", BUNDLE)
     words = ["virnuc-rules", "status", "--watch", *map(str, options)]
     variables = {**environment(), "TERM": "xterm", "COLUMNS": "150"}
+    # In the background of a shell it is ignored, also by what is started there.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(words, stdout=theirs, stderr=subprocess.PIPE, env=variables)
+    signal.signal(signal.SIGINT, before)
     os.close(theirs)
     printed = b""
     while b"samples are chunked" not in printed:

@@ -86,6 +86,7 @@ def is_final(
 def viruses(run: RunFolder, sheet: Sheet) -> Product:
     """Describe the viral sequences of all samples."""
     of = _of(
+        order=list(sheet.samples),
         tables=_table_keys(run, sheet),
         annotations={
             sample: {name: list(map(str, paths)) for name, paths in tables.items()}
