@@ -368,28 +368,64 @@ def test_only_files_of_a_product_are_accepted(folder: Folder, tmp_path: Path) ->
 # --- two who make it at once -------------------------------------------------------------------
 
 
+class Attempts:
+    """What `write` does in each attempt: raises an error, or makes the files."""
+
+    def __init__(self, folder: Folder, *errors: Exception) -> None:
+        self.folder, self.errors, self.count = folder, list(errors), 0
+
+    def __call__(self) -> None:
+        self.count += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        self.folder.make()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    slept: list[float] = []
+    monkeypatch.setattr(made.time, "sleep", slept.append)
+    return slept
+
+
 def test_who_was_slower_waits_for_the_files_of_the_other(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its `done` is the other's too: an error would make Snakemake delete it."""
-    pauses: list[float] = []
+    slept: list[float] = []
 
     def pause(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 3:
+        slept.append(seconds)
+        if len(slept) == 3:
             folder.make()
 
     monkeypatch.setattr(made.time, "sleep", pause)
-    assert folder.product().is_of_another(MadeMeanwhile("slower"), folder.stamp)
-    assert len(pauses) == 3 and folder.stamp.exists()
+    write = Attempts(folder, MadeMeanwhile("slower"))
+    folder.product().make(write, folder.stamp)
+    assert write.count == 1 and len(slept) == 3 and folder.stamp.exists()
 
 
-def test_another_error_is_not_waited_for(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr(made.time, "sleep", pauses.append)
-    assert not folder.product().is_of_another(EnvironmentProblem("full disk"), folder.stamp)
-    assert pauses == [] and not folder.stamp.exists()
-    assert not folder.product().is_of_another(MadeMeanwhile("the other was killed"), folder.stamp)
-    assert 30 < sum(pauses) < 90 and not folder.stamp.exists()
+def test_two_that_removed_the_files_of_each_other_try_again(
+    folder: Folder, pauses: list[float]
+) -> None:
+    write = Attempts(folder, MadeMeanwhile("one"), MadeMeanwhile("two"))
+    folder.product().make(write, folder.stamp)
+    assert write.count == 3 and folder.stamp.exists()
+    assert 5 < sum(pauses) < 40 and len(set(pauses)) > 10  # not both at the same moments
+
+
+def test_in_the_end_it_is_an_error(folder: Folder, pauses: list[float]) -> None:
+    write = Attempts(folder, *(MadeMeanwhile(str(n)) for n in range(9)))
+    with pytest.raises(MadeMeanwhile):
+        folder.product().make(write, folder.stamp)
+    assert 2 < write.count < 9 and 20 < sum(pauses) < 120 and not folder.stamp.exists()
+
+
+def test_another_error_is_not_waited_for(folder: Folder, pauses: list[float]) -> None:
+    write = Attempts(folder, EnvironmentProblem("full disk"))
+    with pytest.raises(EnvironmentProblem, match="full disk"):
+        folder.product().make(write, folder.stamp)
+    assert pauses == [] and not folder.stamp.exists() and write.count == 1
     folder.make()
-    assert folder.product().is_of_another(EnvironmentProblem("full disk"), folder.stamp)
+    folder.product().make(Attempts(folder, EnvironmentProblem("full disk")), folder.stamp)
+    assert folder.stamp.exists()

@@ -20,7 +20,6 @@ from virnuc_rules.config.run_folder import ChunkFolder, RunFolder, SampleFolder
 from virnuc_rules.config.sheet import read_samples, read_sheet
 from virnuc_rules.errors import (
     ChunkError,
-    EnvironmentProblem,
     InputError,
     UnreadableInput,
     VirnucError,
@@ -86,21 +85,23 @@ def chunk(
         return
     seen = product.look(content=False)
     sample = sample or ("stdin" if files[0] == _STDIN else files[0].name.split(".")[0])
-    try:
+
+    def write() -> None:
         _write_chunks(product, seen, out, chunking, sample, upstream_fasta)
+
+    try:
+        if can_be_current:
+            product.make(write, stamp)
+        else:
+            write()
+            if stamp:
+                touch(stamp)
     except InputError as error:
         if stamp is None:
             raise
         logger.error("%s", error)
         again = [sample] if isinstance(error, UnreadableInput) else []
         product.finish(seen, [], stamp, problem=str(error), failed=again)
-        return
-    except EnvironmentProblem as error:
-        if not can_be_current or not product.is_of_another(error, stamp):
-            raise
-        return
-    if stamp:
-        touch(stamp)
 
 
 def _write_chunks(
@@ -243,14 +244,10 @@ def predict(
         def finish(stage: SampleFolder, failed: list[str]) -> None:
             product.at(stage.made).finish([], stage.files(), None, failed=failed)
 
-        try:
-            write_predictions(run, embedding, calling, probability, sample, out, finish)
-        except EnvironmentProblem as error:
-            if not product.is_of_another(error, stamp):
-                raise
-            return
-        if stamp:
-            touch(stamp)
+        product.make(
+            lambda: write_predictions(run, embedding, calling, probability, sample, out, finish),
+            stamp,
+        )
 
 
 @app.command()
@@ -266,11 +263,14 @@ def collect(inputs: Inputs, run: Run, stamp: Stamp = None, log: Log = None) -> N
         return
     from virnuc_rules.report.viruses import write_viruses
 
-    seen = product.look()
-    product.made.unlink(missing_ok=True)
-    rows = write_viruses(run.results, sheet)
-    product.finish(seen, folder.viruses.files(), stamp)
-    logger.info("%s: %d viral contigs and regions", folder.viruses.tsv, rows)
+    def write() -> None:
+        seen = product.look()
+        product.made.unlink(missing_ok=True)
+        rows = write_viruses(run.results, sheet)
+        product.finish(seen, folder.viruses.files(), None)
+        logger.info("%s: %d viral contigs and regions", folder.viruses.tsv, rows)
+
+    product.make(write, stamp)
 
 
 @app.command()

@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
@@ -206,6 +206,15 @@ def sync_files(paths: Iterable[Path]) -> None:
     for path in paths:
         with path.open("rb") as handle, naming(path):
             os.fsync(handle.fileno())
+
+
+def move_files(files: Mapping[Path, Path]) -> None:
+    """Move flushed files each to its path, in order; older files there are replaced."""
+    for path, target in files.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+    for folder in {target.parent for target in files.values()}:
+        sync_directory(folder)
 
 
 def file_sha256(path: Path) -> str:

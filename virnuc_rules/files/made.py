@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -77,7 +78,7 @@ class Seen(_Record):
 
 
 _SECOND = 1_000_000_000  # ns
-_LOOKS, _PAUSE = 120, 0.5  # for a minute, whether another process has moved its files; seconds
+_ATTEMPTS, _LOOKS, _PAUSE = 5, 20, 0.5  # looks for another's files after each; seconds, about
 _UNSEEN = Seen(size=-1, mtime_ns=0)  # standard input or a pipe: cannot be compared later
 
 
@@ -164,16 +165,31 @@ class Product:
         self._write(made.model_copy(update={"inputs": inputs}), stamp)
         return True
 
-    def is_of_another(self, error: EnvironmentProblem, stamp: Path | None) -> bool:
-        """Tell, after this error, whether another process has made it; then writes the stamp.
+    def make(self, write: Callable[[], None], stamp: Path | None) -> None:
+        """Call `write`, then write the stamp; both where another process makes it at the same time.
 
-        Where it was faster, it may still move its files into place: that is waited for. An error
-        here would take its result away from it too: Snakemake deletes the output of a failed job.
+        Who was slower waits for the files of the other: an error would take them away from it too,
+        as Snakemake deletes the output of a failed job. Where both have removed the files of each
+        other, one of them is faster in the next attempt. Raises what `write` raises.
         """
-        looks = _LOOKS if isinstance(error, MadeMeanwhile) else 1
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                write()
+            except EnvironmentProblem as error:
+                is_slower = isinstance(error, MadeMeanwhile)
+                if self._is_there(_LOOKS if is_slower else 1, stamp):
+                    return
+                if not (is_slower and left):
+                    raise
+            else:
+                break
+        if stamp:
+            touch(stamp)
+
+    def _is_there(self, looks: int, stamp: Path | None) -> bool:
         for look in range(looks):
             if look:
-                time.sleep(_PAUSE)
+                time.sleep(random.uniform(0.5, 1.5) * _PAUSE)  # noqa: S311
             if self.up_to_date(stamp):
                 return True
         return False

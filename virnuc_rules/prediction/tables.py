@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from virnuc_rules.arrays import Bool, Int
 from virnuc_rules.chunking.format import frame_ids, window_ids
 from virnuc_rules.config.run_folder import SampleFolder
-from virnuc_rules.files.atomic import remove_partials, sync_directory, sync_files, write_json
+from virnuc_rules.files.atomic import move_files, remove_partials, sync_files, write_json
 from virnuc_rules.files.tsv import lines
 from virnuc_rules.models.calibration import Odds
 from virnuc_rules.models.prevalence import at_prevalence
@@ -213,11 +213,7 @@ def move_into_place(stage: SampleFolder, out: SampleFolder) -> None:
     out.made.unlink(missing_ok=True)
     remove_partials(out.path.resolve(), own=stage.path)
     moved = [*files, stage.made] if stage.made.exists() else files
-    targets = [out.path / path.relative_to(stage.path) for path in moved]
-    for path in {*SampleFolder(out.path, out.sample).files()} - {*targets}:
+    targets = {path: out.path / path.relative_to(stage.path) for path in moved}
+    for path in {*SampleFolder(out.path, out.sample).files()} - {*targets.values()}:
         path.unlink(missing_ok=True)
-    for path, target in zip(moved, targets, strict=True):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
-    for folder in {target.parent for target in targets}:
-        sync_directory(folder)
+    move_files(targets)

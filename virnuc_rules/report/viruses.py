@@ -21,7 +21,13 @@ from virnuc_rules.config.annotations import annotation_tables
 from virnuc_rules.config.run_folder import RunFolder, SampleFolder, VirusFiles
 from virnuc_rules.config.sheet import Sheet
 from virnuc_rules.errors import ResultError, one_line
-from virnuc_rules.files.atomic import replacing_path
+from virnuc_rules.files.atomic import (
+    move_files,
+    remove_partials,
+    staged_folder,
+    sync_files,
+    writing,
+)
 from virnuc_rules.files.environment import environment_named
 from virnuc_rules.files.gzip import Gzip
 from virnuc_rules.prediction.table import Table
@@ -74,25 +80,30 @@ def write_viruses(results: Path, sheet: Sheet) -> int:
         ]
         for sample in samples
     }
-    with ExitStack() as stack:
-        viruses = _Viruses(stack, run.viruses, [*chain(*annotations.values())])
-        for sample in samples:
-            viruses.add(sample.folder, annotations[sample.name])
-        viruses.table.finish()
+    files = run.viruses
+    with writing(files.tsv), staged_folder(files.tsv) as folder:
+        stage = VirusFiles(folder)
+        with _Viruses(stage, [*chain(*annotations.values())]) as viruses:
+            for sample in samples:
+                viruses.add(sample.folder, annotations[sample.name])
+            viruses.table.finish()
+        sync_files(stage.files())
+        remove_partials(files.tsv.resolve(), own=folder)
+        move_files(dict(zip(stage.files(), files.files(), strict=True)))
     return viruses.rows
 
 
-class _Viruses:
-    """The files that `write_viruses` writes."""
+class _Viruses(ExitStack):
+    """The files that `write_viruses` writes, open."""
 
-    def __init__(self, stack: ExitStack, files: VirusFiles, annotations: list[Annotation]) -> None:
+    def __init__(self, files: VirusFiles, annotations: list[Annotation]) -> None:
+        super().__init__()
         columns = dict.fromkeys(column for each in annotations for column in each.columns)
         schema = pa.schema([*SCHEMA, *((name, pa.string()) for name in columns)])
-        at = {path: stack.enter_context(replacing_path(path)) for path in files.files()}
-        self.table = stack.enter_context(Table(at[files.tsv], at[files.parquet], schema))
+        self.table = self.enter_context(Table(files.tsv, files.parquet, schema))
         # As viral.fa.gz: DNA has few repeats.
-        self.fasta = stack.enter_context(Gzip(at[files.fasta], strategy=zlib.Z_HUFFMAN_ONLY))
-        self.counts = stack.enter_context(at[files.annotations].open("w", encoding="utf-8"))
+        self.fasta = self.enter_context(Gzip(files.fasta, strategy=zlib.Z_HUFFMAN_ONLY))
+        self.counts = self.enter_context(files.annotations.open("w", encoding="utf-8"))
         self.counts.write("\t".join(("sample", "annotations", "paths", *COUNTS)) + "\n")
         self.rows = 0
 
