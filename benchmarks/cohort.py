@@ -142,7 +142,7 @@ def one_more(configfile: Path) -> None:
     output = snakemake(configfile)
     seconds = time.monotonic() - start
     jobs = re.findall(r"^local(?:rule|checkpoint) (\w+):", output, re.MULTILINE)
-    embedded = len(re.findall(r"chunk \S+: [\d.]+ s$", output, re.MULTILINE))
+    embedded = len(re.findall(r"chunk \d+ of \d+: \S+: [\d.]+ s$", output, re.MULTILINE))
     print(f"one sample more: {seconds:.1f} s; {embedded} chunks embedded; jobs: {', '.join(jobs)}")
 
 
