@@ -85,7 +85,7 @@ class Annotation:
         self._joined = set[str]()
 
     def of(self, contigs: Iterable[str], regions: Iterable[str | None]) -> pd.DataFrame:
-        """Return what is known of sequences; null: nothing.
+        """Return what is known of sequences, a row each; null: nothing.
 
         contigs: id of each; regions: name, None for a whole contig. What is said of a contig holds
         for a region of which nothing is said.
@@ -94,7 +94,7 @@ class Annotation:
         pairs = zip(contigs, regions, strict=True)
         keys = [region if region in there else contig for contig, region in pairs]
         self._joined.update(there.intersection(keys))
-        return self._values.reindex(keys).replace("", None)
+        return self._values.reindex(keys).replace("", None).reset_index(drop=True)
 
     def counts(self) -> dict[str, int]:
         """Return COUNTS: how many rows there are, and what became of them."""
