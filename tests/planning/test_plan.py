@@ -87,6 +87,14 @@ def test_all_is_predicted(run: Run) -> None:
     assert not plan.folder.viruses.done.exists() and not plan.folder.report.done.exists()
 
 
+def test_the_order_of_the_sheet_is_that_of_the_viral_sequences(run: Run) -> None:
+    run.finish_all()
+    run.files = dict(reversed(run.files.items()))
+    run.write_sheet()
+    plan = run.settled()
+    assert all(sample.is_final for sample in plan.samples.values()) and not plan.has_viruses
+
+
 def test_what_is_stale_has_an_input_that_is_newer_than_all(run: Run) -> None:
     run.settled()
     assert not run.folder.now.exists()  # a dry run makes no folder

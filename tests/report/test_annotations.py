@@ -1,10 +1,13 @@
 """Tables of other tools: small ones in the formats of geNomad 1.8 and CheckV 1.0, and others."""
 
+import bz2
 import gzip
+import lzma
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from virnuc_rules.config.annotations import annotation_paths, annotation_tables
@@ -100,6 +103,31 @@ def test_what_is_no_table_is_one_line(tmp_path: Path, content: bytes, why: str) 
     path.write_bytes(content)
     with pytest.raises(VirnucError, match=f"^{path}: cannot be read .*{why}.* first column$"):
         read_annotations(path)
+
+
+@pytest.mark.parametrize("name", ["table.tsv", "table.zst"])
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zst"])
+def test_compression_is_detected_by_content(tmp_path: Path, kind: str, name: str) -> None:
+    content = b"id\thost\nk1\tA\n"
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    compressed = {"gz": gzip.compress(content), "bz2": bz2.compress(content),
+                  "xz": lzma.compress(content), "zst": sink.getvalue().to_pybytes()}  # fmt: skip
+    path = tmp_path / name
+    path.write_bytes(compressed[kind])
+    assert read_annotations(path)["host"].tolist() == ["A"]
+    path.write_bytes(compressed[kind][:10] + b"\xff" * 20)
+    with pytest.raises(VirnucError, match=f"^{path}: cannot be read"):
+        read_annotations(path)
+
+
+def test_another_column_may_be_named_id(tmp_path: Path) -> None:
+    """Also where the first one has no name, as R writes the names of rows."""
+    found = annotation(tmp_path, "\tid\thost\nk1\tx\tA\n")
+    assert found.columns == ["tool.id", "tool.host"]
+    assert found.of(["k1"], [None])["tool.id"].tolist() == ["x"]
+    assert annotation(tmp_path, "contig\tid\nk1\tx\n").columns == ["tool.id"]
 
 
 def test_no_table_at_the_path(tmp_path: Path) -> None:

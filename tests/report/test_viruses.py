@@ -104,6 +104,22 @@ def test_tables_of_other_tools_and_what_became_of_their_rows(run: RunFolder) -> 
     assert [counts["gut", "cv"][name] for name in ("rows", "unmatched")] == ["1", "1"]
 
 
+def test_one_table_knows_a_region_and_another_its_contig(run: RunFolder) -> None:
+    """geNomad was given the contigs, CheckV viruses.fa.gz."""
+    before = collect(run)
+    region = before[before["call"] != Call.VIRUS].iloc[0]
+    folder = run.results.parent
+    (folder / "g.tsv").write_text(f"seq_name\ttaxonomy\n{region.contig}\tInoviridae\n")
+    (folder / "c.tsv").write_text(f"contig_id\tcompleteness\n{region.sequence}\t61.2\n")
+    rows = "".join(f"{name}\tx.fa\t{folder}/g.tsv\t{folder}/c.tsv\n" for name in CONTIGS)
+    header = "sample\tpath\tannotations_genomad\tannotations_checkv\n"
+    (folder / "samples.tsv").write_text(header + rows)
+    table = collect(run)
+    known = table[table["sequence"] == region.sequence].iloc[0]
+    assert (known["genomad.taxonomy"], known["checkv.completeness"]) == ("Inoviridae", "61.2")
+    assert table["checkv.completeness"].notna().sum() == 1
+
+
 def test_a_damaged_table_leaves_older_files(run: RunFolder) -> None:
     collect(run)
     before = {path: path.read_bytes() for path in run.viruses.files()}

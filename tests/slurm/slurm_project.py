@@ -49,7 +49,8 @@ class SlurmProject(Project):
     def embedded(self) -> int:
         """Count the chunks that were embedded, in all attempts of all workers."""
         logs = (path.read_text() for path in self.results.glob("logs/serve/*.attempt-*.log"))
-        return sum(len(re.findall(r"chunk \d+ of \d+: \S+: [\d.]+ s$", log, re.MULTILINE)) for log in logs)
+        line = re.compile(r"chunk \d+ of \d+: \S+: [\d.]+ s$", re.MULTILINE)
+        return sum(len(line.findall(log)) for log in logs)
 
     def workers(self) -> list[psutil.Process]:
         """Return the workers of this project that live."""

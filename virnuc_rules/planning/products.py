@@ -84,14 +84,14 @@ def is_final(
 
 
 def viruses(run: RunFolder, sheet: Sheet) -> Product:
-    """Describe the viral sequences of all samples."""
+    """Describe the viral sequences of all samples; rows and columns are in the sheet's order."""
     of = _of(
-        order=list(sheet.samples),
-        tables=_table_keys(run, sheet),
-        annotations={
-            sample: {name: list(map(str, paths)) for name, paths in tables.items()}
+        tables=list(_table_keys(run, sheet).items()),
+        annotations=[
+            [sample, name, list(map(str, paths))]
             for sample, tables in annotation_tables(sheet).items()
-        },
+            for name, paths in tables.items()
+        ],
     )
     return Product(run.viruses.made, run.viruses.done, of, annotation_paths(sheet))
 

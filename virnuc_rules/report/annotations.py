@@ -1,6 +1,8 @@
 """Tables of other tools, joined to the viral sequences of a sample by the ids of sequences."""
 
+import contextlib
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -8,34 +10,42 @@ import pandas as pd
 
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.environment import environment_named
+from virnuc_rules.reading.streams import Source
 
 _PROVIRUS = r"\|provirus_\d+_\d+$"  # geNomad adds it to the id of a contig
+_ID = ""  # name of the first column; pandas gives a column without a name another one
+_BLOCK = 1 << 20  # bytes of a table that are read at a time
 _SEPARATOR = "; "  # between the values of several rows
 COUNTS = ("rows", "joined", "not_viral", "unmatched")  # not viral, and of no contig: not joined
 
 
 def read_annotations(path: Path) -> pd.DataFrame:
-    """Read a table as text; the first column is named `id`.
+    """Read a table as text, plain or compressed as `Source` does; the first column is named "".
 
     Raises VirnucError where it is no tab-separated table with a header and two columns.
     """
     try:
-        with environment_named(path):
+        # Absolute: `-` is a file here, not standard input.
+        with (
+            environment_named(path),
+            contextlib.closing(Source(path.absolute(), lambda _: None)) as source,
+        ):
+            content = io.BytesIO(b"".join(source.blocks(_BLOCK)))
             frame = pd.read_csv(
-                path, sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE,
+                content, sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE,
                 encoding="utf-8-sig",
             )  # fmt: skip
         if not isinstance(frame.index, pd.RangeIndex):
             raise ValueError("rows have more cells than the header")
         if len(frame.columns) < 2:
             raise ValueError("only one column")
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise VirnucError(
             f"{path}: cannot be read ({reason}); a table of annotations is tab-separated, has a "
             "header, and the ids of contigs in its first column"
         ) from None
-    return frame.set_axis(["id", *frame.columns[1:]], axis="columns")
+    return frame.set_axis([_ID, *frame.columns[1:]], axis="columns")
 
 
 class Annotation:
@@ -55,7 +65,7 @@ class Annotation:
         sequences: names of all contigs and regions of this sample.
         """
         frame = pd.concat(map(read_annotations, paths), ignore_index=True).fillna("")
-        ids = frame.pop("id").str.strip()
+        ids = frame.pop(_ID).str.strip()
         forms = [ids, ids.str.removeprefix(f"{sample}|")]
         forms += [form.str.replace(_PROVIRUS, "", regex=True) for form in forms]
         known = set[str]().union(*forms).intersection(sequences)
@@ -75,7 +85,7 @@ class Annotation:
         self._joined = set[str]()
 
     def of(self, contigs: Iterable[str], regions: Iterable[str | None]) -> pd.DataFrame:
-        """Return what is known of sequences; null: nothing.
+        """Return what is known of sequences, a row each; null: nothing.
 
         contigs: id of each; regions: name, None for a whole contig. What is said of a contig holds
         for a region of which nothing is said.
@@ -84,7 +94,7 @@ class Annotation:
         pairs = zip(contigs, regions, strict=True)
         keys = [region if region in there else contig for contig, region in pairs]
         self._joined.update(there.intersection(keys))
-        return self._values.reindex(keys).replace("", None)
+        return self._values.reindex(keys).replace("", None).reset_index(drop=True)
 
     def counts(self) -> dict[str, int]:
         """Return COUNTS: how many rows there are, and what became of them."""

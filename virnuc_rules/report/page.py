@@ -61,6 +61,7 @@ _MEANING = {
 class Run:
     """The content of the page."""
 
+    names: list[str]  # of all samples, in the order of the sheet
     samples: list[SampleSummary]
     missing: dict[str, str]  # reason of each sample without tables
     contigs: Contigs
@@ -108,7 +109,7 @@ def write_report(config: Config, out: Path) -> Run:
         with replacing(path) as handle:
             handle.write(json.dumps(content, indent=1) + "\n")
     with replacing(folder.summary) as handle:
-        handle.write(summary_text(run.samples, run.missing))
+        handle.write(summary_text(run.names, run.samples, run.missing))
     figures = report_figures(run.samples, run.shown)
     for name, images in figures.items():
         for kind, image in images.items():
@@ -138,6 +139,7 @@ def read_run(config: Config) -> Run:
     card, store = read_card(config.run.bundle), Store(results)
     failed = store.failed(_tasks(config, [*(s.name for s in samples), *missing]))
     return Run(
+        names=list(sheet.samples),
         samples=samples,
         missing=missing,
         contigs=contigs,

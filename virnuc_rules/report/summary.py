@@ -3,6 +3,7 @@
 Every column is described in docs/outputs.md.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from virnuc_rules.errors import one_line
@@ -17,11 +18,17 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def summary_text(samples: list[SampleSummary], missing: dict[str, str]) -> str:
-    """Return the text of the table; missing: why each of the other samples has no tables."""
-    rows = [_row(sample) for sample in samples]
-    rows += [{"sample": name, "problem": one_line(reason)} for name, reason in missing.items()]
-    lines = [COLUMNS, *([_text(row.get(name)) for name in COLUMNS] for row in rows)]
+def summary_text(
+    order: Iterable[str], samples: list[SampleSummary], missing: dict[str, str]
+) -> str:
+    """Return the text of the table.
+
+    order: names of all samples; missing: why those that are not in `samples` have no tables.
+    """
+    rows: dict[str, dict[str, Any]] = {sample.name: _row(sample) for sample in samples}
+    for name, reason in missing.items():
+        rows[name] = {"sample": name, "problem": one_line(reason)}
+    lines = [COLUMNS, *([_text(rows[row].get(name)) for name in COLUMNS] for row in order)]
     return "".join("\t".join(line) + "\n" for line in lines)
 
 
