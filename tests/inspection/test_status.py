@@ -21,8 +21,11 @@ from rich.console import Console
 
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Chunking, Config
+from virnuc_rules.config.run_folder import RunFolder
+from virnuc_rules.config.sheet import read_samples
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.errors import ChunkError
+from virnuc_rules.files.made import Product
 from virnuc_rules.inspection.status import Observer, Status, render, watch
 from virnuc_rules.queue.claim_text import ClaimText
 from virnuc_rules.queue.store import ATTEMPTS, Failure, Store
@@ -298,6 +301,23 @@ def test_watching_a_real_worker(tmp_path: Path) -> None:
     assert report["host"] in last and "1 of 1 samples are chunked, 0 have tables" in last
     done = Observer(Config.of(**settings)).read()
     assert 0 < done.workers[0].computing < 1 and done.still == done.failures == []
+
+
+def test_a_sample_that_cannot_be_used_has_no_tables(run: Run) -> None:
+    before = run.observer().read()
+    assert before.unusable == []
+    sample, *_ = read_samples(run.config.inputs.samples)
+    folder = RunFolder(run.results)
+    for made in (folder.chunks(sample).made, folder.sample(sample).made):
+        Product(made, made.with_name("done"), {}).finish(
+            [], [], made.with_name("done"), problem="sample a: broken"
+        )
+    now = run.observer().read()
+    assert now.unusable == ["sample a: broken"]
+    assert now.samples_with_tables == before.samples_with_tables == 0
+    console = Console(file=io.StringIO(), width=200)
+    console.print(render(now))
+    assert "cannot be used: sample a: broken" in console.file.getvalue()
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -38,7 +38,7 @@ def texts(values: "pd.Series[str]") -> list[str | None]:
 
 def annotation(folder: Path, text: str, name: str = "tool", **more: Any) -> Annotation:
     path = folder / f"{name}.tsv"
-    path.write_text(text)
+    path.write_bytes(text.encode())
     given = {"sample": "lake", "samples": ["lake", "gut"], "sequences": SEQUENCES, **more}
     return Annotation(name, [path], **given)
 
@@ -86,6 +86,30 @@ def test_several_rows_and_tables_of_a_contig(tmp_path: Path) -> None:
     assert known["host.host"].tolist() == ['E. coli; Phage "x"; NA', "Y"]
     assert known["host.p"].tolist() == ["1e-5", "2"]
     assert found.rows == 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# tool 1.2\n## made today\nid\thost\nk1\tA b\n",
+        "# a\tb\n#id\thost\nk1\tA b\n",
+        "#id\thost\nk1\tA b\n",
+        "# of\t2026\nid\thost\nk1\tA b\n",
+        "id\thost\r\nk1\tA b\r\n",
+        "id\t host \t\nk1 \t A b\t\n",
+        "id\thost\nk1\tA\x00\rb\n",
+    ],
+)
+def test_what_stands_around_header_and_cells(tmp_path: Path, text: str) -> None:
+    found = annotation(tmp_path, text)
+    assert found.columns == ["tool.host"] and found.rows == 1
+    assert found.of(["k1"], [None])["tool.host"].tolist() == ["A b"]
+
+
+def test_a_header_of_a_table_without_rows(tmp_path: Path) -> None:
+    found = annotation(tmp_path, "# nothing\n#id\thost\n")
+    assert found.columns == ["tool.host"] and found.rows == 0
+    assert annotation(tmp_path, "id\thost\n").rows == 0
 
 
 @pytest.mark.parametrize(
@@ -153,3 +177,6 @@ def test_tables_of_the_sheet(tmp_path: Path) -> None:
     sheet.write_text("sample\tpath\tanotations\nlake\tl.fa\tg.tsv\n")
     with pytest.raises(VirnucError, match="did you mean 'annotations'"):
         read_sheet(sheet)
+    sheet.write_text("sample\tpath\tannotations_a.b\nlake\tl.fa\tg.tsv\n")
+    with pytest.raises(VirnucError, match=r"column 'annotations_a\.b': write it without a dot"):
+        annotation_tables(read_sheet(sheet))

@@ -81,7 +81,7 @@ def estimate_run(
 def status(
     config: Config,
     watch: Annotated[
-        bool, typer.Option("--watch", help="refresh until all is done; Ctrl-C ends it")
+        bool, typer.Option("--watch", help="refresh until all is embedded; Ctrl-C ends it")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     plan: Annotated[

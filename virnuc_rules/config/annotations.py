@@ -7,16 +7,22 @@ header, whose first column has the ids of contigs or of viral sequences. `collec
 from pathlib import Path
 
 from virnuc_rules.config.sheet import ANNOTATIONS, Sheet
+from virnuc_rules.errors import VirnucError
 
 AnnotationTables = dict[str, list[Path]]  # by NAME, or `annotations`
 
 
 def annotation_tables(sheet: Sheet) -> dict[str, AnnotationTables]:
-    """Return the tables of each sample of a sheet; one that several rows name counts once."""
+    """Return the tables of each sample of a sheet; one that several rows name counts once.
+
+    Raises VirnucError for a name with a dot.
+    """
     tables: dict[str, AnnotationTables] = {sample: {} for sample in sheet.samples}
     for column in sheet.table.columns:
         if column == ANNOTATIONS or column.startswith(f"{ANNOTATIONS}_"):
             name = column.removeprefix(f"{ANNOTATIONS}_")
+            if "." in name:  # `a.b` and column `c`, `a` and column `b.c`: the same name
+                raise VirnucError(f"{sheet.table.path}: column {column!r}: write it without a dot")
             for row in sheet.rows:
                 paths = tables[row.sample].get(name, [])
                 if (path := row.path(column)) and path not in paths:

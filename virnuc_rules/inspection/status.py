@@ -15,6 +15,7 @@ from virnuc_rules.config.model import Config
 from virnuc_rules.config.sheet import read_samples
 from virnuc_rules.embedding.tasks import Task, Tasks
 from virnuc_rules.errors import ChunkError, VirnucError
+from virnuc_rules.files.made import read_made
 from virnuc_rules.planning.lacking import with_results
 from virnuc_rules.queue.claim_text import ClaimText, name_and_pid
 from virnuc_rules.queue.store import Store
@@ -50,6 +51,7 @@ class Status(BaseModel):
     samples: int
     samples_not_chunked: int
     samples_with_tables: int
+    unusable: list[str]  # why the files of samples cannot be used
     pending: int
     running: int
     done: int
@@ -101,10 +103,15 @@ class Observer:
         working = [w.open_frames_per_second for w in workers if w.working]
         known = [w.open_frames_per_second for w in workers if w.open_frames_per_second]
         of_all = self.config.workflow.workers * sum(known) / max(1, len(known))
+        made = {name: read_made(every.folder.chunks(name).made) for name in samples}
+        problems = {name: each.problem for name, each in made.items() if each and each.problem}
         return Status(
             samples=len(samples),
             samples_not_chunked=len(samples) - chunked,
-            samples_with_tables=sum(every.folder.sample(name).done.exists() for name in samples),
+            samples_with_tables=sum(
+                every.folder.sample(name).done.exists() and name not in problems for name in samples
+            ),
+            unusable=list(problems.values()),
             pending=len(tasks) - len(done) - len(running) - len(failures),
             running=len(running),
             done=len(done),
@@ -231,6 +238,7 @@ def render(status: Status) -> Group:
     ]
     if status.stalled:
         notes.append(f"{status.stalled} claims without a heartbeat: their workers are gone")
+    notes += [f"cannot be used: {line}" for line in status.unusable]
     notes += [f"no progress: {line}" for line in status.still]
     notes += [f"failed: {line}" for line in status.failures]
     return Group(chunks, workers, *map(Text, notes))

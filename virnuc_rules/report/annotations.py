@@ -30,9 +30,10 @@ def read_annotations(path: Path) -> pd.DataFrame:
             environment_named(path),
             contextlib.closing(Source(path.absolute(), lambda _: None)) as source,
         ):
-            content = io.BytesIO(b"".join(source.blocks(_BLOCK)))
+            content = b"".join(source.blocks(_BLOCK))
             frame = pd.read_csv(
-                content, sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE,
+                io.BytesIO(content), sep="\t", dtype=str, keep_default_na=False,
+                quoting=csv.QUOTE_NONE, lineterminator="\n", skiprows=_comments(content),
                 encoding="utf-8-sig",
             )  # fmt: skip
         if not isinstance(frame.index, pd.RangeIndex):
@@ -45,7 +46,31 @@ def read_annotations(path: Path) -> pd.DataFrame:
             f"{path}: cannot be read ({reason}); a table of annotations is tab-separated, has a "
             "header, and the ids of contigs in its first column"
         ) from None
-    return frame.set_axis([_ID, *frame.columns[1:]], axis="columns")
+    frame = frame.fillna("").apply(_clean)
+    frame = frame.set_axis([_ID, *_clean(frame.columns.to_series())[1:]], axis="columns")
+    empty = [name for name in frame if name.startswith("Unnamed: ") and not frame[name].any()]
+    return frame.drop(columns=empty)
+
+
+def _comments(content: bytes) -> int:
+    """Count lines with # before the header, which may begin with # itself."""
+    comments, last = 0, b""
+    for line in io.BytesIO(content):
+        if not line.startswith(b"#"):
+            is_header = last.count(b"\t") == line.count(b"\t")
+            return comments - (is_header and _is_name(last))
+        comments, last = comments + 1, line
+    return max(0, comments - 1)  # a header and no rows
+
+
+def _is_name(line: bytes) -> bool:
+    """Tell a header such as `#contig` from a comment."""
+    return line.startswith(b"#") and not line.startswith((b"# ", b"##"))
+
+
+def _clean(values: "pd.Series[str]") -> "pd.Series[str]":
+    """Strip cells; none may hold what ends a line of the joined table, or changes a terminal."""
+    return values.str.replace(r"[\x00-\x1f\x7f]+", " ", regex=True).str.strip()
 
 
 class Annotation:
@@ -65,7 +90,7 @@ class Annotation:
         sequences: names of all contigs and regions of this sample.
         """
         frame = pd.concat(map(read_annotations, paths), ignore_index=True).fillna("")
-        ids = frame.pop(_ID).str.strip()
+        ids = frame.pop(_ID)
         forms = [ids, ids.str.removeprefix(f"{sample}|")]
         forms += [form.str.replace(_PROVIRUS, "", regex=True) for form in forms]
         known = set[str]().union(*forms).intersection(sequences)
