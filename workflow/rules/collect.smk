@@ -12,6 +12,7 @@ rule collect:
         done=FOLDER.viruses.done,
     log:
         FOLDER.log("collect"),
+    localrule: True  # reads less than `report`
     conda:
         "../../environment.yml"
     params:
