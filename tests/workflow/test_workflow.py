@@ -1,12 +1,13 @@
 """The workflow as a user runs it, on the demo samples."""
 
+import gzip
 import json
 import lzma
 from pathlib import Path
 
 import pytest
 from chunk_folders import manifest_of
-from harness import DEMO, REPO, Project, jobs, run, sha256
+from harness import DEMO, REPO, Project, jobs, read_tsv, run, sha256
 
 from virnuc_rules.serving.worker import CHUNKS_BETWEEN_CLEARINGS
 
@@ -96,6 +97,17 @@ def test_status_reads_a_finished_run(undisturbed: Project) -> None:
     assert [worker["working"] for worker in status["workers"]] == [False]
 
 
+def test_each_viral_row_names_a_sequence_that_is_there(undisturbed: Project) -> None:
+    """The names are those that `predict` gives to contigs and regions."""
+    files = undisturbed.paths.viruses
+    rows = read_tsv(files.tsv)
+    text = gzip.decompress(files.fasta.read_bytes()).decode()
+    headers = [line for line in text.splitlines() if line.startswith(">")]
+    names = [header[1:].split()[0] for header in headers]
+    assert len(set(names)) == len(names) and set(names) == {row["sequence"] for row in rows}
+    assert {bool(row["region"]) for row in rows} == {True, False}
+
+
 def test_mistakes_in_the_config_are_one_line(tmp_path: Path) -> None:
     project = Project(tmp_path, windwo=300)
     done = project.run()
@@ -105,6 +117,11 @@ def test_mistakes_in_the_config_are_one_line(tmp_path: Path) -> None:
     project = Project(tmp_path, samples={"a": tmp_path / "none.fa"})
     done = project.run()
     assert done.returncode != 0 and "sample a:" in done.stdout and "no such file" in done.stdout
+    sheet = tmp_path / "samples.tsv"
+    sheet.write_text(f"sample\tpath\tannotations_a.b\na\t{DEMO['lake']}\tx.tsv\n")
+    done = project.run()
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    assert "WorkflowError" in done.stdout and "column 'annotations_a.b': write it" in done.stdout
 
 
 def test_a_bad_sample_does_not_stop_the_others(tmp_path: Path) -> None:

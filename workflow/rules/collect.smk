@@ -4,7 +4,7 @@
 rule collect:
     input:
         tables=expand(PREDICTED, sample=SAMPLES),
-        annotations=PLAN.edges(PLAN.viruses(), annotation_paths(SHEET)),
+        annotations=PLAN.edges(PLAN.viruses(), ANNOTATIONS),
         now=if_stale(PLAN.has_viruses),
     output:
         # See `report` for `update` and `done`.

@@ -38,7 +38,7 @@ if workflow.modifier.path_modifier.prefix:
 try:
     CONFIG = with_window(check_config(config))
     SHEET = read_sheet(CONFIG.inputs.samples)
-    SAMPLES = SHEET.samples
+    SAMPLES, ANNOTATIONS = SHEET.samples, annotation_paths(SHEET)
     PLAN, LEASE = Plan(CONFIG, SHEET), Lease(CONFIG)
     if workflow.is_main_process:  # jobs also read this file, and find what was settled
         read_controls(SHEET)
