@@ -17,8 +17,8 @@ from virnuc_rules.report.data import (
     LENGTHS,
     Contigs,
     SampleSummary,
+    add_annotations,
     find_samples,
-    read_annotations,
     read_contigs,
 )
 from virnuc_rules.report.page import unmatched_labels
@@ -133,7 +133,7 @@ def annotated(results: Path, rows: list[tuple[Any, ...]]) -> Contigs:
     pq.write_table(pa.Table.from_arrays(columns, schema=VIRUSES), results / "viruses.parquet")
     (sample,), _ = find_samples(RunFolder(results), ["lake"], {})
     contigs = read_contigs([sample])
-    read_annotations(results / "viruses.parquet", [sample], contigs)
+    add_annotations(results / "viruses.parquet", [sample], contigs)
     return contigs
 
 
@@ -175,8 +175,8 @@ def test_annotations_for_which_there_is_no_room(
 def test_without_annotations(results: Path) -> None:
     (sample,), _ = find_samples(RunFolder(results), ["lake"], {})
     contigs = read_contigs([sample])
-    read_annotations(results / "viruses.parquet", [sample], contigs)
+    add_annotations(results / "viruses.parquet", [sample], contigs)
     assert contigs.annotations == []
     (results / "viruses.parquet").write_bytes(b"PAR1")
     with pytest.raises(ResultError, match=r"viruses\.parquet: cannot be read"):
-        read_annotations(results / "viruses.parquet", [sample], contigs)
+        add_annotations(results / "viruses.parquet", [sample], contigs)

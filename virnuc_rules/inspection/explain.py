@@ -17,8 +17,7 @@ from rich.text import Text
 from virnuc_rules.config.model import Config
 from virnuc_rules.config.run_folder import RunFolder, SampleFolder
 from virnuc_rules.config.sheet import read_samples
-from virnuc_rules.errors import ResultError, VirnucError, one_line
-from virnuc_rules.files.environment import environment_named
+from virnuc_rules.errors import VirnucError
 from virnuc_rules.models.calibration import Odds
 from virnuc_rules.models.card import BundleCard, read_card
 from virnuc_rules.models.prevalence import EVEN, at_prevalence
@@ -26,6 +25,7 @@ from virnuc_rules.prediction.called_windows import WindowCalls
 from virnuc_rules.prediction.contig_model import FEATURES, features
 from virnuc_rules.prediction.tables import SCHEMAS
 from virnuc_rules.report.data import read_calls
+from virnuc_rules.report.parquet import damage_named
 from virnuc_rules.vocabulary import NO_REASON, Call, Reason
 
 _CLOSE = 5  # names in a message
@@ -162,14 +162,10 @@ def _table_of(
     path: Path, columns: Sequence[str], only: pc.Expression | None, most: int = 0
 ) -> pa.Table:
     """Read some rows; only row groups that may have them are read."""
-    try:
-        with environment_named(path):
-            table = ds.dataset(path, format=_FORMAT)
-            wanted = {"columns": list(columns), "filter": only}
-            return table.head(most, **wanted) if most else table.to_table(**wanted)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        reason = one_line(error)
-        raise ResultError(f"{path}: cannot be read ({reason}); run `predict` again") from None
+    with damage_named(path):
+        table = ds.dataset(path, format=_FORMAT)
+        wanted = {"columns": list(columns), "filter": only}
+        return table.head(most, **wanted) if most else table.to_table(**wanted)
 
 
 def _added(

@@ -5,8 +5,6 @@ Tables are read in parts: memory holds some numbers of each contig, and a byte o
 
 import base64
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from scipy.special import expit
@@ -24,8 +21,9 @@ from virnuc_rules.chunking.manifest import Manifest, read_manifest
 from virnuc_rules.config.labels import Labels
 from virnuc_rules.config.run_folder import RunFolder, SampleFolder
 from virnuc_rules.errors import ChunkError, ResultError
-from virnuc_rules.files.environment import environment_named, open_regular, read_regular
+from virnuc_rules.files.environment import environment_named, read_regular
 from virnuc_rules.prediction.decision import SampleCalls
+from virnuc_rules.report.parquet import batches, opened
 from virnuc_rules.vocabulary import Call, Label
 
 BINS = 40  # of score histograms
@@ -84,7 +82,7 @@ class SampleSummary:
 
 
 @dataclass(slots=True)
-class Annotation:
+class AnnotationColumn:
     """A column of another tool, for the contigs that are listed."""
 
     name: str
@@ -103,7 +101,7 @@ class Contigs:
     with_track: int  # number of contigs with a track: the first of the list
     track: NDArray[np.uint8]  # bytes of their windows, concatenated
     regions: dict[str, NDArray[Any]]  # of the same contigs, concatenated: start, end, posterior
-    annotations: list[Annotation] = field(default_factory=list)
+    annotations: list[AnnotationColumn] = field(default_factory=list)
 
     @property
     def listed(self) -> int:
@@ -201,24 +199,6 @@ def unmatched(ids: list[str], total: int, table: str) -> str:
     )
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[pq.ParquetFile]:
-    try:
-        with environment_named(path), open_regular(path) as opened:
-            yield pq.ParquetFile(opened, page_checksum_verification=True)
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise ResultError(f"{path}: cannot be read ({reason}); run `predict` again") from None
-
-
-def batches(path: Path, *columns: str) -> Iterator[pa.RecordBatch]:
-    """Read columns of a table in parts. Raises ResultError where it is damaged."""
-    with _opened(path) as file:
-        if missing := sorted(set(columns) - set(file.schema_arrow.names)):
-            raise KeyError(f"no column {missing[0]}: written by another version")
-        yield from file.iter_batches(columns=list(columns))
-
-
 def _read_contigs(sample_index: int, sample: SampleSummary) -> dict[str, NDArray[Any]]:
     """Count a sample's contigs; return the columns that the list needs."""
     names = (*_COUNTS, "shown", "call", "id_bytes")
@@ -307,7 +287,7 @@ def _read_ids(sample: SampleSummary, contig_index: Int, rows: Int, ids: list[str
             ids[index] = name
 
 
-def read_annotations(path: Path, samples: list[SampleSummary], contigs: Contigs) -> None:
+def add_annotations(path: Path, samples: list[SampleSummary], contigs: Contigs) -> None:
     """Add the columns of other tools, whose names have a dot, from `viruses.parquet` at `path`.
 
     It has a row for each viral contig and for each region (not read here: `region` is not null);
@@ -315,7 +295,7 @@ def read_annotations(path: Path, samples: list[SampleSummary], contigs: Contigs)
     """
     if not path.exists():
         return
-    with _opened(path) as file:
+    with opened(path) as file:
         names = [name for name in file.schema_arrow.names if "." in name][:MAX_ANNOTATIONS]
     if not names:
         return
@@ -339,7 +319,7 @@ def read_annotations(path: Path, samples: list[SampleSummary], contigs: Contigs)
                         continue
                     room, index[name][value] = room - size, len(index[name]) + 1
                 code[name][row] = index[name][value] if value else 0
-    contigs.annotations = [Annotation(n, list(index[n]), code[n], n in full) for n in code]
+    contigs.annotations = [AnnotationColumn(n, list(index[n]), code[n], n in full) for n in code]
 
 
 def _shown(batch: pa.RecordBatch) -> Double:

@@ -34,8 +34,8 @@ from virnuc_rules.report.data import (
     VIRAL,
     Contigs,
     SampleSummary,
+    add_annotations,
     find_samples,
-    read_annotations,
     read_contigs,
     unmatched,
 )
@@ -132,7 +132,7 @@ def read_run(config: Config) -> Run:
         first = next(iter(missing.values()))
         raise ResultError(f"{results}: no report, as no sample has tables: {first}")
     contigs = read_contigs(samples)
-    read_annotations(RunFolder(results).viruses.parquet, samples, contigs)
+    add_annotations(RunFolder(results).viruses.parquet, samples, contigs)
     for sample in samples:
         if sample.unmatched:
             logger.warning("sample %s: %s", sample.name, unmatched_labels(sample))
@@ -217,10 +217,8 @@ def render(run: Run, out: Path, figures: dict[str, bytes]) -> str:
     """Return the page that is to be at `out`; figures: FIGURES as SVG."""
     from virnuc_rules.report.figures import element, length_names
 
-    page, viruses = (
-        page_environment().get_template("report.html"),
-        RunFolder(run.config.run.results).viruses,
-    )
+    page = page_environment().get_template("report.html")
+    viruses = RunFolder(run.config.run.results).viruses
     data = json.dumps(_data(run), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     # Only `<` could end the script element; JSON allows this escape everywhere.
     safe = Markup(data.replace("<", "\\u003c"))  # noqa: S704

@@ -33,20 +33,15 @@ from virnuc_rules.files.gzip import Gzip
 from virnuc_rules.prediction.table import Table
 from virnuc_rules.prediction.tables import SCHEMAS
 from virnuc_rules.report.annotations import COUNTS, Annotation
-from virnuc_rules.report.data import batches, find_samples, unmatched
+from virnuc_rules.report.data import find_samples, unmatched
+from virnuc_rules.report.parquet import batches
 from virnuc_rules.vocabulary import Call
 
 logger = logging.getLogger(__name__)
 
 _OF_CONTIG = (
-    "contig_index",
-    "contig",
-    "length",
-    "call",
-    "probability",
-    "margin",
-    "terminal_repeat",
-)
+    "contig_index", "contig", "length", "call", "probability", "margin", "terminal_repeat",
+)  # fmt: skip
 _OF_REGION = ("start", "end", "windows", "evidence", "posterior")
 SCHEMA = pa.schema(
     [
