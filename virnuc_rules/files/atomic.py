@@ -212,7 +212,11 @@ def move_files(files: Mapping[Path, Path]) -> None:
     """Move flushed files each to its path, in order; older files there are replaced."""
     for path, target in files.items():
         target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
+        try:
+            path.replace(target)
+        except OSError as error:
+            error.filename = str(target)  # what the user knows, not the staged file
+            raise
     for folder in {target.parent for target in files.values()}:
         sync_directory(folder)
 
