@@ -155,6 +155,16 @@ def test_a_folder_that_is_made_again_inside_is_gone(folder: Path) -> None:
     assert list(folder.parent.iterdir()) == [folder]
 
 
+def test_an_error_without_a_number_where_another_was_faster(folder: Path) -> None:
+    """As pyarrow raises it for a file that has gone."""
+    with pytest.raises(MadeMeanwhile), staged_folder(folder) as late:
+        with staged_folder(folder) as stage:
+            put_folder(stage, folder)
+        raise FileNotFoundError(str(late / "table"))
+    with pytest.raises(FileNotFoundError), staged_folder(folder) as alone:
+        raise FileNotFoundError(str(alone / "table"))
+
+
 def test_two_who_make_a_folder_at_once(folder: Path) -> None:
     """One is whole; the other is told, wherever it is."""
     message = f"{folder}: another process has made it at the same time; run the same command again"

@@ -69,8 +69,8 @@ def staged_folder(path: Path) -> Iterator[Path]:
     try:
         yield stage
     except Exception as error:
-        is_other = isinstance(error, OSError) and error.errno != errno.ENOENT
-        if is_other or _is_at(stage, mine):
+        # Not by the kind of error: libraries raise theirs, also OSErrors without a number.
+        if _is_at(stage, mine):
             raise
         raise MadeMeanwhile(
             f"{path}: another process has made it at the same time; run the same command again"
@@ -84,8 +84,8 @@ def _is_at(path: Path, descriptor: int) -> bool:
     """Tell whether an open folder is still there: `replacing_path` may have made another one."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+    except OSError as error:  # one that cannot be looked at is not absent
+        return error.errno != errno.ENOENT
 
 
 def put_folder(stage: Path, path: Path) -> None:
