@@ -24,7 +24,7 @@ def make(*columns: Any) -> Scored:
     """Of virus, score, call, sample, group and length; nothing failed or is too short."""
     virus, score, call, *others = columns
     none = np.zeros(len(virus), bool)
-    return Scored(virus, score, call, none, *others, none)
+    return Scored(virus, score, call, none, *others, none, none)
 
 
 def ranked(data: Scored) -> Ranking:

@@ -21,7 +21,7 @@ from virnuc_rules.training.scored import Scored
 from virnuc_rules.training.split import PARTS, Parts, hash_fraction
 from virnuc_rules.vocabulary import Label
 
-_MIN_WINDOWS = 10  # of each label
+MIN_WINDOWS = 10  # of each label
 _TEMPERATURES = (0.05, 20.0)
 _HALVES_SEED = -1  # users choose seeds from 0, so this split differs from theirs
 
@@ -45,10 +45,10 @@ def fit_calibration(
     Raises VirnucError for too few windows.
     """
     counts = np.bincount(virus, minlength=len(Label))
-    if counts.min() < _MIN_WINDOWS:
+    if counts.min() < MIN_WINDOWS:
         raise VirnucError(
             f"{counts.min()} windows of label {list(Label)[counts.argmin()]} to calibrate with; "
-            f"{_MIN_WINDOWS} are needed"
+            f"{MIN_WINDOWS} are needed"
         )
     losses = _held_out_losses(margin, virus, group)
     if method == "auto":
@@ -89,6 +89,8 @@ def fit_contigs(
     group = np.concatenate([sample.group for sample in samples])
     parts = np.concatenate([sample.part for sample in samples])
     chosen = np.isin(parts, [PARTS.index(each) for each in PARTS if each in parts_of(part)])
+    homolog = [np.zeros(len(s.part), bool) if s.homolog is None else s.homolog for s in samples]
+    chosen &= ~np.concatenate(homolog)
     first = np.array([hash_fraction(name, _HALVES_SEED) < 0.5 for name in labelled.groups])
     used = windows.called & chosen[windows.index]
     is_first = first[group][windows.index]

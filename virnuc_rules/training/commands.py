@@ -21,16 +21,23 @@ from virnuc_rules.models import card
 from virnuc_rules.models.bundle import Bundle, rewrite_card, write_card
 from virnuc_rules.models.calibration import log_odds
 from virnuc_rules.models.device import choose_device
-from virnuc_rules.training.calibrate import fit_calibration, fit_contigs, no_open_frame
+from virnuc_rules.training.calibrate import (
+    MIN_WINDOWS,
+    fit_calibration,
+    fit_contigs,
+    no_open_frame,
+)
 from virnuc_rules.training.dataset import Rows, read_rows
 from virnuc_rules.training.evaluation import measure, reliability
 from virnuc_rules.training.fit import Fitted, fit
 from virnuc_rules.training.holdout import files_of, not_held_out, parts_of
+from virnuc_rules.training.homology import with_homologs
 from virnuc_rules.training.labelled import Labelled, read_labelled
-from virnuc_rules.training.page import Evaluation, write_evaluation
-from virnuc_rules.training.scored import score_labelled
+from virnuc_rules.training.page import Evaluation, WithoutHomologs, write_evaluation
+from virnuc_rules.training.scored import Scores, score_labelled
 from virnuc_rules.training.sheet import read_labelled_sheet, tables_beside
 from virnuc_rules.training.split import PARTS, Part, Parts
+from virnuc_rules.vocabulary import Label
 
 logger = logging.getLogger(__name__)
 
@@ -178,8 +185,12 @@ def _calibrate(
             f"{folder}: its classifier was trained on a part of {seen[0]}; calibrate with the "
             "sheet and seed that it was trained with and --part validation, or with other data"
         )
-    scores = score_labelled(settings, bundle, labelled, part)
-    windows = scores.windows
+    marked = _with_homologs(settings, training, labelled, {"train"})
+    scores = score_labelled(settings, bundle, marked, part)
+    windows = scores.windows.where(~scores.windows.homolog)
+    if np.bincount(windows.virus[windows.called], minlength=len(Label)).min() < MIN_WINDOWS:
+        logger.warning("calibrated with homologs of the training data: there is too little else")
+        windows, marked = scores.windows, labelled
     called = windows.where(windows.called)
     calibration = fit_calibration(
         called.score,
@@ -191,7 +202,7 @@ def _calibrate(
         part=part,
         no_open_frame=no_open_frame(windows),
     )
-    contigs = fit_contigs(calibration, scores.called, labelled, part)
+    contigs = fit_contigs(calibration, scores.called, marked, part)
     calibration = calibration.model_copy(update={"contigs": contigs})
     rewrite_card(folder, calibration=calibration)
     logger.info("bundle %s: calibrated by %s", bundle.card.name, calibration.method)
@@ -217,10 +228,13 @@ def _evaluate(
 ) -> Evaluation:
     bundle = Bundle(folder)
     training, calibration = bundle.card.training, bundle.card.calibration
+    labelled = _with_homologs(settings, training, labelled, _TRAINED)
     scores = score_labelled(settings, bundle, labelled, part)
     sources = [sample.name for sample in labelled.samples]
     windows = scores.windows
     probability = expit(log_odds(calibration, windows.score)) if calibration else None
+    seen = not_held_out(training.data, _TRAINED, labelled, part) if training else []
+    known = not seen and all(sample.homolog is not None for sample in labelled.samples)
     return Evaluation(
         made=datetime.now(UTC),
         bundle=bundle.card.name,
@@ -231,7 +245,7 @@ def _evaluate(
         part=part,
         seed=settings.splitting.seed,
         calls=settings.calling.calls,
-        trained_on=not_held_out(training.data, _TRAINED, labelled, part) if training else [],
+        trained_on=seen,
         calibrated_on=(
             not_held_out(calibration.data, parts_of(calibration.part), labelled, part)
             if calibration
@@ -241,9 +255,35 @@ def _evaluate(
         versions=_versions(),
         windows=measure(windows, sources, labelled.groups),
         contigs=measure(scores.contigs, sources, labelled.groups),
+        without_homologs=_without_homologs(scores, sources, labelled.groups) if known else None,
         reliability=reliability(windows, probability),
         calibration=calibration,
         training=training,
+    )
+
+
+def _with_homologs(
+    settings: LabelledSettings, training: card.Training | None, labelled: Labelled, parts: set[str]
+) -> Labelled:
+    """Mark homologs of parts that the classifier was trained on, where the sheet has them all."""
+    here = {(file.sha256, file.split) for file in files_of(labelled)}
+    if training is None or not {(file.sha256, file.split) for file in training.data} <= here:
+        return labelled
+    return with_homologs(settings, labelled, parts)
+
+
+def _without_homologs(scores: Scores, sources: list[str], groups: list[str]) -> WithoutHomologs:
+    contigs = scores.contigs
+    windows, alone = (each.where(~each.homolog) for each in (scores.windows, contigs))
+    left_out = np.bincount(contigs.virus[contigs.homolog], minlength=len(Label))
+    windows_measured, contigs_measured = (
+        measure(each, sources, groups).model_copy(update={"by_group": []})
+        for each in (windows, alone)
+    )
+    return WithoutHomologs(
+        homologs=dict(zip(Label, left_out.tolist(), strict=True)),
+        windows=windows_measured,
+        contigs=contigs_measured,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from virnuc_rules.arrays import Int
+from virnuc_rules.arrays import Bool, Int
 from virnuc_rules.chunking import format as chunk_format
 from virnuc_rules.chunking.manifest import Manifest, read_manifest
 from virnuc_rules.config.model import LabelledSettings
@@ -35,6 +35,7 @@ class LabelledSample:
     window_contig: Int  # [W] contig of each window
     files: list[LabelledFile]  # by source
     paths: list[str]  # of these files, as in the sheet
+    homolog: Bool | None = None  # [C] see `training.homology`; None: not known
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,17 @@ from virnuc_rules.models.card import Calibration, Seen, Training
 from virnuc_rules.report.figures import COLORS, drawn, element
 from virnuc_rules.report.page import page_environment
 from virnuc_rules.training.evaluation import Measures, Reliability
-from virnuc_rules.vocabulary import Call
+from virnuc_rules.vocabulary import Call, Label
 
 _MAX_GROUPS = 20  # in the list
+
+
+class WithoutHomologs(BaseModel):
+    """Measures of the sequences that have no homologs in the training data."""
+
+    homologs: dict[Label, int]  # contigs that have some, and are left out
+    windows: Measures
+    contigs: Measures
 
 
 class Evaluation(BaseModel):
@@ -42,6 +50,7 @@ class Evaluation(BaseModel):
     versions: dict[str, str]
     windows: Measures
     contigs: Measures
+    without_homologs: WithoutHomologs | None = None  # None: not known, see `training.homology`
     reliability: Reliability | None  # None where one of the labels has no window with a call
     calibration: Calibration | None
     training: Training | None

@@ -36,6 +36,7 @@ class Scored:
     group: Int  # [N] index of the group
     length: Int  # [N] bases of the contig
     floor: Bool  # [N] no call since there are too few bases (`floors`)
+    homolog: Bool  # [N] of a contig with homologs in the training data
 
     @property
     def called(self) -> Bool:
@@ -121,6 +122,7 @@ def _score(
         group=sample.group,
         length=sample.length,
         floor=np.isin(calls["reason"], (Reason.TOO_SHORT, Reason.TOO_AMBIGUOUS)),
+        homolog=np.zeros(len(by), bool) if sample.homolog is None else sample.homolog,
     )
     windows = replace(
         contigs.where(sample.window_contig),

@@ -1,0 +1,117 @@
+"""Words of residues, and which sequences share a tenth of them with others."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chunk_folders import chunk_it, write_fasta
+from harness import BUNDLE
+from labelled import coding
+
+from virnuc_rules.config.model import Config, LabelledSettings
+from virnuc_rules.config.run_folder import RunFolder
+from virnuc_rules.training import homology
+from virnuc_rules.training.homology import WORD, is_homolog, with_homologs, words
+from virnuc_rules.training.labelled import read_labelled
+
+RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+
+
+def protein(length: int, seed: int) -> bytes:
+    return "".join(np.random.default_rng(seed).choice(list(RESIDUES), length)).encode()
+
+
+def by_hand(proteins: list[bytes]) -> list[tuple[bytes, int]]:
+    return [
+        (text[at : at + WORD], index)
+        for index, text in enumerate(proteins)
+        for at in range(len(text) - WORD + 1)
+        if set(text[at : at + WORD].decode()) <= set(RESIDUES)
+    ]
+
+
+@pytest.mark.parametrize(
+    "proteins",
+    [
+        [],
+        [b""],
+        [b"ACDEFGH"],  # one too short
+        [b"", b"ACDEFGHI", b"", b"ACDEFGHIK"],
+        [protein(50, 1) + b"X" + protein(20, 2), protein(9, 3), b"AC*DEFGHIKL"],
+    ],
+)
+def test_words_are_those_by_hand(proteins: list[bytes]) -> None:
+    word, index = words(proteins)
+    expected = by_hand(proteins)
+    assert index.tolist() == [at for _, at in expected]
+    names: dict[int, bytes] = {}
+    for number, (text, _) in zip(word.tolist(), expected, strict=True):
+        assert names.setdefault(number, text) == text  # equal numbers are equal words
+    assert len(names) == len({text for text, _ in expected})
+
+
+@pytest.mark.parametrize(("shared", "expected"), [(0, False), (17, True), (16, False), (100, True)])
+def test_a_tenth_of_the_words(shared: int, expected: bool) -> None:
+    """Of 100 residues, 93 words; a piece of n residues has n - 7 of them, and 9.3 are a tenth."""
+    own = protein(100, 1)
+    other = protein(200, 2) + own[:shared] + protein(200, 3)
+    known = np.unique(words([other])[0])
+    assert is_homolog(*words([own]), 1, known).tolist() == [expected]
+
+
+def test_sequences_without_words_and_no_known_words() -> None:
+    word, index = words([b"ACD", protein(30, 1)])
+    assert is_homolog(word, index, 3, np.unique(word)).tolist() == [False, True, False]
+    assert is_homolog(word, index, 3, word[:0]).tolist() == [False] * 3
+
+
+# --- of labelled samples -----------------------------------------------------------------------
+
+
+def relative(sequence: str, unchanged: float, seed: int) -> str:
+    """The first part of the codons, then others."""
+    kept = int(len(sequence) * unchanged) // 3 * 3
+    return sequence[:kept] + coding(np.random.default_rng(seed), len(sequence) - kept, 0.5)
+
+
+@pytest.fixture(params=[1 << 24, 2000], ids=["all words", "a sample of them"])
+def settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> LabelledSettings:
+    """Of each label, contigs of the train part, and for the test part relatives of these."""
+    monkeypatch.setattr(homology, "_MAX_WORDS", request.param)
+    rows = ["sample\tpath\tlabel\tpart"]
+    for seed, label in enumerate(("virus", "non_viral")):
+        draw = np.random.default_rng(seed)
+        train = {f"{label}_{n}": coding(draw, 3000, 0.5) for n in range(3)}
+        test = {
+            f"{label}_half": relative(train[f"{label}_0"], 0.5, seed + 10),
+            f"{label}_little": relative(train[f"{label}_1"], 0.04, seed + 20),
+            f"{label}_new": coding(draw, 3000, 0.5),
+            f"{label}_closed": "TTAA" * 500,
+        }
+        paths = []
+        for part, records in {"train": train, "test": test}.items():
+            paths.append(write_fasta(tmp_path / f"{label}_{part}.fa", records))
+            rows.append(f"{label}\t{paths[-1]}\t{label}\t{part}")
+        chunk_it(paths, RunFolder(tmp_path / "results").chunks(label).path, 500, chunk_size=7)
+    (tmp_path / "labelled.tsv").write_text("\n".join(rows) + "\n")
+    config = Config.of(
+        samples=tmp_path / "labelled.tsv", results=tmp_path / "results", bundle=BUNDLE
+    )
+    return config.part(LabelledSettings)
+
+
+def test_relatives_of_the_training_data_are_marked(settings: LabelledSettings) -> None:
+    labelled = read_labelled(settings)
+    assert all(sample.homolog is None for sample in labelled.samples)
+    marked = with_homologs(settings, labelled, {"train", "validation"})
+    for sample in marked.samples:
+        assert sample.homolog is not None
+        found = {sample.ids[row] for row in np.flatnonzero(sample.homolog)}
+        assert found == {f"{sample.name}_half"}
+
+
+def test_relatives_of_another_part_are_not(settings: LabelledSettings) -> None:
+    marked = with_homologs(settings, read_labelled(settings), {"validation"})
+    assert not any(np.any(sample.homolog) for sample in marked.samples)
