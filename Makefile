@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo evaluate test soak check clean
+.PHONY: help demo evaluate peers test soak check clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,17 @@ evaluate: $(INSTALLED)  ## measure a bundle: BUNDLE=folder POS=viral.fa NEG=non_
 	snakemake evaluate --profile profiles/local --config samples="$(OUT)/samples.tsv" \
 	    results="$(OUT)" bundle="$(BUNDLE)" duplicate_ids=keep
 	@echo "Open $(OUT)/evaluation.html; the same as JSON is in $(OUT)/evaluation.json."
+
+# DATA: folder that demo/train/data.py has written. Jaeger has an environment of its own: 3 GB.
+DATA ?= build/demo/data
+JAEGER := .venv-jaeger/bin/jaeger
+peers: $(INSTALLED) $(JAEGER)  ## compare with other tools on held-out sequences, in docs/peers.md: DATA=folder
+	python benchmarks/peers.py --sheet "$(DATA)/training.tsv" --bundle demo/bundle \
+	    --jaeger $(JAEGER) --page docs/peers.md
+
+$(JAEGER):
+	$(PYTHON) -m venv .venv-jaeger
+	.venv-jaeger/bin/pip install --quiet 'jaeger-bio[cpu]==1.26.5'
 
 # Only tests/gpu may see a GPU (5: it has no tests where there is none). All others pass wherever they
 # are run: to show that, they run as if there were a GPU, which tests/conftest.py hides.

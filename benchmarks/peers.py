@@ -5,13 +5,13 @@
 
 Of the test part of a sheet of labelled sequences (config/README.md) it takes
 - windows: those of exactly the bundle's window that have an open frame, each a record of its own;
-- contigs: records of at least 2,048 bp with such a window.
+- contigs of three length classes: records with such a window.
 Each tool does all windows, then all contigs, one tool after the other, on the same cores:
 - VirNuc: `virnuc-rules chunk`, `serve`, `evaluate` in processes of their own;
 - jaeger: `jaeger predict` with the model of its package; for windows with their size as --fsize;
 - composition: scikit-learn on 4-mers and codons, fitted here to the train part of the same sheet.
 The first two also run on one sequence of each label: that measures starting and loading.
-Prints one table in Markdown; peers.md says how to read it. Needs jaeger-bio[cpu] in an environment
+Prints one table in Markdown; docs/peers.md has it, and says how to read it. Needs jaeger-bio[cpu] in an environment
 of its own; without --jaeger its rows are left out.
 """
 
@@ -32,6 +32,10 @@ from peers_tasks import SEED, Outcome, Task, cut_open, describe, draw, make_task
 from peers_tools import jaeger, virnuc
 
 from virnuc_rules.models.bundle import Bundle
+from virnuc_rules.training.intervals import Interval
+
+
+RESULT, NEXT = "## Result\n", "## Columns"  # headings of the page
 
 
 def main() -> None:
@@ -42,9 +46,10 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--jaeger", type=Path, help="program; without it, no jaeger")
     parser.add_argument("--max-windows", type=int, default=10_000)
-    parser.add_argument("--max-contigs", type=int, default=2_000)
+    parser.add_argument("--max-contigs", type=int, default=1_000, help="of a length class")
     parser.add_argument("--train-windows", type=int, default=60_000, help="for composition")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--page", type=Path, help="Markdown whose section Result is replaced")
     parser.add_argument("--out", type=Path, help="keep the files in OUT/peers, which is replaced")
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
@@ -77,8 +82,12 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
         outcomes[task.name] += [composition(task, *item) for item in models.items()]
     text = [*table(outcomes, tasks), "", "Called virus:"]
     text += [notes(task, outcome) for task in tasks for outcome in outcomes[task.name]]
+    text += ["", f"{about(options, bundle)}; all of it in {time.perf_counter() - begin:.0f} s"]
     print("\n" + "\n".join(text))
-    print(f"\n{about(options, bundle)}; all of it in {time.perf_counter() - begin:.0f} s")
+    if options.page:
+        before, rest = options.page.read_text().split(RESULT)
+        after = rest[rest.index(NEXT) :]
+        options.page.write_text("\n".join([before + RESULT, *text, "", after]))
 
 
 def warn(bundle: Bundle) -> None:
@@ -114,7 +123,7 @@ def table(outcomes: dict[str, list[Outcome]], tasks: list[Task]) -> Iterator[str
     """Yield the lines of the table: speed, then accuracy."""
     yield (
         "| sequences | tool | wall (s) | start (s) | seq/s | kb/s | seq/s, started "
-        "| kb/s, started | AUROC (95 %) | recall | false positives | recall at 1 % |"
+        "| kb/s, started | AUROC | recall | false positives | recall at 1 % |"
     )
     yield "| --- | --- |" + " ---: |" * 10
     for task in tasks:
@@ -129,16 +138,25 @@ def cells(task: Task, outcome: Outcome) -> list[str]:
     started = outcome.seconds - start if start is not None else 0.0
     is_known = started > 0.1 * outcome.seconds  # else it is the difference of two noisy times
     assert ranking is not None  # checked when it was measured
-    interval = ranking.auroc_interval
+    rates = (
+        (measures.recall, measures.recall_interval),
+        (measures.false_positive_rate, measures.false_positive_rate_interval),
+    )
     return [
         f"{outcome.seconds:.2f}" if outcome.seconds < 10 else f"{outcome.seconds:.1f}",
         "in process" if start is None else f"{start:.1f}",
         *(rate(amount / outcome.seconds) for amount in amounts),
         *(rate(amount / started) if is_known else "" for amount in amounts),
-        f"{ranking.auroc:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""),
-        *(f"{x:.1%}" for x in (measures.recall or 0.0, measures.false_positive_rate or 0.0)),
+        with_interval(ranking.auroc, ranking.auroc_interval, ".3f"),
+        *(with_interval(value or 0.0, interval, ".1%") for value, interval in rates),
         f"{ranking.recall_at_1_percent_fpr:.1%}",
     ]
+
+
+def with_interval(value: float, interval: Interval | None, form: str) -> str:
+    """Return a value with its 95 % interval, where there are enough groups for one."""
+    ends = f" ({interval[0]:{form}} to {interval[1]:{form}})" if interval else ""
+    return f"{value:{form}}{ends}"
 
 
 def rate(value: float) -> str:

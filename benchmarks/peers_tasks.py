@@ -18,7 +18,8 @@ from virnuc_rules.training.split import Part, part_of
 from virnuc_rules.vocabulary import Label
 
 SEED = 1  # of the split (`seed` of the workflow), and of what is drawn
-_MIN_CONTIG = 2048  # bases: jaeger's model was made for pieces of 2 kb
+# Bases of the length classes of contigs; from 2,048 on: jaeger's model was made for pieces of 2 kb.
+_CLASSES = ((2048, 3999), (4000, 7999), (8000, 15_000))
 
 Floats = NDArray[np.float64]
 
@@ -119,19 +120,21 @@ def write_task(name: str, folder: Path, records: list[Record], window: int) -> T
 
 
 def make_tasks(folder: Path, sheet: Path, window: int, options: argparse.Namespace) -> list[Task]:
-    """Write the windows and the contigs of the test part."""
+    """Write the windows of the test part, and the contigs of each length class."""
     windows: list[Record] = []
     contigs: list[Record] = []
     for record in read_records(sheet, "test"):
         with_frames = cut_open(record, window)
         windows.extend(piece for piece in with_frames if len(piece.bases) == window)
-        if with_frames and len(record.bases) >= _MIN_CONTIG:
+        if with_frames:
             contigs.append(record)
     print(f"test part: {len(windows):,} windows, {len(contigs):,} contigs", flush=True)
-    return [
-        write_task("windows", folder / "windows", draw(windows, options.max_windows), window),
-        write_task("contigs", folder / "contigs", draw(contigs, options.max_contigs), window),
-    ]
+    tasks = [write_task("windows", folder / "windows", draw(windows, options.max_windows), window)]
+    for low, high in _CLASSES:
+        of_class = draw([r for r in contigs if low <= len(r.bases) <= high], options.max_contigs)
+        name = f"contigs of {low:,} to {high:,} bp"
+        tasks.append(write_task(name, folder / f"contigs_{low}", of_class, window))
+    return tasks
 
 
 def describe(task: Task) -> str:
@@ -158,6 +161,7 @@ def to_measures(task: Task, score: Floats, call: NDArray[np.bool_]) -> Measures:
         group=np.array([index[record.group] for record in task.records]),
         length=np.array([len(record.bases) for record in task.records]),
         floor=np.zeros(len(label), bool),
+        homolog=np.zeros(len(label), bool),
     )
     measures = measure(scored, list(Label), groups)
     if measures.ranking is None:

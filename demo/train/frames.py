@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from sequences import SEED, read_file
 from sklearn.metrics import roc_auc_score
 from tokenizers import Tokenizer
 
@@ -13,11 +14,9 @@ from virnuc_rules.chunking.open_frames import OpenFrames, open_frames
 from virnuc_rules.chunking.windows import count, cut
 from virnuc_rules.config.sheet import read_pairs
 from virnuc_rules.models import esm2
-from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.training.split import Part, part_of
 from virnuc_rules.vocabulary import Label
 
-SEED = 1  # of the split, the same as in data.py
 WINDOW = 500
 DNA_PAD = 3  # [PAD]
 
@@ -44,7 +43,7 @@ class Frames:
     protein: NDArray[np.int8]  # [R, P] tokens with <cls> and <eos>, then <pad>
     window: Int  # [R] row of the window
     label: Int  # [W]
-    source: Int  # [W]
+    source: NDArray[np.str_]  # [W] name of the sample in the sheet
 
     def __len__(self) -> int:
         return len(self.window)
@@ -58,10 +57,10 @@ def read_part(sheet: Path, part: Part) -> Labelled:
             groups = read_pairs(Path(row["groups"]), "id", "group")
             if row["sample"] not in sources:
                 sources.append(row["sample"])
-            for contig in Sequences([Path(row["path"])], row["sample"]).contigs():
-                if (row["part"] or part_of(groups[contig.id], SEED)) == part:
-                    bases.append(contig.bases(0, contig.length).upper())
-                    length.append(contig.length)
+            for name, sequence in read_file(Path(row["path"])):
+                if (row["part"] or part_of(groups[name], SEED)) == part:
+                    bases.append(sequence)
+                    length.append(len(sequence))
                     label.append(Label(row["label"]).code)
                     source.append(len(sources) - 1)
     lengths = np.array(length, np.int64)
@@ -106,7 +105,7 @@ def find_frames(
         _padded(proteins, esm2.PAD).astype(np.int8),
         frames.window,
         label,
-        source,
+        np.array(data.sources)[source],
     )
 
 
@@ -132,13 +131,14 @@ def scores_of_windows(
     return best[:, 1] - best[:, 0]
 
 
-def summary(score: NDArray[np.float64], label: Int, source: Int) -> dict[str, float]:
-    """Return the AUROC of viral windows against genes, genomes, and both; NaN scores are left out.
+def summary(score: NDArray[np.float64], label: Int, source: NDArray[np.str_]) -> dict[str, float]:
+    """Return the AUROC of viral windows against those of genes, of genomes, and of both.
 
-    Sources 0 and 1 of the sheet are the viral and the cellular genes.
+    Windows without a score (NaN) are left out.
     """
-    is_scored = np.isfinite(score)
-    chosen = {"genes": source <= 1, "genomes": source != 1, "both": source >= 0}
+    is_scored, is_gene = np.isfinite(score), np.char.endswith(source, "genes")
+    viral = label == 1
+    chosen = {"genes": viral | is_gene, "genomes": viral | ~is_gene, "both": viral | True}
     return {
         name: float(roc_auc_score(label[rows & is_scored], score[rows & is_scored]))
         for name, rows in chosen.items()

@@ -54,6 +54,15 @@ def select(frames: Frames, kind: str) -> Data:
     return cut, torch.from_numpy(frames.label[frames.window])
 
 
+def balanced(label: Tensor) -> Tensor:
+    """Return rows in random order: all of the rarer label, and as many of the other, drawn anew."""
+    sides = [
+        rows[torch.randperm(len(rows))] for rows in (torch.where(label == n)[0] for n in (0, 1))
+    ]
+    rows = torch.cat([side[: min(map(len, sides))] for side in sides])
+    return rows[torch.randperm(len(rows))]
+
+
 def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
     """Return AdamW with the weight decay of each kind of parameter."""
     groups: dict[float, list[Tensor]] = {DECAY: [], OWN_DECAY: [], 0.0: []}
@@ -69,11 +78,11 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
 def fit(model: nn.Module, kind: str, cuts: list[Frames], validation: Frames) -> None:
     """Train a network and its head: a warm-up to the rate, then half a cosine."""
     begin, optimizer, batch = time.monotonic(), optimizer_of(model), BATCH[kind]
-    steps = EPOCHS[kind] * (min(len(cut) for cut in cuts) // batch)
+    steps = EPOCHS[kind] * min(len(balanced(select(cut, kind)[1])) // batch for cut in cuts)
     step, total = 0, 0.0
     for epoch in range(EPOCHS[kind] + 1):
         tokens, label = select(cuts[epoch % len(cuts)], kind)
-        order = torch.randperm(len(label))
+        order = balanced(label)
         for rows in order[: len(order) // batch * batch].split(batch)[: steps - step]:
             warm, half = min(1, (step + 1) / WARM_UP), 0.5 * (1 + math.cos(math.pi * step / steps))
             for group in optimizer.param_groups:
