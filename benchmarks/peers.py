@@ -11,8 +11,8 @@ Each tool does all windows, then all contigs, one tool after the other, on the s
 - jaeger: `jaeger predict` with the model of its package; for windows with their size as --fsize;
 - composition: scikit-learn on 4-mers and codons, fitted here to the train part of the same sheet.
 The first two also run on one sequence of each label: that measures starting and loading.
-Prints one table in Markdown; docs/peers.md has it, and says how to read it. Needs jaeger-bio[cpu] in an environment
-of its own; without --jaeger its rows are left out.
+Prints one table in Markdown; docs/peers.md has it, and says how to read it. Needs jaeger-bio[cpu]
+in an environment of its own; without --jaeger its rows are left out.
 """
 
 import argparse
@@ -33,7 +33,6 @@ from peers_tools import jaeger, virnuc
 
 from virnuc_rules.models.bundle import Bundle
 from virnuc_rules.training.intervals import Interval
-
 
 RESULT, NEXT = "## Result\n", "## Columns"  # headings of the page
 

@@ -42,10 +42,10 @@ RESIDUES = 20  # the standard amino acids, the first of ESM-2's residues
 FIRST_RESIDUE = esm2.ALPHABET.index("L")
 
 DNABERT_S = DnabertConfig(
-    hidden_size=256,
+    hidden_size=384,
     num_attention_heads=1,
     num_hidden_layers=1,
-    intermediate_size=512,
+    intermediate_size=1024,
     vocab_size=len(SPECIAL) + len(WORDS),
 )
 ESM2 = Esm2Config(

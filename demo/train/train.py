@@ -34,7 +34,7 @@ from virnuc_rules.models.device import reuse_memory
 
 SEED, THREADS = 1, 2
 CUTS = 8  # sets of windows with different offsets; epochs use them in turn
-EPOCHS = {"dnabert": 28, "esm2": 12}
+EPOCHS = {"dnabert": 16, "esm2": 8}
 BATCH = {"dnabert": 512, "esm2": 1024}  # frames a step
 RATE = {"dnabert": 2e-3, "esm2": 4e-3}  # of AdamW at its highest
 DROPPED = {"dnabert": 0.3, "esm2": 0.1}  # fraction of the tokens that are dropped

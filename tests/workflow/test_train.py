@@ -70,6 +70,8 @@ def test_the_bundle_is_whole_and_says_where_it_comes_from(trained: Project) -> N
     card = read_card(folder)
     base = read_card(Path(trained.settings["bundle"]))
     assert card.fingerprint == base.fingerprint  # the same embeddings serve
+    assert base.demo and not card.demo  # nor the numbers of the other classifier
+    assert base.name in card.description and base.description not in card.description
     assert card.sha256["classifier.safetensors"] != base.sha256["classifier.safetensors"]
     assert all(sha256(folder / name) == value for name, value in card.sha256.items())
     assert card.training is not None

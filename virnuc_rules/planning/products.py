@@ -142,7 +142,7 @@ def trained(
     of = _of(
         chunks=_chunk_keys(settings, samples),
         networks=card.fingerprint,
-        description=[card.description, card.demo],
+        description=[card.name, card.demo],
         settings=_shown(settings),
         calibrating=calibrating,
         fitting=_shown(fitting),

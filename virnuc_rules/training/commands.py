@@ -145,8 +145,12 @@ def _write_bundle(
     write_card(
         stage,
         name=name,
-        description=f"{base.card.description} Classifier by `virnuc-rules train`.",
-        demo=base.card.demo,
+        # Not the description of `base`: its numbers, and its warning, are those of its classifier.
+        description=(
+            f"Networks of {base.card.name}{' (a demo bundle)' if base.card.demo else ''}, with a "
+            f"classifier by `virnuc-rules train`; {EVALUATION} says what it reached."
+        ),
+        demo=False,
         window=base.card.window,
         dnabert_s=base.card.dnabert_s,
         esm2=base.card.esm2,
