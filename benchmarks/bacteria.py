@@ -51,11 +51,17 @@ def run(folder: Path, files: dict[str, Path], bundle: Path, calls: str) -> dict[
     sheet = "".join(f"{sample}\t{path}\n" for sample, path in files.items())
     (folder / "samples.tsv").write_text("sample\tpath\n" + sheet)
     results = RunFolder(folder / "results")
-    settings = {"samples": str(folder / "samples.tsv"), "results": str(results.path),
+    settings = {"samples": str(folder / "samples.tsv"), "results": str(folder / "results"),
                 "bundle": str(bundle.resolve()), "calls": calls}  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     command = ["snakemake", "--profile", "profiles/local", "--configfile", folder / "config.yaml"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=TABLE.parents[2])
+    subprocess.run(
+        command,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=TABLE.parents[2],
+    )
     found = {}
     for sample in files:
         with results.sample(sample).tsv("contigs").open(newline="") as handle:

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import lzma
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -54,12 +55,17 @@ class SourceFile:
     only: str  # records whose id matches this expression; empty: all
 
     def records(self) -> Iterator[Record]:
-        """Read the sequences; raises SystemExit where the file is not the one that is meant."""
+        """Read the sequences; an id that the file has again gets a number.
+
+        Raises SystemExit where the file is not the one that is meant.
+        """
         if (found := file_sha256(self.path)) != self.sha256:
             raise SystemExit(f"{self.path}: has sha256 {found}, not {self.sha256}")
+        times: Counter[str] = Counter()
         for name, bases in read_file(self.path):
+            times[name] += 1
             if re.search(self.only, name):
-                yield Record(name, bases)
+                yield Record(name if times[name] == 1 else f"{name}_{times[name]}", bases)
 
 
 def read_file(path: Path) -> Iterator[tuple[str, bytes]]:

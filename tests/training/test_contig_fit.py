@@ -136,13 +136,13 @@ def test_the_features_count_shared_bases_once() -> None:
     mean = np.average(odds, weights=[450, 400, 450])
     assert silent == pytest.approx(np.log(0.3 / 0.45))
     size = np.log10(1300 / 500)
-    shares = [900 / 1800, 450 / 1800, 450 / 1800]
+    shares = [np.log10(900 / 1800), 450 / 1800, 450 / 1800]
     assert row == pytest.approx([mean, mean * size, *shares, size])
     shorter = features(windows_with("VNO"), 1000)[0]
-    shares = [900 / 1300 / 1.5, 450 / 1300 / 1.5, 450 / 1300 / 1.5]  # of 1000 bases, and 500 more
+    shares = [np.log10(900 / 1300 / 1.5), 450 / 1300 / 1.5, 450 / 1300 / 1.5]  # of 1000 + 500 bases
     assert shorter == pytest.approx([mean, mean * np.log10(2), *shares, np.log10(2)])
     excluded = features(windows_with("VNOS"), 10_000)[0]
-    assert excluded[2] == pytest.approx(850 / 1750)  # the third then shares both its ends
+    assert excluded[2] == pytest.approx(np.log10(850 / 1750))  # the third then shares both its ends
     assert np.isnan(features(windows_with("NN", "", "S"), 1000)).all()
 
 
@@ -177,7 +177,7 @@ def test_new_contigs_have_as_many_false_calls_as_expected(
         p = at_prevalence(odds, found)
         assert (columns["probability"][called] >= np.float32(CUTOFFS[calls])).all()
         observed = 1 - virus[called].mean()
-        assert expected_fdr(p[known], called[known]) == pytest.approx(observed, abs=0.03)
+        assert expected_fdr(p[known], called[known]) == pytest.approx(observed, abs=0.05)
 
 
 def test_what_was_reached_is_about_what_new_contigs_reach(model: ContigModel) -> None:

@@ -16,8 +16,8 @@ from virnuc_rules.vocabulary import Reason
 FEATURES = (
     "evidence",  # mean of the log odds of the windows, weighted by bases
     "evidence_by_length",  # the same times log_length: more windows are surer
-    "open_fraction",  # bases in windows with an open frame, of all and UNIT more
-    "viral_fraction",  # bases in viral windows, the same
+    "log_open_fraction",  # log10 of the bases in windows with an open frame, of all and UNIT more
+    "viral_fraction",  # bases in viral windows, of all and UNIT more
     "longest_run",  # bases of the longest run of viral windows, the same
     "log_length",  # log10(bases / UNIT), not below 0
 )
@@ -25,6 +25,7 @@ ANY_SIGN = ("log_length",)
 # Bases, about a window. The fractions of a contig of one window, which has a call, say nothing:
 # so many bases more make them alike to those of longer ones.
 UNIT = 500
+LEAST = 0.001  # of the fraction of which the logarithm is taken
 
 
 def features(windows: WindowCalls, longest: int) -> Double:
@@ -51,6 +52,7 @@ def features(windows: WindowCalls, longest: int) -> Double:
             sums(bases * windows.called), sums(bases * windows.virus), longest_run(windows, bases)
         ]  # fmt: skip
     shares = np.column_stack(fractions) * share[:, None]
+    shares[:, 0] = np.log10(np.maximum(shares[:, 0], LEAST))
     rows = np.column_stack([evidence, evidence * size, shares, size])
     rows[np.bincount(index[windows.called], minlength=contigs) == 0] = np.nan
     return rows

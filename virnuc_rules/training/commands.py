@@ -189,6 +189,8 @@ def _calibrate(
             f"{folder}: its classifier was trained on a part of {seen[0]}; calibrate with the "
             "sheet and seed that it was trained with and --part validation, or with other data"
         )
+    # An older calibration says nothing here; its model of contigs may have other features.
+    bundle.card = bundle.card.model_copy(update={"calibration": None})
     marked = _with_homologs(settings, training, labelled, {"train"})
     scores = score_labelled(settings, bundle, marked, part)
     windows = scores.windows.where(~scores.windows.homolog)
