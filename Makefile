@@ -32,7 +32,7 @@ DATA ?= build/demo/data
 JAEGER := .venv-jaeger/bin/jaeger
 peers: $(INSTALLED) $(JAEGER)  ## compare with other tools on held-out sequences, in docs/peers.md: DATA=folder
 	python benchmarks/peers.py --sheet "$(DATA)/training.tsv" --bundle demo/bundle \
-	    --jaeger $(JAEGER) --page docs/peers.md
+	    --jaeger $(JAEGER) --max-windows 6000 --train-windows 40000 --max-contigs 400 --page docs/peers.md
 
 $(JAEGER):
 	$(PYTHON) -m venv .venv-jaeger
