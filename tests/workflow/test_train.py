@@ -17,11 +17,12 @@ from labelled import write_fasta, write_sheet
 
 from virnuc_rules.config.model import Config, LabelledSettings
 from virnuc_rules.models.bundle import rewrite_card
-from virnuc_rules.models.card import read_card
+from virnuc_rules.models.card import ContigModel, read_card
 from virnuc_rules.prediction.decision import SampleCalls
 from virnuc_rules.training.dataset import read_rows
 from virnuc_rules.training.labelled import read_labelled
 from virnuc_rules.training.split import PARTS, part_of
+from virnuc_rules.vocabulary import Label
 
 SETTINGS: dict[str, Any] = {
     "samples": "labelled.tsv", "trained_bundle": "trained", "chunk_size": 100, "hidden": 16,
@@ -93,6 +94,10 @@ def test_it_is_evaluated_on_groups_that_it_has_not_seen(trained: Project) -> Non
     found = evaluation(trained.folder / "trained/evaluation.json")
     assert found["part"] == "test"
     assert found["trained_on"] == found["calibrated_on"] == []
+    alone = found["without_homologs"]  # there are none
+    assert alone["homologs"] == {"non_viral": 0, "virus": 0}
+    for level in ("windows", "contigs"):
+        assert alone[level] == {**found[level], "by_group": []}
     names = {subset["name"] for subset in found["windows"]["by_group"]}
     expected = {f"{label}_genome_{n}" for label in ("virus", "non_viral") for n in range(20)}
     assert names == {group for group in expected if part_of(group, 3) == "test"}
@@ -174,13 +179,22 @@ def test_tables_of_a_calibrated_bundle_have_probabilities(trained: Project, tmp_
     )
 
 
+OLDER = ContigModel(
+    intercept=0, coefficients={"open_fraction": 1.0}, longest=500,
+    pieces=dict.fromkeys(Label, 1), log_loss={}, reached={},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("contigs", [None, OLDER], ids=["none", "of other features"])
 def test_calibrating_again_changes_nothing_but_the_calibration(
-    trained: Project, tmp_path: Path
+    trained: Project, tmp_path: Path, contigs: ContigModel | None
 ) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(trained.folder / "trained", bundle)
     before = read_card(bundle)
-    rewrite_card(bundle, calibration=None)
+    assert before.calibration is not None
+    older = contigs and before.calibration.model_copy(update={"contigs": contigs})
+    rewrite_card(bundle, calibration=older)
     done = verb(trained, "calibrate", bundle=bundle)
     assert done.returncode == 0, done.stderr
     assert read_card(bundle) == before
@@ -221,6 +235,7 @@ def test_an_evaluation_of_what_it_was_trained_on_says_so(trained: Project, tmp_p
     assert done.returncode == 0, done.stderr
     assert "was trained on a part of" in done.stderr
     assert "Not held out" in page.read_text()
+    assert "Not known: the sequences are not held out" in page.read_text()
     assert len(evaluation(page.with_suffix(".json"))["trained_on"]) == 2
     done = verb(trained, "evaluate", "--out", page, "--part", "test", bundle=bundle)
     assert "was trained on" not in done.stderr
