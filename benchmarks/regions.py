@@ -8,7 +8,7 @@ there is no virus. Two ways:
 - ideal: the scores of a classifier of stated AUROC, so that the method is measured apart from the
   classifier. Log odds of a window are normal with means +-d^2/2 and variance d^2, which are right
   odds by themselves, with d = sqrt(2) * quantile(AUROC). 35 % of the viral windows and 42 % of the
-  others have no open frame, as in the test part of the shipped bundle's data. Contigs of 200 kb.
+  others have no open frame, as in the data of the bundle of version 0.1. Contigs of 200 kb.
 - bundle: pieces of the viral contigs of demo/data in its contigs of cells, through `chunk`, a
   worker and `predict`. The shipped bundle was not trained on them, but on relatives of some. The
   contigs are 20 kb of cells and an insertion of 2 kb to the length of the virus, at most 60 kb.

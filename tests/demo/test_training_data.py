@@ -1,0 +1,85 @@
+"""What the scripts in demo/train leave out, link and name."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from harness import REPO
+from labelled import coding
+
+sys.path.append(str(REPO / "demo/train"))
+from clusters import clustered
+from data import LENGTHS, cut
+from kmers import K, Known
+from prophages import like_viruses, viral_words, without_prophages
+from sequences import Record, SourceFile
+
+COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
+
+
+def dna(length: int, seed: int) -> bytes:
+    return np.random.default_rng(seed).choice(np.frombuffer(b"ACGT", np.uint8), length).tobytes()
+
+
+def gene(length: int, seed: int) -> bytes:
+    return coding(np.random.default_rng(seed), length, 0.5).encode()
+
+
+def test_bases_that_known_words_cover() -> None:
+    shared = dna(60, 1)
+    known = Known.of([dna(500, 2) + shared, b"", b"ACGT"])
+    for piece in (shared, shared.translate(COMPLEMENT)[::-1]):
+        covered = known.cover(dna(100, 3) + piece + dna(100, 4))
+        assert np.flatnonzero(covered).tolist() == list(range(100, 160))
+    assert not known.cover(dna(100, 3) + shared[: K - 1] + dna(100, 4)).any()
+    assert known.cover(b"A" * (K - 1)).tolist() == [False] * (K - 1)
+    assert not Known.of([]).cover(shared).any()
+
+
+def test_a_prophage_is_left_out_and_a_single_gene_is_not() -> None:
+    genes = [Record(f"virus_{n}", gene(1500, n)) for n in range(3)]
+    words = viral_words(genes)
+    before, after, cell = gene(6000, 10), gene(6000, 11), gene(3000, 12)
+    prophage = b"".join(record.bases for record in genes)
+    genome = Record("genome", before + prophage + after)
+    pieces = [*without_prophages([Record("cell", cell), genome], words)]
+    assert pieces[0] == Record("cell", cell)
+    assert [len(piece.bases) for piece in pieces[1:]] == [6000, 6000]
+    assert pieces[1].bases == before and pieces[2].bases == after
+    assert [piece.id for piece in pieces[1:]] == ["genome:1-6000", "genome:10501-16500"]
+    single = Record("single", before + genes[0].bases[:500] + after)
+    assert [*without_prophages([single], words)] == [single]
+    assert like_viruses([genes[0], Record("cell", cell)], words).tolist() == [True, False]
+
+
+def test_relatives_are_one_group_in_one_part() -> None:
+    one = gene(9000, 1)
+    relative, far = one[:3000] + gene(6000, 2), gene(6000, 3) + one[3000:6000]
+    records = [Record(name, bases, name) for name, bases in (
+        ("one", one), ("new", gene(9000, 4)), ("relative", relative), ("far", far),
+    )]  # fmt: skip
+    found = clustered(records)
+    assert [record.group for record in found] == ["one", "new", "one", "one"]
+    assert len({record.part for record in found if record.group == "one"}) == 1
+    assert [record.bases for record in found] == [record.bases for record in records]
+
+
+def test_genomes_are_cut_without_loss() -> None:
+    genome = Record("it", dna(100_000, 1), "it", "test")
+    pieces = [*cut([genome])]
+    assert b"".join(piece.bases for piece in pieces) == genome.bases
+    assert {len(piece.bases) for piece in pieces[:-1]} == set(LENGTHS["test"])
+    assert len({piece.id for piece in pieces}) == len(pieces)
+
+
+def test_an_id_that_a_file_has_twice_gets_a_number(tmp_path: Path) -> None:
+    """A package's plasmids have some, and `snakemake train` refuses them."""
+    path = tmp_path / "it.fa"
+    path.write_text(">a x\nACGT\n>b\nAC\n>a y\nGG\n>a\nTT\n")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    file = SourceFile("bacteria", "it", "train", path, sha256, "")
+    assert [record.id for record in file.records()] == ["a", "b", "a_2", "a_3"]
+    with pytest.raises(SystemExit, match="has sha256"):
+        next(SourceFile("bacteria", "it", "train", path, "", "").records())
