@@ -23,18 +23,18 @@ from virnuc_rules.config.run_folder import RunFolder
 sys.path.append(str(Path(__file__).resolve().parents[1] / "demo/train"))
 from sequences import read_sources
 
+REPO = Path(__file__).resolve().parents[1]
 PIECE = 15_000  # bases
 SPECIES = (
     "Escherichia coli", "Staphylococcus aureus", "Vibrio cholerae", "Klebsiella pneumoniae",
     "Helicobacter pylori",
 )  # fmt: skip
-TABLE = Path(__file__).resolve().parents[1] / "demo/train/sources.tsv"
 
 
 def write_pieces(source: Path, folder: Path) -> dict[str, Path]:
     """Write the pieces of each genome as a FASTA file; return the files by sample."""
     files = {}
-    for row in read_sources(TABLE, source):
+    for row in read_sources(source):
         if row.organism in SPECIES:
             sample = row.organism.replace(" ", "_")
             files[sample] = folder / f"{sample}.fa"
@@ -60,7 +60,7 @@ def run(folder: Path, files: dict[str, Path], bundle: Path, calls: str) -> dict[
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        cwd=TABLE.parents[2],
+        cwd=REPO,
     )
     found = {}
     for sample in files:

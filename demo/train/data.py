@@ -32,8 +32,7 @@ from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.training.split import Part
 from virnuc_rules.vocabulary import Label
 
-HERE = Path(__file__).resolve().parent
-DEMO = HERE.parent / "data"
+DEMO = Path(__file__).resolve().parents[1] / "data"
 MIN_PIECE = 300  # bases of a piece of a genome
 GENOME = {"train": 2_000_000, "validation": 2_000_000, "test": 3_000_000}  # bases of one, at most
 # Genomes are cut to pieces like contigs: of these lengths, one after the other.
@@ -188,7 +187,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     begin = time.monotonic()
-    samples = read_all(read_sources(HERE / "sources.tsv", args.source))
+    samples = read_all(read_sources(args.source))
     separate(samples)
     sheet = write_all(samples, args.out)
     print(f"{sheet} written in {time.monotonic() - begin:.0f} s")

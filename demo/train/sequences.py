@@ -17,7 +17,7 @@ from typing import Literal
 
 from Bio import SeqIO
 from Bio.SeqIO.FastaIO import SimpleFastaParser
-from fetch import folder_of
+from fetch import TABLE, folder_of
 
 from virnuc_rules.files.atomic import file_sha256
 from virnuc_rules.training.split import PARTS, Part, part_of
@@ -84,9 +84,9 @@ def read_file(path: Path) -> Iterator[tuple[str, bytes]]:
             yield title.split()[0], bases.upper().encode()
 
 
-def read_sources(table: Path, folder: Path) -> list[SourceFile]:
+def read_sources(folder: Path) -> list[SourceFile]:
     """Read `sources.tsv`; the files are in a folder for each package."""
-    with table.open(newline="") as handle:
+    with TABLE.open(newline="") as handle:
         return [
             SourceFile(
                 row["kind"], row["organism"], next((p for p in PARTS if p == row["part"]), None),

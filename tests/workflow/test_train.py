@@ -4,9 +4,11 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from Bio import SeqIO
@@ -15,12 +17,13 @@ from Bio.SeqRecord import SeqRecord
 from harness import REPO, Project, jobs, read_tsv, rules, run, sha256, spoil
 from labelled import write_fasta, write_sheet
 
-from virnuc_rules.config.model import Config, LabelledSettings
+from virnuc_rules.config.model import Calibrating, Config, LabelledSettings
 from virnuc_rules.models.bundle import rewrite_card
 from virnuc_rules.models.card import ContigModel, read_card
 from virnuc_rules.prediction.decision import SampleCalls
+from virnuc_rules.training import commands
 from virnuc_rules.training.dataset import read_rows
-from virnuc_rules.training.labelled import read_labelled
+from virnuc_rules.training.labelled import Labelled, read_labelled
 from virnuc_rules.training.split import PARTS, part_of
 from virnuc_rules.vocabulary import Label
 
@@ -207,6 +210,42 @@ def test_calibrating_again_changes_nothing_but_the_calibration(
     done = verb(trained, "evaluate", "--part", "test", "--out", page, bundle=bundle)
     assert "the calibration was fitted to a part of" in done.stderr
     assert len(evaluation(page.with_suffix(".json"))["calibrated_on"]) == 2
+
+
+@pytest.mark.parametrize("of_all", [False, True], ids=["viral contigs", "contigs of both"])
+def test_a_calibration_leaves_homologs_out_where_something_is_left(
+    trained: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, of_all: bool,
+) -> None:  # fmt: skip
+    def mark(settings: LabelledSettings, labelled: Labelled, parts: set[str]) -> Labelled:
+        assert parts == {"train"}
+        samples = [
+            replace(
+                sample,
+                homolog=(np.arange(len(sample.part)) % 2 == 0) & bool(sample.label or of_all),
+            )
+            for sample in labelled.samples
+        ]
+        return replace(labelled, samples=samples)
+
+    bundle = tmp_path / "bundle"
+    shutil.copytree(trained.folder / "trained", bundle)
+    before = read_card(bundle).calibration
+    monkeypatch.setattr(commands, "with_homologs", mark)
+    config = Config.of(
+        samples=trained.folder / "labelled.tsv", results=trained.results, bundle=bundle, seed=3
+    )
+    after = commands.calibrate(
+        config.part(LabelledSettings), config.part(Calibrating), "validation"
+    )
+    assert before and after
+    is_warned = "there is too little else" in caplog.text
+    if of_all:  # 11 windows of cells are too few to leave some out
+        assert after == before and is_warned
+    else:
+        assert not is_warned
+        assert after.windows[Label.NON_VIRAL] == before.windows[Label.NON_VIRAL]
+        assert 10 <= after.windows[Label.VIRUS] < before.windows[Label.VIRUS]
 
 
 def test_to_calibrate_or_move_it_is_no_reason_to_train_again(

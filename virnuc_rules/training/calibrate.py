@@ -89,8 +89,7 @@ def fit_contigs(
     group = np.concatenate([sample.group for sample in samples])
     parts = np.concatenate([sample.part for sample in samples])
     chosen = np.isin(parts, [PARTS.index(each) for each in PARTS if each in parts_of(part)])
-    homolog = [np.zeros(len(s.part), bool) if s.homolog is None else s.homolog for s in samples]
-    chosen &= ~np.concatenate(homolog)
+    chosen &= ~np.concatenate([sample.known_homolog for sample in samples])
     first = np.array([hash_fraction(name, _HALVES_SEED) < 0.5 for name in labelled.groups])
     used = windows.called & chosen[windows.index]
     is_first = first[group][windows.index]

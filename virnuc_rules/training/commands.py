@@ -234,13 +234,14 @@ def _evaluate(
 ) -> Evaluation:
     bundle = Bundle(folder)
     training, calibration = bundle.card.training, bundle.card.calibration
-    labelled = _with_homologs(settings, training, labelled, _TRAINED)
+    seen = not_held_out(training.data, _TRAINED, labelled, part) if training else []
+    if not seen:
+        labelled = _with_homologs(settings, training, labelled, _TRAINED)
     scores = score_labelled(settings, bundle, labelled, part)
     sources = [sample.name for sample in labelled.samples]
     windows = scores.windows
     probability = expit(log_odds(calibration, windows.score)) if calibration else None
-    seen = not_held_out(training.data, _TRAINED, labelled, part) if training else []
-    known = not seen and all(sample.homolog is not None for sample in labelled.samples)
+    known = all(sample.homolog is not None for sample in labelled.samples)
     return Evaluation(
         made=datetime.now(UTC),
         bundle=bundle.card.name,

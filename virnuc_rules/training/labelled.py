@@ -37,6 +37,11 @@ class LabelledSample:
     paths: list[str]  # of these files, as in the sheet
     homolog: Bool | None = None  # [C] see `training.homology`; None: not known
 
+    @property
+    def known_homolog(self) -> Bool:
+        """Tell which contigs [C] are known to have homologs in the training data."""
+        return np.zeros(len(self.part), bool) if self.homolog is None else self.homolog
+
 
 @dataclass(frozen=True, slots=True)
 class Labelled:

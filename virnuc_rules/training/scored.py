@@ -122,7 +122,7 @@ def _score(
         group=sample.group,
         length=sample.length,
         floor=np.isin(calls["reason"], (Reason.TOO_SHORT, Reason.TOO_AMBIGUOUS)),
-        homolog=np.zeros(len(by), bool) if sample.homolog is None else sample.homolog,
+        homolog=sample.known_homolog,
     )
     windows = replace(
         contigs.where(sample.window_contig),
