@@ -13,6 +13,6 @@ python "$here/train.py" --data "$work/data/training.tsv" --out "$work/networks"
 # As many open frames of each label: else the classifier would learn that most are not viral.
 snakemake train --profile profiles/local --config samples="$work/data/training.tsv" \
     results="$work/results" bundle="$work/networks" trained_bundle="$work/virnuc-demo" \
-    max_per_label=60000
+    max_per_label=100000
 python "$here/describe.py" --data "$work/data/training.tsv" --results "$work/results" \
     --bundle "$work/virnuc-demo"

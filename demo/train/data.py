@@ -147,7 +147,12 @@ def separate(samples: Samples) -> None:
 
 
 def write(records: list[Record], folder: Path, name: str) -> tuple[Path, Path]:
-    """Write `name`.fa.gz and its table of groups; the same records give the same bytes."""
+    """Write `name`.fa.gz and its table of groups; the same records give the same bytes.
+
+    Raises SystemExit for an id that two records have: `virnuc-rules train` would refuse it.
+    """
+    if repeated := [id_ for id_, n in Counter(record.id for record in records).items() if n > 1]:
+        raise SystemExit(f"{name}: {len(repeated)} ids that two records have, as {repeated[0]}")
     fasta, groups = folder / f"{name}.fa.gz", folder / f"{name}.groups.tsv"
     text = "".join(f">{record.id}\n{record.bases.decode()}\n" for record in records)
     fasta.write_bytes(gzip.compress(text.encode(), 6, mtime=0))

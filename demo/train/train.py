@@ -44,6 +44,7 @@ DECAY, OWN_DECAY = 0.05, 1.0  # of weights; of the part of a token that is not i
 MAX_TOKENS = {"dnabert": 86, "esm2": 168}  # a frame with ambiguous bases may have more
 DESCRIPTION = "DEMO MODEL. Networks of the demo bundle (demo/train), without a classifier."
 WINDOW = 500
+BITS = 6  # of the fraction of a parameter that are kept; float16 has 10
 Data = tuple[Tensor, Tensor]  # tokens [R, T], labels [R]
 
 
@@ -127,11 +128,17 @@ def feature_scale(frames: Frames) -> tuple[Tensor, Tensor]:
     return counts.mean(dim=0), counts.std(dim=0)
 
 
+def rounded(parameter: Tensor) -> Tensor:
+    """Round to float16 with BITS of the fraction, so that the file compresses to two thirds."""
+    fraction, exponent = torch.frexp(parameter.float())  # 0.5 <= fraction < 1
+    return torch.ldexp(torch.round(fraction * 2 ** (BITS + 1)) / 2 ** (BITS + 1), exponent).half()
+
+
 def save(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a network, its parameters rounded to float16."""
+    """Write a network, its parameters rounded."""
     exact = ("encoder.inv_freq",)  # rounded, they would give wrong angles at large distances
     save_file(
-        {key: (v if key in exact else v.half()).contiguous() for key, v in tensors.items()}, path
+        {key: (v if key in exact else rounded(v)).contiguous() for key, v in tensors.items()}, path
     )
     path.chmod(0o644)  # safetensors makes it 0600
 
