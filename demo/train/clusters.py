@@ -1,5 +1,6 @@
-"""Viral genomes that are homologs get one group, so that whole clusters are in one part."""
+"""Viral sequences that are homologs get one group, so that whole clusters are in one part."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import cycle
 
@@ -10,22 +11,23 @@ from scipy.sparse.csgraph import connected_components
 from sequences import SEED, Record
 
 from virnuc_rules.training.homology import SHARED
-from virnuc_rules.training.split import Part, hash_fraction
+from virnuc_rules.training.split import Part, hash_fraction, part_of
 
-# To clusters in the order of their hash: with so few, `part_of` may give none to a part.
+# To clusters with genomes, in the order of their hash: with so few, `part_of` may give none to a part.
 DEALT: tuple[Part, ...] = ("test", "validation", "train", "train")
 
 
-def clustered(records: list[Record]) -> list[Record]:
-    """Name the group of each genome by the first genome of its cluster, and deal out the parts.
+def clusters(records: list[Record]) -> dict[str, str]:
+    """Map each group to the first group of its cluster.
 
-    Two genomes are linked if they share a tenth of the words of eight residues (of their open
+    Two groups are linked if they share a tenth of the words of eight residues (of their open
     frames) of the one that has fewer; a cluster is what is linked, also by way of others.
     """
     names = list(dict.fromkeys(record.group for record in records))
+    index = {name: number for number, name in enumerate(names)}
     pairs, first = [], 0
     for word, _, contig, count, _ in translated(records):
-        group = np.array([names.index(r.group) for r in records[first : first + count]])
+        group = np.array([index[r.group] for r in records[first : first + count]])
         pairs.append(np.stack([group[contig].astype(np.uint64), word]))
         first += count
     group, word = np.unique(np.concatenate(pairs, axis=1), axis=1)
@@ -40,10 +42,32 @@ def clustered(records: list[Record]) -> list[Record]:
     first_of: dict[int, str] = {}
     for name, number in zip(names, cluster.tolist(), strict=True):
         first_of.setdefault(number, name)
-    by_name = {name: first_of[n] for name, n in zip(names, cluster.tolist(), strict=True)}
-    ordered = sorted(first_of.values(), key=lambda name: hash_fraction(name, SEED))
-    part = dict(zip(ordered, cycle(DEALT)))
-    return [
-        replace(record, group=by_name[record.group], part=part[by_name[record.group]])
-        for record in records
-    ]
+    return {name: first_of[number] for name, number in zip(names, cluster.tolist(), strict=True)}
+
+
+def clustered(genomes: list[Record], genes: list[Record]) -> tuple[list[Record], list[Record]]:
+    """Give viral genomes and genes the group and the part of their cluster.
+
+    The largest cluster is in the train part, the others that have genomes are dealt out, and those
+    of genes alone are in the part of their hash.
+    """
+    cluster = clusters([*genomes, *genes])
+    bases: Counter[str] = Counter()
+    for record in [*genomes, *genes]:
+        bases[cluster[record.group]] += len(record.bases)
+    with_genomes = {cluster[record.group] for record in genomes}
+    dealt = sorted(with_genomes, key=lambda name: hash_fraction(name, SEED))
+    part = {name: part_of(name, SEED) for name in bases} | dict(zip(dealt, cycle(DEALT)))
+    largest, size = bases.most_common(1)[0]
+    part[largest] = "train"
+    print(f"viral sequences: {len(cluster):,} groups -> {len(bases):,} clusters, "
+          f"the largest of {size:,} bases")  # fmt: skip
+
+    def assigned(records: list[Record]) -> list[Record]:
+        names = [cluster[record.group] for record in records]
+        return [
+            replace(record, group=name, part=part[name])
+            for record, name in zip(records, names, strict=True)
+        ]
+
+    return assigned(genomes), assigned(genes)

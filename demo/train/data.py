@@ -57,7 +57,7 @@ def read_all(sources: list[SourceFile]) -> Samples:
     for source in sources:
         if source is not markers:
             samples[SAMPLE[source.kind]] += genomes([source])
-    samples["viral_genomes"] = clustered(samples["viral_genomes"])
+    samples["viral_genomes"], samples["viral_genes"] = clustered(samples["viral_genomes"], viral)
     words = viral_words([*viral, *samples["viral_genomes"]])
     print("like viruses:")
     like = like_viruses(cellular, words)

@@ -107,7 +107,7 @@ def runs(numbers: Iterable[int], gap: int) -> dict[int, int]:
 
 
 def genes(markers: SourceFile) -> tuple[list[Record], list[Record]]:
-    """Read marker genes with groups and parts: viral ones, and some cellular ones.
+    """Read marker genes with groups, the cellular ones (some of them) also with parts.
 
     Those named by a GeneID are viral, those named by an accession and a place in it cellular.
     """
@@ -121,7 +121,7 @@ def genes(markers: SourceFile) -> tuple[list[Record], list[Record]]:
             cellular.append(replace(record, id=record.id.replace("|", "_")))
     grouped = group_cellular(cellular)
     chosen = [record for record in grouped if _is_chosen(record)]
-    return by_hash(group_viral(viral)), by_hash(chosen)
+    return group_viral(viral), by_hash(chosen)
 
 
 def _is_chosen(record: Record) -> bool:

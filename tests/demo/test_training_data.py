@@ -11,7 +11,7 @@ from labelled import coding
 
 sys.path.append(str(REPO / "demo/train"))
 from clusters import clustered
-from data import LENGTHS, cut
+from data import LENGTHS, cut, write
 from kmers import K, Known
 from prophages import like_viruses, viral_words, without_prophages
 from sequences import Record, SourceFile
@@ -60,10 +60,18 @@ def test_relatives_are_one_group_in_one_part() -> None:
     records = [Record(name, bases, name) for name, bases in (
         ("one", one), ("new", gene(9000, 4)), ("relative", relative), ("far", far),
     )]  # fmt: skip
-    found = clustered(records)
+    genomes, genes = clustered(records[:2], records[2:])
+    found = [*genomes, *genes]
     assert [record.group for record in found] == ["one", "new", "one", "one"]
-    assert len({record.part for record in found if record.group == "one"}) == 1
+    # The largest cluster is in the train part, and of the others with genomes the first in test.
+    assert [record.part for record in found] == ["train", "test", "train", "train"]
     assert [record.bases for record in found] == [record.bases for record in records]
+
+
+def test_written_ids_are_unique(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="1 ids that two records have, as a"):
+        write([Record("a", b"A"), Record("b", b"A"), Record("a", b"C")], tmp_path, "genes")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_genomes_are_cut_without_loss() -> None:
