@@ -13,7 +13,7 @@ from sequences import SEED, Record
 from virnuc_rules.training.homology import SHARED
 from virnuc_rules.training.split import Part, hash_fraction, part_of
 
-# To clusters with genomes, in the order of their hash: with so few, `part_of` may give none to a part.
+# To clusters with genomes, in the order of their hash: so few might leave a part without any.
 DEALT: tuple[Part, ...] = ("test", "validation", "train", "train")
 
 
