@@ -6,12 +6,10 @@ from itertools import cycle
 
 import numpy as np
 from prophages import translated
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import connected_components
 from sequences import SEED, Record
 
-from virnuc_rules.training.homology import SHARED
 from virnuc_rules.training.split import Part, hash_fraction, part_of
+from virnuc_rules.training.words import clusters as linked
 
 # To clusters with genomes, in the order of their hash: so few might leave a part without any.
 DEALT: tuple[Part, ...] = ("test", "validation", "train", "train")
@@ -20,8 +18,7 @@ DEALT: tuple[Part, ...] = ("test", "validation", "train", "train")
 def clusters(records: list[Record]) -> dict[str, str]:
     """Map each group to the first group of its cluster.
 
-    Two groups are linked if they share a tenth of the words of eight residues (of their open
-    frames) of the one that has fewer; a cluster is what is linked, also by way of others.
+    What is linked: `virnuc_rules.training.words.clusters`.
     """
     names = list(dict.fromkeys(record.group for record in records))
     index = {name: number for number, name in enumerate(names)}
@@ -30,19 +27,9 @@ def clusters(records: list[Record]) -> dict[str, str]:
         group = np.array([index[r.group] for r in records[first : first + count]])
         pairs.append(np.stack([group[contig].astype(np.uint64), word]))
         first += count
-    group, word = np.unique(np.concatenate(pairs, axis=1), axis=1)
-    column = np.unique(word, return_inverse=True)[1]
-    has_word = csr_array((np.ones(len(word), np.int32), (group.astype(np.int64), column)))
-    shared = (has_word @ has_word.T).tocoo()
-    total = has_word.sum(axis=1)
-    linked = shared.data >= SHARED * np.minimum(total[shared.row], total[shared.col])
-    edges = shared.row[linked], shared.col[linked]
-    links = coo_array((np.ones(linked.sum()), edges), shared.shape)
-    _, cluster = connected_components(links, directed=False)
-    first_of: dict[int, str] = {}
-    for name, number in zip(names, cluster.tolist(), strict=True):
-        first_of.setdefault(number, name)
-    return {name: first_of[number] for name, number in zip(names, cluster.tolist(), strict=True)}
+    group, word = np.concatenate(pairs, axis=1)
+    cluster = linked(word, group.astype(np.int64), len(names))
+    return {name: names[first] for name, first in zip(names, cluster.tolist(), strict=True)}
 
 
 def clustered(genomes: list[Record], genes: list[Record]) -> tuple[list[Record], list[Record]]:

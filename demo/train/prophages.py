@@ -1,7 +1,7 @@
 """Viral genes in sequences of cells: prophages are left out, by a rule that is stated here.
 
 A window is like a virus if one of its open frames shares a tenth of its words of eight residues
-with the viral marker genes (`virnuc_rules.training.homology`). In a genome, a run of MIN_WINDOWS or
+with the viral marker genes (`virnuc_rules.training.words`). In a genome, a run of MIN_WINDOWS or
 more such windows, neighbours at most GAP apart, is a prophage: all of it is left out. A marker gene
 of a cell is left out if a tenth of all its words are shared.
 """
@@ -15,7 +15,7 @@ from sequences import Record
 
 from virnuc_rules.chunking.open_frames import open_frames
 from virnuc_rules.chunking.windows import count, cut
-from virnuc_rules.training.homology import Words, is_homolog, words
+from virnuc_rules.training.words import Words, is_homolog, words
 
 WINDOW = 500
 GAP = 5_000  # bases

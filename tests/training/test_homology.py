@@ -10,9 +10,11 @@ from labelled import coding
 
 from virnuc_rules.config.model import Config, LabelledSettings
 from virnuc_rules.config.run_folder import RunFolder
-from virnuc_rules.training import homology
-from virnuc_rules.training.homology import WORD, is_homolog, with_homologs, words
+from virnuc_rules.training import words as words_module
+from virnuc_rules.training.homology import with_homologs
 from virnuc_rules.training.labelled import read_labelled
+from virnuc_rules.training.split import PARTS
+from virnuc_rules.training.words import WORD, clusters, is_homolog, words
 
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 
@@ -65,6 +67,21 @@ def test_sequences_without_words_and_no_known_words() -> None:
     assert is_homolog(word, index, 3, word[:0]).tolist() == [False] * 3
 
 
+@pytest.mark.parametrize("block", [1, 1000])
+def test_clusters_are_what_is_linked(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Groups 1 and 3 share half, 3 and 4 the words of another piece; 0 shares less than a tenth."""
+    monkeypatch.setattr(words_module, "_BLOCK", block)
+    one, other = protein(200, 1), protein(200, 2)
+    proteins = [
+        protein(400, 3) + one[:40], one, protein(300, 4), one[100:] + other[:60], other[:100], b"",
+    ]  # fmt: skip
+    found = clusters(*words(proteins), len(proteins))
+    assert found.tolist() == [0, 1, 2, 1, 1, 5]
+    none = np.zeros(0, np.int64)
+    assert clusters(none.astype(np.uint64), none, 2).tolist() == [0, 1]
+    assert clusters(none.astype(np.uint64), none, 0).tolist() == []
+
+
 # --- of labelled samples -----------------------------------------------------------------------
 
 
@@ -79,7 +96,7 @@ def settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> LabelledSettings:
     """Of each label, contigs of the train part, and for the test part relatives of these."""
-    monkeypatch.setattr(homology, "_MAX_WORDS", request.param)
+    monkeypatch.setattr(words_module, "_MAX_WORDS", request.param)
     rows = ["sample\tpath\tlabel\tpart"]
     for seed, label in enumerate(("virus", "non_viral")):
         draw = np.random.default_rng(seed)
@@ -115,3 +132,35 @@ def test_relatives_of_the_training_data_are_marked(settings: LabelledSettings) -
 def test_relatives_of_another_part_are_not(settings: LabelledSettings) -> None:
     marked = with_homologs(settings, read_labelled(settings), {"validation"})
     assert not any(np.any(sample.homolog) for sample in marked.samples)
+
+
+def parts_by_id(settings: LabelledSettings, **keys: object) -> dict[str, str]:
+    splitting = settings.splitting.model_copy(update=keys)
+    labelled = read_labelled(settings.model_copy(update={"splitting": splitting}))
+    return {
+        name: PARTS[code]
+        for sample in labelled.samples
+        for name, code in zip(sample.ids, sample.part.tolist(), strict=True)
+    }
+
+
+def test_linked_homologs_are_in_one_part(settings: LabelledSettings) -> None:
+    """Without parts in the sheet, and with one of only the train part."""
+    sheet = settings.inputs.samples
+    rows = [line.split("\t") for line in sheet.read_text().splitlines()]
+    sheet.write_text("".join("\t".join(row[:3]) + "\n" for row in rows))
+    apart = 0
+    for seed in range(8):
+        alone = parts_by_id(settings, seed=seed)
+        linked = parts_by_id(settings, seed=seed, link_homologs=True)
+        for label in ("virus", "non_viral"):
+            assert linked[f"{label}_0"] == linked[f"{label}_half"]
+            apart += alone[f"{label}_0"] != alone[f"{label}_half"]
+            for same in ("1", "2", "little", "new", "closed"):
+                assert linked[f"{label}_{same}"] == alone[f"{label}_{same}"]
+    assert apart  # some were, without links
+    texts = ["\t".join([*row[:3], row[3] if row[3] != "test" else ""]) for row in rows]
+    sheet.write_text("\n".join(texts) + "\n")
+    for seed in range(8):
+        linked = parts_by_id(settings, seed=seed, link_homologs=True)
+        assert linked["virus_half"] == linked["virus_0"] == "train"

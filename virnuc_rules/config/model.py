@@ -227,6 +227,8 @@ class Splitting(Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
     """training: determines the part of each group, and the initial weights"""
+    link_homologs: bool = False
+    """training: groups that share a tenth of their words of eight residues are also in one part"""
 
 
 class Calibrating(Section):

@@ -1,5 +1,6 @@
 """The labelled samples of a run: label, group and part of each contig."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from virnuc_rules.files.made import Seen, read_made
 from virnuc_rules.training.annotation import CodingSequences, read_genbank
 from virnuc_rules.training.sheet import LabelledFile, read_labelled_sheet
 from virnuc_rules.training.split import PARTS, Part, part_of
+from virnuc_rules.training.words import clusters, read_words, sampled_fraction
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,8 @@ class Labelled:
 def read_labelled(settings: LabelledSettings) -> Labelled:
     """Read the labelled sheet and the chunk folders of its samples.
 
-    Raises VirnucError for a wrong sheet or table, a record without a group, a group in two parts,
+    With `link_homologs` also the chunks themselves; it raises what reading one raises. And
+    VirnucError for a wrong sheet or table, a record without a group, a group in two parts,
     and a file with both labels; ChunkError for a sample that is not chunked.
     """
     sheet = settings.inputs.samples
@@ -64,8 +69,31 @@ def read_labelled(settings: LabelledSettings) -> Labelled:
         for name, files in read_labelled_sheet(sheet).items()
     ]
     _check_labels(samples, sheet)
-    _split(samples, list(names), settings.splitting.seed, sheet)
-    return Labelled(samples, list(names))
+    groups, cluster = list(names), np.arange(len(names))
+    if settings.splitting.link_homologs:
+        cluster = _linked(settings, samples, groups)
+    _split(samples, groups, cluster, settings.splitting.seed, sheet)
+    return Labelled(samples, groups)
+
+
+def _linked(settings: LabelledSettings, samples: list[LabelledSample], groups: list[str]) -> Int:
+    """Return the cluster of homologs of each group [G]: the index of the first by name in it."""
+    order = np.array(sorted(range(len(groups)), key=groups.__getitem__), np.int64)
+    rank = np.argsort(order)
+    fraction = sampled_fraction([sample.manifest for sample in samples])
+    pairs = [np.zeros((2, 0), np.uint64)]
+    for sample in samples:
+        for word, window in read_words(settings, sample.name, fraction):
+            group = rank[sample.group[sample.window_contig[window]]].astype(np.uint64)
+            pairs.append(np.unique(np.stack([word, group]), axis=1))
+    word, group = np.concatenate(pairs, axis=1)
+    cluster: Int = order[clusters(word, group.astype(np.int64), len(groups))][rank]
+    largest = int(np.bincount(cluster).max(initial=0))
+    logger.info(
+        "%d groups are %d clusters of homologs; the largest has %d groups",
+        len(groups), len(np.unique(cluster)), largest,
+    )  # fmt: skip
+    return cluster
 
 
 def _check_labels(samples: list[LabelledSample], sheet: Path) -> None:
@@ -115,8 +143,13 @@ def _read_sample(
     )  # fmt: skip
 
 
-def _split(samples: list[LabelledSample], groups: list[str], seed: int, sheet: Path) -> None:
-    """Set the part of each contig: that of the sheet, or else by the hash of its group."""
+def _split(
+    samples: list[LabelledSample], groups: list[str], cluster: Int, seed: int, sheet: Path
+) -> None:
+    """Set the part of each contig: that of the sheet for its group, or for one of its cluster.
+
+    Where the sheet says nothing, it is decided by the hash of the name of the cluster [G].
+    """
     given: dict[int, Part] = {}
     for sample in samples:
         for source, file in enumerate(sample.files):
@@ -128,7 +161,11 @@ def _split(samples: list[LabelledSample], groups: list[str], seed: int, sheet: P
                         f"{sheet}: group {groups[group]} is in two parts, {given[group]} and "
                         f"{file.part}; keep a group together"
                     )
-    parts = (given.get(index) or part_of(group, seed) for index, group in enumerate(groups))
+    of_cluster = {int(cluster[group]): part for group, part in reversed(given.items())}
+    parts = (
+        given.get(group) or of_cluster.get(first) or part_of(groups[first], seed)
+        for group, first in enumerate(cluster.tolist())
+    )
     codes = np.array([PARTS.index(part) for part in parts], np.int8)
     for sample in samples:
         sample.part[:] = codes[sample.group]
