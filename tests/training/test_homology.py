@@ -69,11 +69,11 @@ def test_sequences_without_words_and_no_known_words() -> None:
 
 @pytest.mark.parametrize("block", [1, 1000])
 def test_clusters_are_what_is_linked(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    """Groups 1 and 3 share half, 3 and 4 the words of another piece; 0 shares less than a tenth."""
+    """Groups 1 and 3 share half, 3 and 4 the words of another piece; 0 shares 9 of 109."""
     monkeypatch.setattr(words_module, "_BLOCK", block)
     one, other = protein(200, 1), protein(200, 2)
     proteins = [
-        protein(400, 3) + one[:40], one, protein(300, 4), one[100:] + other[:60], other[:100], b"",
+        protein(100, 3) + one[:16], one, protein(300, 4), one[100:] + other[:60], other[:100], b"",
     ]  # fmt: skip
     found = clusters(*words(proteins), len(proteins))
     assert found.tolist() == [0, 1, 2, 1, 1, 5]
