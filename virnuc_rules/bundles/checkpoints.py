@@ -308,6 +308,11 @@ def _load(path: Path, classes: tuple[str, ...] = ()) -> Any:
     raise ModelError(f"{path}: cannot be read as a checkpoint ({reason})")
 
 
+def read_pickle(path: Path) -> Any:
+    """Read tensors and containers that `torch.save` wrote. Raises ModelError for anything else."""
+    return _load(path)
+
+
 def _foreign_class(path: Path) -> str | None:
     """Name the first class in a bare pickle of protocol 4 or 5; torch refuses it without a name."""
     strings: list[str] = []
