@@ -1,13 +1,14 @@
 """A bundle compared with the code of others, and with what the original VirNucPro recorded."""
 
-import csv
 import platform
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -31,16 +32,6 @@ from virnuc_rules.models.device import clear_caches, matmul_precision
 # be in fp16.
 _SAME, _RECORDED = 1e-4, 1e-2
 _SECONDS = 10  # in which speed is measured, at least
-_FILES = {  # of VirNucPro
-    "nucleotide": "*nucleotide.fa",
-    "protein": "*protein.faa",
-    "DNABERT-S": "*DNABERT_S.pt",
-    "ESM-2": "*ESM.pt",
-    "features": "*merged.pt",
-    "scores": "prediction_results.txt",
-    "calls": "prediction_results_highestscore.csv",
-}
-_Rows = dict[str, Any]  # by VirNucPro's id of an open frame or window: a sequence, or numbers [N]
 
 
 class Difference(NamedTuple):
@@ -61,16 +52,15 @@ def attest(
     """
     packages = {"virnuc_rules": __version__, "python": platform.python_version()}
     packages |= {"torch": torch.__version__, **reference_versions()}
-    recorded = {key: _recorded(golden, files) for key, files in _FILES.items()} if golden else {}
     with tempfile.TemporaryDirectory(prefix="virnuc-attest-") as folder:
         data = Data(fasta, bundle.card.window, Path(folder), frames)
         chunks, about = [next(data.chunks())], data.described(bundle, device)
     if golden:
-        chunks.append(_recorded_chunk(golden, recorded, frames))
+        chunks.append(_recorded_frames(golden, frames))
     found, speed = _embed(bundle, device, EXACT, chunks, settings)
     speeds, rows = {EXACT: speed}, list(_others(found[0], chunks[0], fetched, device))
     if golden:
-        rows += _compared(bundle, found[1], recorded)
+        rows += _compared(bundle, found[1], golden)
     if precision != EXACT:
         _, speeds[precision] = _embed(bundle, device, precision, chunks[:1], settings)
     lines = [
@@ -138,82 +128,65 @@ def _difference(name: str, found: Tensor, expected: Tensor, limit: float) -> Dif
     return Difference(name, float(relative.max()), limit)
 
 
-def _recorded(folder: Path, pattern: str) -> _Rows:
-    """Read VirNucPro's files of one kind, also in folders below."""
-    found: _Rows = {}
+def _recorded_frames(folder: Path, limit: int) -> Chunk:
+    """Read open frames from VirNucPro's FASTA files: those that are in both kinds."""
+    bases, proteins = (
+        {
+            header.split()[0]: "".join(lines.split())
+            for path in sorted(folder.rglob(pattern))
+            for header, lines in (r.split("\n", 1) for r in path.read_text().split(">")[1:])
+        }
+        for pattern in ("*nucleotide.fa", "*protein.faa")
+    )
+    ids = [key for key in bases if key in proteins][:limit]
+    if not ids:
+        raise ModelError(f"{folder}: no open frames that are in *nucleotide.fa and *protein.faa")
+    return Chunk(
+        ids, [bases[key] for key in ids], [proteins[key] for key in ids], CHUNK_SCHEMA.empty_table()
+    )
+
+
+def _recorded(folder: Path, pattern: str) -> pd.DataFrame:
+    """Read VirNucPro's numbers of one kind, by open frame or window."""
+    tables = [pd.DataFrame()]
     for path in sorted(folder.rglob(pattern)):
         try:
             with environment_named(path):
-                found |= _READERS[path.suffix](path)
-        except (OSError, ValueError, TypeError, LookupError, csv.Error) as error:
+                tables.append(_numbers(path))
+        except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             reason = f"{type(error).__name__}: {one_line(error)[:200]}"
             raise ModelError(f"{path}: not a file of VirNucPro ({reason})") from None
-    return found
+    return pd.concat(tables)
 
 
-def _fasta(path: Path) -> _Rows:
-    records = (record.split("\n", 1) for record in path.read_text().split(">")[1:])
-    return {header.split()[0]: "".join(lines.split()) for header, lines in records}
-
-
-def _pickle(path: Path) -> _Rows:
+def _numbers(path: Path) -> pd.DataFrame:
+    if path.suffix != ".pt":
+        table = pd.read_csv(path, sep="\t", index_col=0)
+        return table[["score1", "score2"] if "score1" in table else ["Is_Virus"]].astype(float)
     content = read_pickle(path)
     (ids,) = (content[key] for key in ("nucleotide", "proteins", "ids") if key in content)
-    rows = (row["mean_representation"] if isinstance(row, dict) else row for row in content["data"])
-    return {key: torch.as_tensor(row).float() for key, row in zip(ids, rows, strict=True)}
+    rows = [row["mean_representation"] if isinstance(row, dict) else row for row in content["data"]]
+    return pd.DataFrame(np.stack(rows), index=ids)
 
 
-def _scores(path: Path) -> _Rows:
-    rows = csv.reader(path.read_text().splitlines()[1:], delimiter="\t")
-    return {key: torch.tensor([float(one), float(two)]) for key, _, one, two in rows}
-
-
-def _calls(path: Path) -> _Rows:
-    rows = csv.reader(path.read_text().splitlines()[1:], delimiter="\t")
-    return {key: torch.tensor([float(call == "True")]) for key, call in rows}
-
-
-_READERS = {".fa": _fasta, ".faa": _fasta, ".pt": _pickle, ".txt": _scores, ".csv": _calls}
-
-
-def _recorded_chunk(folder: Path, recorded: dict[str, _Rows], frames: int) -> Chunk:
-    bases, proteins = recorded["nucleotide"], recorded["protein"]
-    ids = [key for key in bases if key in proteins][:frames]
-    if not ids:
-        both = f"{_FILES['nucleotide']} and {_FILES['protein']}"
-        raise ModelError(f"{folder}: no open frames of VirNucPro in {both}")
-    sequences = ([found[key] for key in ids] for found in (bases, proteins))
-    return Chunk(ids, *sequences, CHUNK_SCHEMA.empty_table())  # type: ignore[call-arg]
-
-
-def _compared(
-    bundle: Bundle, found: Embeddings, recorded: dict[str, _Rows]
-) -> Iterator[Difference]:
+def _compared(bundle: Bundle, found: Embeddings, golden: Path) -> Iterator[Difference]:
     """Compare with what VirNucPro recorded for the same open frames, as far as there is any."""
-    features = torch.cat([found.dnabert_s, found.esm2], dim=1)
-    tensors = {"DNABERT-S": found.dnabert_s, "ESM-2": found.esm2, "features": features}
+    own = {"*DNABERT_S.pt": found.dnabert_s, "*ESM.pt": found.esm2}
+    own["*merged.pt"] = torch.cat([found.dnabert_s, found.esm2], dim=1)
     if bundle.card.classifier:
         classifier = bundle.open_classifier()
-        tensors["scores"] = classifier.scores(found.dnabert_s, found.esm2)
-    own = {key: dict(zip(found.ids, rows, strict=True)) for key, rows in tensors.items()}
-    if "scores" in own:
-        own["calls"] = _called(own["scores"], recorded["nucleotide"].keys() - own["scores"])
-    for key, values in own.items():
-        known = recorded[key]
-        if ids := [name for name in values if name in known]:
-            one, two = (torch.stack([rows[name] for name in ids]) for rows in (values, known))
-            yield _difference(f"VirNucPro's {key} ({len(ids)})", one, two, _RECORDED)
-
-
-def _called(scores: _Rows, missing: set[str]) -> _Rows:
-    """Call windows by the scores of all their open frames, where that is not up to rounding."""
-    best: _Rows = {}
-    for frame, pair in scores.items():
-        window = frame[:-2]  # without the frame, such as F1
-        best[window] = torch.maximum(best.get(window, pair), pair)
-    unknown = {frame[:-2] for frame in missing}
-    return {
-        window: (pair[1:] >= pair[:1]).float()
-        for window, pair in best.items()
-        if window not in unknown and abs(float(pair[1] - pair[0])) > _RECORDED
-    }
+        own["prediction_results.txt"] = classifier.scores(found.dnabert_s, found.esm2)
+    tables = {name: pd.DataFrame(rows.numpy(), index=found.ids) for name, rows in own.items()}
+    if bundle.card.classifier:
+        # Of windows all of whose frames are there, and whose call is not up to rounding.
+        scores = tables["prediction_results.txt"]
+        windows = scores.groupby(scores.index.str[:-2]).max()
+        windows = windows[(windows[0] - windows[1]).abs() > _RECORDED]
+        tables["prediction_results_highestscore.csv"] = (
+            windows[[1]] >= windows[[0]].to_numpy()
+        ).astype(float)
+    for name, rows in tables.items():
+        known = _recorded(golden, name)
+        if len(both := rows.index.intersection(known.index)):
+            one, two = (torch.tensor(table.loc[both].to_numpy()) for table in (rows, known))
+            yield _difference(f"VirNucPro's {name} ({len(both)} rows)", one, two, _RECORDED)
