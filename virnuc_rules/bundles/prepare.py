@@ -1,14 +1,13 @@
 """Making a model bundle from its definition: fetch, convert each network, write the card."""
 
 import logging
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -82,9 +81,12 @@ def attested_bundle(
     bundle.check(*bundle.card.sha256)
     fetched = fetch_all(definition, cache or out.parent / ".downloads")
     for name, source in definition.sources.items():
-        origin, count = bundle.card.source.get(name), count_parameters(out / _NETWORKS[name][1])
-        is_same = origin is not None and origin.sha256 == fetched[name].sha256
-        if not is_same or source.parameters not in (None, count):
+        origin = bundle.card.source.get(name)
+        if (
+            origin is None
+            or origin.sha256 != fetched[name].sha256
+            or source.parameters not in (None, origin.parameters)
+        ):
             problem = f"its {name} is not that of {definition.name}; give a new folder with --out"
             raise ModelError(f"{out}: {problem}")
     return bundle, fetched
@@ -99,13 +101,6 @@ def fetch_all(definition: Definition, cache: Path) -> dict[str, Fetched]:
         for line in needed(definition, cache):
             logger.error("needed: %s", line)
         raise
-
-
-def count_parameters(path: Path) -> int:
-    """Count the parameters in a network's file of a bundle."""
-    with safe_open(path, "pt") as file:
-        names = [name for name in file.keys() if not name.endswith(_BUFFERS)]  # noqa: SIM118
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
 
 
 def _convert(definition: Definition, fetched: dict[str, Fetched], stage: Path) -> card.BundleCard:
@@ -150,7 +145,8 @@ def _convert_network(read: _Reader, path: Path, target: Path) -> tuple[BaseModel
     shape, tensors = read(path)
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, target)
     target.chmod(0o644)  # safetensors sets 0600, but a group shares a bundle
-    return shape, count_parameters(target)
+    parameters = (t.numel() for key, t in tensors.items() if not key.endswith(_BUFFERS))
+    return shape, sum(parameters)
 
 
 def _copy_tokenizer(path: Path, network: card.DnabertConfig, stage: Path) -> None:

@@ -5,14 +5,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from Bio.SeqIO.FastaIO import SimpleFastaParser
 from torch import Tensor
 
-from virnuc_rules import __version__
 from virnuc_rules.bundles.checkpoints import read_pickle
 from virnuc_rules.bundles.definition import Definition
 from virnuc_rules.bundles.fetch import Fetched
@@ -32,60 +32,51 @@ from virnuc_rules.models.device import clear_caches, matmul_precision
 # be in fp16.
 _SAME, _RECORDED = 1e-4, 1e-2
 _SECONDS = 10  # in which speed is measured, at least
-
-
-class Difference(NamedTuple):
-    """The greatest difference of a value; of one above 1, of its fraction."""
-
-    name: str
-    value: float
-    limit: float
+_VIRNUCPRO = (  # files: open frames, embeddings, features, scores and calls
+    "*nucleotide.fa", "*protein.faa", "*DNABERT_S.pt", "*ESM.pt", "*merged.pt",
+    "prediction_results.txt", "prediction_results_highestscore.csv",
+)  # fmt: skip
+_Difference = tuple[str, float, float]  # name, greatest value, limit
 
 
 def attest(
     definition: Definition, bundle: Bundle, fetched: dict[str, Fetched], settings: Embedding, *,
     device: torch.device, precision: str, fasta: Path, golden: Path | None, frames: int,
-) -> tuple[str, list[Difference]]:  # fmt: skip
-    """Return a report and the differences in it. The networks are in memory one after the other.
+) -> dict[str, Any]:  # fmt: skip
+    """Return a report as plain data. The networks are in memory one after the other.
 
     Raises VirnucError for a file that cannot be used.
     """
-    packages = {"virnuc_rules": __version__, "python": platform.python_version()}
-    packages |= {"torch": torch.__version__, **reference_versions()}
     with tempfile.TemporaryDirectory(prefix="virnuc-attest-") as folder:
         data = Data(fasta, bundle.card.window, Path(folder), frames)
         chunks, about = [next(data.chunks())], data.described(bundle, device)
+    recorded = {kind: _recorded(golden, kind) for kind in _VIRNUCPRO} if golden else {}
     if golden:
-        chunks.append(_recorded_frames(golden, frames))
+        chunks.append(_recorded_frames(golden, recorded))
     found, speed = _embed(bundle, device, EXACT, chunks, settings)
-    speeds, rows = {EXACT: speed}, list(_others(found[0], chunks[0], fetched, device))
+    speeds, differences = {EXACT: speed}, list(_others(found[0], chunks[0], fetched, device))
     if golden:
-        rows += _compared(bundle, found[1], golden)
+        differences += _compared(bundle, found[1], recorded)
     if precision != EXACT:
         _, speeds[precision] = _embed(bundle, device, precision, chunks[:1], settings)
-    lines = [
-        f"virnuc-rules models attest {definition.name}",
-        ", ".join(f"{name} {version}" for name, version in packages.items()),
-        f"{about['device']} ({about['device_name']}), compared in {EXACT}",
-        f"{len(chunks[0].ids)} open frames of {fasta.name}, sha256 {about['data_sha256']}",
-        *_sources(definition, bundle, fetched),
-        "greatest differences (of values above 1: of their fraction)",
-        *(f"  {row.name:<40} {row.value:.2g} (limit {row.limit:g})" for row in rows),
-        *(f"{rate:,.1f} open frames a second in {name}" for name, rate in speeds.items()),
-    ]
-    return "\n".join(lines), rows
-
-
-def _sources(definition: Definition, bundle: Bundle, fetched: dict[str, Fetched]) -> Iterator[str]:
-    """List the files that the bundle was made of, which `attested_bundle` has compared."""
-    unpinned = definition.unpinned()
-    for name in definition.sources:
-        origin = bundle.card.source[name]
-        at = f" at {origin.revision}" if origin.revision else ""
-        yield f"{name}: {origin.origin}{at}, {origin.parameters:,} parameters"
-        for file, sha256 in fetched[name].sha256.items():
-            note = " (the definition has none)" if (name, file) in unpinned else ""
-            yield f"  {file} sha256 {sha256}{note}"
+    versions = {"python": platform.python_version(), **about["versions"], **reference_versions()}
+    origins = {name: bundle.card.source[name] for name in definition.sources}
+    return {
+        "attested": definition.name,
+        "versions": {name: str(version) for name, version in versions.items()},
+        "device": f"{about['device']} ({about['device_name']})",
+        "sources": {name: origin.model_dump(exclude_none=True) for name, origin in origins.items()},
+        "sha256_unknown_before": [file for _, file in definition.unpinned()],
+        "fingerprint_of_embeddings": bundle.card.fingerprint,
+        "data": {"file": fasta.name, "sha256": about["data_sha256"]},
+        "open_frames": len(chunks[0].ids),
+        # Of values above 1: of their fraction.
+        "greatest_differences_in_fp32": {
+            name: {"value": float(f"{value:.2g}"), "limit": limit}
+            for name, value, limit in differences
+        },
+        "open_frames_a_second": {name: round(rate, 1) for name, rate in speeds.items()},
+    }
 
 
 def _embed(
@@ -106,7 +97,7 @@ def _embed(
 @torch.inference_mode()
 def _others(
     found: Embeddings, chunk: Chunk, fetched: dict[str, Fetched], device: torch.device
-) -> Iterator[Difference]:
+) -> Iterator[_Difference]:
     """Compare with others' code, which opens the original checkpoints one after the other."""
     for name, (network, opened) in REFERENCES.items():
         checkpoint, is_dna = fetched[network].path, network == "dnabert_s"
@@ -121,45 +112,31 @@ def _others(
         yield _difference(name, found.dnabert_s if is_dna else found.esm2, expected, _SAME)
 
 
-def _difference(name: str, found: Tensor, expected: Tensor, limit: float) -> Difference:
+def _difference(name: str, found: Tensor, expected: Tensor, limit: float) -> _Difference:
     if found.shape != expected.shape:
         raise ModelError(f"{name}: {list(expected.shape)} values, not {list(found.shape)}")
     relative = (found - expected).abs() / expected.abs().clamp(min=1)
-    return Difference(name, float(relative.max()), limit)
-
-
-def _recorded_frames(folder: Path, limit: int) -> Chunk:
-    """Read open frames from VirNucPro's FASTA files: those that are in both kinds."""
-    bases, proteins = (
-        {
-            header.split()[0]: "".join(lines.split())
-            for path in sorted(folder.rglob(pattern))
-            for header, lines in (r.split("\n", 1) for r in path.read_text().split(">")[1:])
-        }
-        for pattern in ("*nucleotide.fa", "*protein.faa")
-    )
-    ids = [key for key in bases if key in proteins][:limit]
-    if not ids:
-        raise ModelError(f"{folder}: no open frames that are in *nucleotide.fa and *protein.faa")
-    return Chunk(
-        ids, [bases[key] for key in ids], [proteins[key] for key in ids], CHUNK_SCHEMA.empty_table()
-    )
+    return name, float(relative.max()), limit
 
 
 def _recorded(folder: Path, pattern: str) -> pd.DataFrame:
-    """Read VirNucPro's numbers of one kind, by open frame or window."""
+    """Read VirNucPro's files of one kind: a row for each open frame or window."""
     tables = [pd.DataFrame()]
     for path in sorted(folder.rglob(pattern)):
         try:
             with environment_named(path):
-                tables.append(_numbers(path))
+                tables.append(_table(path))
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             reason = f"{type(error).__name__}: {one_line(error)[:200]}"
             raise ModelError(f"{path}: not a file of VirNucPro ({reason})") from None
     return pd.concat(tables)
 
 
-def _numbers(path: Path) -> pd.DataFrame:
+def _table(path: Path) -> pd.DataFrame:
+    if path.suffix in (".fa", ".faa"):
+        with path.open() as file:
+            records = {title.split()[0]: [text] for title, text in SimpleFastaParser(file)}
+        return pd.DataFrame.from_dict(records, orient="index")
     if path.suffix != ".pt":
         table = pd.read_csv(path, sep="\t", index_col=0)
         return table[["score1", "score2"] if "score1" in table else ["Is_Virus"]].astype(float)
@@ -169,24 +146,30 @@ def _numbers(path: Path) -> pd.DataFrame:
     return pd.DataFrame(np.stack(rows), index=ids)
 
 
-def _compared(bundle: Bundle, found: Embeddings, golden: Path) -> Iterator[Difference]:
-    """Compare with what VirNucPro recorded for the same open frames, as far as there is any."""
-    own = {"*DNABERT_S.pt": found.dnabert_s, "*ESM.pt": found.esm2}
-    own["*merged.pt"] = torch.cat([found.dnabert_s, found.esm2], dim=1)
+def _recorded_frames(folder: Path, recorded: dict[str, pd.DataFrame]) -> Chunk:
+    bases, proteins = recorded["*nucleotide.fa"], recorded["*protein.faa"]
+    ids = bases.index.intersection(proteins.index)
+    if ids.empty or all(ids.intersection(recorded[kind].index).empty for kind in _VIRNUCPRO[2:]):
+        raise ModelError(f"{folder}: lacks {', '.join(_VIRNUCPRO)}, or they have other open frames")
+    sequences = (table.loc[ids, 0].tolist() for table in (bases, proteins))
+    return Chunk(ids.tolist(), *sequences, CHUNK_SCHEMA.empty_table())  # type: ignore[call-arg]
+
+
+def _compared(
+    bundle: Bundle, found: Embeddings, recorded: dict[str, pd.DataFrame]
+) -> Iterator[_Difference]:
+    """Compare with what VirNucPro recorded for the same open frames."""
+    own = [found.dnabert_s, found.esm2, torch.cat([found.dnabert_s, found.esm2], dim=1)]
     if bundle.card.classifier:
-        classifier = bundle.open_classifier()
-        own["prediction_results.txt"] = classifier.scores(found.dnabert_s, found.esm2)
-    tables = {name: pd.DataFrame(rows.numpy(), index=found.ids) for name, rows in own.items()}
+        own.append(bundle.open_classifier().scores(found.dnabert_s, found.esm2))
+    tables = [pd.DataFrame(rows.numpy(), index=found.ids) for rows in own]
     if bundle.card.classifier:
-        # Of windows all of whose frames are there, and whose call is not up to rounding.
-        scores = tables["prediction_results.txt"]
-        windows = scores.groupby(scores.index.str[:-2]).max()
-        windows = windows[(windows[0] - windows[1]).abs() > _RECORDED]
-        tables["prediction_results_highestscore.csv"] = (
-            windows[[1]] >= windows[[0]].to_numpy()
-        ).astype(float)
-    for name, rows in tables.items():
-        known = _recorded(golden, name)
-        if len(both := rows.index.intersection(known.index)):
-            one, two = (torch.tensor(table.loc[both].to_numpy()) for table in (rows, known))
-            yield _difference(f"VirNucPro's {name} ({len(both)} rows)", one, two, _RECORDED)
+        # A window's id is that of its frames without the frame, such as F1.
+        best = tables[-1].groupby(tables[-1].index.str[:-2]).max()
+        best = best[(best[0] - best[1]).abs() > _RECORDED]  # else rounding may change the call
+        tables.append((best[1] >= best[0]).astype(float).to_frame())
+    for kind, table in zip(_VIRNUCPRO[2:], tables, strict=False):
+        ids = table.index.intersection(recorded[kind].index)
+        if len(ids):
+            one, two = (torch.tensor(t.loc[ids].to_numpy()) for t in (table, recorded[kind]))
+            yield _difference(f"VirNucPro's {kind} ({len(ids)} rows)", one, two, _RECORDED)
