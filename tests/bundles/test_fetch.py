@@ -347,7 +347,7 @@ def test_without_a_network_it_says_what_to_run(
     assert f"error: {server.url}/lab/esm2/resolve/{REVISION}/" in error
     assert f"run `virnuc-rules models prepare {definition} --out '{out}'`" in error
     assert "Traceback" not in done.stderr and not out.exists()
-    mirror = "or --esm2 FOLDER, or HF_ENDPOINT for a mirror of the hub"
+    mirror = "or a copy by `models prepare --esm2 FOLDER`, or HF_ENDPOINT, a mirror"
     assert [line for line in needed if line.startswith("needed: ")] == [
         f"needed: {server.url}/lab/esm2/resolve/{REVISION}/{name} (5.7 GB in 2 files), {mirror}"
         for name in sorted(hub_source("", tmp_path / "published/esm2_t4")["files"])
@@ -355,9 +355,10 @@ def test_without_a_network_it_says_what_to_run(
     done = prepare_here(definition, "--out", out, "--cache", tmp_path / "empty")
     *needed, error = (line for line in done.stderr.splitlines() if "downloading" not in line)
     assert len(needed) == 3 + 2 + 1
-    assert all("(unknown size in 3 files), or --dnabert-s FOLDER" in line for line in needed[:3])
+    assert all("(unknown size in 3 files), or a copy by" in line for line in needed[:3])
     # A mirror of the hub has no file of a web server.
-    assert needed[-1] == f"needed: {server.url}/repo/500_model.pth (6.8 MB), or --classifier FILE"
+    option = "or a copy by `models prepare --classifier FILE`"
+    assert needed[-1] == f"needed: {server.url}/repo/500_model.pth (6.8 MB), {option}"
     assert f"error: {server.url}/repo/500_model.pth: cannot be reached (" in error
 
 

@@ -169,8 +169,9 @@ def test_without_the_extra_nothing_is_begun(
 
 
 def test_data_that_are_not_there(definition: Path, attest: Attest, tmp_path: Path) -> None:
-    _, line = attest(definition, "--data", tmp_path / "absent.fa", code=1)
-    assert "absent.fa: no such file; give --data" in line
+    for option in ("--data", "--golden"):
+        _, line = attest(definition, option, tmp_path / "absent", code=1)
+        assert f"{tmp_path / 'absent'}: no such path; correct --data" in line
     assert not (tmp_path / "out").exists()
 
 

@@ -82,9 +82,9 @@ def needed(definition: Definition, cache: Path) -> Iterator[str]:
         if len(addresses) > 1:
             size += f" in {len(addresses)} files"
         is_hub = isinstance(source, HubSource)
-        copy = "FOLDER, or HF_ENDPOINT for a mirror of the hub" if is_hub else "FILE"
-        for url in addresses.values():
-            yield f"{without_secrets(url)} ({size}), or --{network.replace('_', '-')} {copy}"
+        option = f"--{network.replace('_', '-')} {'FOLDER' if is_hub else 'FILE'}"
+        copy = f"or a copy by `models prepare {option}`" + ", or HF_ENDPOINT, a mirror" * is_hub
+        yield from (f"{without_secrets(url)} ({size}), {copy}" for url in addresses.values())
 
 
 def _addresses(source: HubSource | UrlSource) -> dict[str, str]:

@@ -65,7 +65,7 @@ def prepare(
         raise UnreachableError(
             f"{error}; complete downloads are kept. On a machine with a network run "
             f"`virnuc-rules {shlex.join(sys.argv[1:])}` and copy {out} here, "
-            "or give local copies of the files above with these options"
+            "or give copies of the files above"
         ) from None
     logger.info("%s: bundle %s for windows of %d bases", out, card.name, card.window)
 
@@ -173,8 +173,9 @@ def attest(
     from virnuc_rules.inspection.references import reference_versions
 
     reference_versions()  # before gigabytes are downloaded
-    if not data.exists():
-        raise VirnucError(f"{data}: no such file; give --data FASTA, such as one of demo/data")
+    for path in filter(None, (data, golden)):
+        if not path.exists():
+            raise VirnucError(f"{path}: no such path; correct --data FASTA or --golden FOLDER")
     import torch
 
     from virnuc_rules.bundles.definition import find_definition
