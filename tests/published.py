@@ -1,5 +1,6 @@
 """Small checkpoints in the published formats, and a web server to fetch them from."""
 
+import argparse
 import hashlib
 import json
 import shutil
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 import yaml
+from esm.model.esm2 import ESM2
 from harness import BUNDLE
 from safetensors.torch import load_file, save_file
 
@@ -32,6 +34,25 @@ def published(folder: Path) -> dict[str, Path]:
     save_file(weights, esm2 / "model.safetensors")
     torch.save(load_file(BUNDLE / "classifier.safetensors"), folder / "500_model.pth")
     return {"dnabert_s": dnabert_s, "esm2": esm2, "classifier": folder / "500_model.pth"}
+
+
+def write_fair_esm(path: Path, width: int = 64, seed: int = 1, **more: Any) -> Path:
+    """Write a random ESM-2 of the bundle's shape as fair-esm publishes its own: in float16."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = ESM2(num_layers=4, embed_dim=width, attention_heads=4)
+    cfg = argparse.Namespace(
+        encoder_layers=4, encoder_embed_dim=width, encoder_attention_heads=4, token_dropout=True
+    )
+    heads = ("lm_head", "contact_head")
+    weights = {
+        name if name.startswith(heads) else f"sentence_encoder.{name}": tensor.half()
+        for name, tensor in network.state_dict().items()
+        if not name.startswith("contact_head")
+    }
+    weights = {f"encoder.{name}": tensor for name, tensor in weights.items()}
+    torch.save({"cfg": {"model": cfg, **more}, "model": weights}, path)
+    return path
 
 
 def sha256_of(content: bytes) -> str:
@@ -57,6 +78,7 @@ class Server:
         self.files: dict[str, bytes] = {}
         self.redirects: dict[str, str] = {}
         self.requests: list[tuple[str, str | None]] = []
+        self.logins: list[str | None] = []  # what they had in place of a password
         self.encodings: list[str | None] = []  # that it might have compressed the answers with
         self.ranges = True  # False: a server that ignores Range and sends all
         self.cut: int | None = None  # bytes after which a connection is lost; then it answers 503
@@ -86,6 +108,7 @@ class Server:
         path, wanted = request.path, request.headers["Range"]
         self.requests.append((path, wanted))
         self.encodings.append(request.headers["Accept-Encoding"])
+        self.logins.append(request.headers["Authorization"])
         if path in self.redirects:
             request.send_response(302)
             request.send_header("Location", self.redirects[path])

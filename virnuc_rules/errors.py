@@ -1,5 +1,9 @@
 """The errors that a user can cause or fix: one line, no traceback."""
 
+import re
+
+_ADDRESS = re.compile(r"(https?:/+)(?:[^\s/?#]*@)?([^\s?#]*)\S*", re.IGNORECASE)
+
 
 class VirnucError(Exception):
     """Something the user can fix. The message names the file, the record and the fix."""
@@ -57,3 +61,12 @@ class UnreachableError(ModelError):
 def one_line(error: object) -> str:
     """Return the text of an error of another library without its line breaks."""
     return " ".join(str(error).split())
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with only host and path of its web addresses.
+
+    User names, passwords and tokens must not get into logs, cards and pages; nobody can tell which
+    parts of a query are secret.
+    """
+    return _ADDRESS.sub(r"\1\2", text)

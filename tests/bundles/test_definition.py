@@ -142,6 +142,14 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"classifier": {"url": "file:///etc/passwd", "sha256": None}},
         "classifier.url: Value error, not an http or https address",
     ),
+    "no port": (
+        {"classifier": {"url": "http://user:s3/cret@x/y", "sha256": None}},
+        "classifier.url: Value error, not an http or https address",
+    ),
+    "a blank": (
+        {"classifier": {"url": "http://x/y?token=a b", "sha256": None}},
+        "classifier.url: Value error, not an http or https address",
+    ),
     "no file": (
         {"classifier": {"url": "http://x/", "sha256": None}},
         "classifier.url: Value error, not the address of a file",
@@ -182,6 +190,23 @@ def test_what_is_no_definition(tmp_path: Path, content: bytes, expected: str) ->
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
     assert refusal(str(path)).startswith(f"{path}: {expected}")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "esm2: http://user:s3cret@host/x: y",
+        "esm2: {files: {'http://user:s3cret@host/x?s3cret': null}, hub: a/b, revision: main}",
+        "http://user:s3cret@host/x: 1",
+        "esm2: {url: 'http://user:s3cret@[host/x'}",
+        "esm2: {url: 'http://user:s3cret/@host/x'}",
+        "esm2: {url: 'http://user:s3cret@ho\u2100st/x'}",
+    ],
+)
+def test_a_mistake_beside_a_password_does_not_show_it(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    assert "s3cret" not in refusal(str(path))
 
 
 def test_names_that_are_not_there(tmp_path: Path) -> None:

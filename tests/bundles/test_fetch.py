@@ -1,5 +1,6 @@
 """Downloads: from a real server on this machine, interrupted, wrong, absent, and from the hub."""
 
+import base64
 import re
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from harness import BUNDLE, environment, files_of_at_most, run, sha256, wait_until
 from published import (
     REVISION,
@@ -21,8 +23,15 @@ from published import (
     sha256_of,
     write_definition,
 )
+from safetensors.torch import save_file
 
-from virnuc_rules.bundles.definition import PathSource, UrlSource, read_definition
+from virnuc_rules.bundles.definition import (
+    HubSource,
+    PathSource,
+    UrlSource,
+    customized,
+    read_definition,
+)
 from virnuc_rules.bundles.fetch import fetch
 from virnuc_rules.bundles.prepare import prepare_bundle
 from virnuc_rules.errors import EnvironmentProblem, ModelError, UnreachableError
@@ -183,6 +192,57 @@ def test_a_full_disk_is_no_missing_network(server: Server, tmp_path: Path) -> No
         fetch(source(server), tmp_path)
 
 
+def test_each_address_has_a_file_of_its_own(server: Server, tmp_path: Path) -> None:
+    models = {f"/get?id={window}": bytes([window % 256]) * 9 for window in (300, 500)}
+    server.files |= models
+    for _ in range(2):
+        for path, content in models.items():
+            source = UrlSource(url=server.url + path, sha256=sha256_of(content))
+            assert fetch(source, tmp_path).path.read_bytes() == content
+    assert [path for path, _ in server.requests] == list(models)
+
+
+def test_the_expected_sha256_is_a_part_of_the_key(server: Server, tmp_path: Path) -> None:
+    """The file of one definition stays where another one expects something else."""
+    first = fetch(source(server), tmp_path).path
+    refusal(source(server, "0" * 64), tmp_path)
+    assert fetch(source(server), tmp_path).path == first
+    assert len(server.requests) == 2
+
+
+def test_other_files_of_a_repository_are_not_read(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of two files of weights a folder is read from must be what the definition says."""
+    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    folder = published(tmp_path / "published")["dnabert_s"]
+    save_file(torch.load(folder / "pytorch_model.bin"), folder / "model.safetensors")
+    server.add_hub("lab/DNABERT-S", folder)
+    both = hub_source("lab/DNABERT-S", folder)["files"]
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        files = {"config.json": both["config.json"], name: both[name]}
+        wanted = HubSource(hub="lab/DNABERT-S", revision=REVISION, files=files)
+        path, _ = fetch(wanted, tmp_path / "cache")
+        assert {file.name for file in path.iterdir()} == set(files)
+
+
+def test_a_file_without_a_sha256_is_asked_for_until_it_is_accepted(
+    server: Server, tmp_path: Path
+) -> None:
+    server.files["/models/big.pt"] = b"<html>Log in to the network</html>"
+    fetch(source(server, None), tmp_path)  # and its process is killed
+    server.files["/models/big.pt"] = b"the model"
+    fetched = fetch(source(server, None), tmp_path)
+    assert fetched.path.read_bytes() == b"the model"
+    fetched.accept("big.pt")
+    assert fetch(source(server, None), tmp_path) == fetched
+    assert len(server.requests) == 2
+    fetched.path.write_bytes(b"damaged")
+    server.files["/models/big.pt"] = b"a newer model"
+    assert fetch(source(server, None), tmp_path).path.read_bytes() == b"a newer model"
+
+
 def test_local_files_are_hashed(tmp_path: Path) -> None:
     sources = published(tmp_path)
     path, found = fetch(PathSource(path=sources["dnabert_s"]), tmp_path / "cache")
@@ -272,15 +332,34 @@ def test_a_bundle_from_the_network(
 def test_without_a_network_it_says_what_to_run(
     server: Server, definition: Path, prepare_here: Callable[..., Any], tmp_path: Path
 ) -> None:
+    sizes = yaml.safe_load(definition.read_text())
+    sizes["esm2"]["bytes"] = 5_678_116_398
+    sizes["classifier"]["bytes"] = 6_800_000
+    definition.write_text(yaml.safe_dump(sizes))
+    prepare_here(definition, "--out", tmp_path / "first")  # keeps all, then ESM-2 is lost
+    for kept_file in (tmp_path / ".downloads").rglob("esm2-*/*"):
+        kept_file.unlink()
     server.close()
     out = tmp_path / "out dir"
     done = prepare_here(definition, "--out", out)
     assert done.returncode == 1
-    error = done.stderr.splitlines()[-1]
-    assert f"error: {server.url}/repo/500_model.pth: cannot be reached (" in error
+    *needed, error = done.stderr.splitlines()
+    assert f"error: {server.url}/lab/esm2/resolve/{REVISION}/" in error
     assert f"run `virnuc-rules models prepare {definition} --out '{out}'`" in error
-    assert "HF_ENDPOINT" in error and "Traceback" not in done.stderr
-    assert not out.exists()
+    assert "Traceback" not in done.stderr and not out.exists()
+    mirror = "or a copy by `models prepare --esm2 FOLDER`, or HF_ENDPOINT, a mirror"
+    assert [line for line in needed if line.startswith("needed: ")] == [
+        f"needed: {server.url}/lab/esm2/resolve/{REVISION}/{name} (5.7 GB in 2 files), {mirror}"
+        for name in sorted(hub_source("", tmp_path / "published/esm2_t4")["files"])
+    ]
+    done = prepare_here(definition, "--out", out, "--cache", tmp_path / "empty")
+    *needed, error = (line for line in done.stderr.splitlines() if "downloading" not in line)
+    assert len(needed) == 3 + 2 + 1
+    assert all("(unknown size in 3 files), or a copy by" in line for line in needed[:3])
+    # A mirror of the hub has no file of a web server.
+    option = "or a copy by `models prepare --classifier FILE`"
+    assert needed[-1] == f"needed: {server.url}/repo/500_model.pth (6.8 MB), {option}"
+    assert f"error: {server.url}/repo/500_model.pth: cannot be reached (" in error
 
 
 def test_offline_by_decision(server: Server, definition: Path, tmp_path: Path) -> None:
@@ -305,6 +384,69 @@ def test_what_is_not_pinned_is_refused_before_any_download(
     found = sha256(tmp_path / "published/esm2_t4/config.json")
     assert read_card(tmp_path / "out").source["esm2"].sha256["config.json"] == found
     assert found in done.stderr
+
+
+def test_a_page_in_place_of_an_unpinned_file(
+    server: Server, definition: Path, prepare_here: Callable[..., Any], tmp_path: Path
+) -> None:
+    fields = yaml.safe_load(definition.read_text())
+    fields["classifier"]["sha256"] = None
+    definition.write_text(yaml.safe_dump(fields))
+    right = server.files["/repo/500_model.pth"]
+    server.files["/repo/500_model.pth"] = b"<!doctype html><title>Log in</title>"
+    done = prepare_here(definition, "--out", tmp_path / "out", "--trust-unpinned")
+    assert done.returncode == 1 and not (tmp_path / "out").exists()
+    assert "500_model.pth: cannot be read as a checkpoint" in done.stderr.splitlines()[-1]
+    server.files["/repo/500_model.pth"] = right
+    for out in ("out", "again"):
+        done = prepare_here(definition, "--out", tmp_path / out, "--trust-unpinned")
+        assert done.returncode == 0, done.stderr
+    asked = [path for path, _ in server.requests if path == "/repo/500_model.pth"]
+    assert len(asked) == 2  # the page and the file, which is kept
+
+
+SECRETS = ("s3cret", "t0ken", "s1gned", "user")
+LOGIN = f"Basic {base64.b64encode(b'user:s3cret').decode()}"
+
+
+@pytest.mark.parametrize("fault", ["none", "absent", "wrong", "a page", "unreachable", "offline"])
+def test_no_secret_of_an_address_is_shown_or_kept(
+    server: Server, definition: Path, tmp_path: Path, fault: str
+) -> None:
+    public = f"{server.url}/repo/500_model.pth"
+    secret = public.replace("//", "//user:s3cret@") + "?token=t0ken&X-Amz-Signature=s1gned#t0ken"
+    content = server.files.pop("/repo/500_model.pth")
+    path = "/repo/500_model.pth?token=t0ken&X-Amz-Signature=s1gned"
+    if fault != "absent":
+        server.files[path] = b"<html>" if fault == "a page" else content
+    fields = yaml.safe_load(definition.read_text())
+    right = {"a page": None, "wrong": "0" * 64}.get(fault, sha256_of(content))
+    fields["classifier"] = {"url": secret, "sha256": right}
+    definition.write_text(yaml.safe_dump(fields))
+    if fault == "unreachable":
+        server.close()
+    options = ("--trust-unpinned", "--out", tmp_path / "out", "--log", tmp_path / "log")
+    environment = {"HF_HUB_OFFLINE": str(int(fault == "offline"))}
+    done = prepare(server, definition, *options, HF_HUB_DISABLE_PROGRESS_BARS="0", **environment)
+    assert done.returncode == (fault != "none"), done.stderr
+    texts = [done.stdout, done.stderr, *map(str, tmp_path.rglob("*"))]
+    texts += [file.read_text() for file in tmp_path.glob("log*")]
+    if fault == "none":
+        assert server.logins[0] == LOGIN
+        assert read_card(tmp_path / "out").source["classifier"].origin == public
+        texts.append((tmp_path / "out/bundle.json").read_text())
+    texts.append(run("virnuc-rules", "models", "show", definition).stdout)
+    assert public in done.stderr and public in texts[-1]
+    assert not [text for text in texts if any(secret in text for secret in SECRETS)]
+
+
+def test_a_card_of_an_older_version_shows_no_secret(tmp_path: Path) -> None:
+    paths: dict[str, Path | None] = {**published(tmp_path)}
+    prepare_bundle(customized(None, name="x", window=500, paths=paths), tmp_path / "out")
+    card = tmp_path / "out/bundle.json"
+    old = str(paths["classifier"])
+    card.write_text(card.read_text().replace(old, "https://user:s3cret@host/a.pth?token=t0ken"))
+    assert read_card(tmp_path / "out").source["classifier"].origin == "https://host/a.pth"
 
 
 def test_another_number_of_parameters(server: Server, tmp_path: Path) -> None:

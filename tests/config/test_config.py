@@ -615,13 +615,18 @@ CONDA_NAMES = {
     "matplotlib": "matplotlib-base",
 }
 DIRECT = [Requirement(line) for line in PROJECT["dependencies"]]
-DEV = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
+DEV, REFERENCE = (
+    [Requirement(line) for line in PROJECT["optional-dependencies"][extra]]
+    for extra in ("dev", "reference")
+)
 
 
 def test_the_conda_environment_has_the_same_dependencies() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     found = [Requirement(line) for line in environment["dependencies"]]
-    expected = {CONDA_NAMES.get(need.name, need.name): need.specifier for need in DIRECT}
+    expected = {
+        CONDA_NAMES.get(need.name, need.name): need.specifier for need in DIRECT + REFERENCE
+    }
     expected |= {"python": Requirement(f"python{PROJECT['requires-python']}").specifier}
     assert {need.name: need.specifier for need in found if need.name != "pip"} == expected
     assert len(found) == len(expected) + 1
@@ -638,7 +643,7 @@ def constraints() -> dict[str, str]:
     return pins
 
 
-@pytest.mark.parametrize("need", DIRECT + DEV, ids=str)
+@pytest.mark.parametrize("need", DIRECT + REFERENCE + DEV, ids=str)
 def test_every_dependency_is_pinned_within_its_range(need: Requirement) -> None:
     assert need.specifier.contains(constraints()[canonicalize_name(need.name)])
 

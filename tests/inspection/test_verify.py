@@ -1,8 +1,6 @@
 """`models verify`: what it checks, and that the numbers it keeps are those of the user's data."""
 
-import argparse
 import json
-import os
 import platform
 import shutil
 import tempfile
@@ -14,13 +12,9 @@ import numpy as np
 import pytest
 import torch
 from chunk_folders import manifest_of, some_contigs
-from esm.model.esm2 import ESM2
 from harness import BUNDLE, DEMO, copy_bundle, sha256
-from published import published
 from safetensors.torch import load_file, save_file
 
-from virnuc_rules.bundles.definition import customized
-from virnuc_rules.bundles.prepare import prepare_bundle
 from virnuc_rules.bundles.verified import Verified, read_verified
 from virnuc_rules.chunking.format import read_chunk
 from virnuc_rules.chunking.writer import write_chunks
@@ -291,7 +285,7 @@ def test_other_embeddings_are_not_verified(bundle: Path, verify: Verify, small: 
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"\xff\xfe", b'{"precisions": [{}]}', b'{"parity": 1}']
+    "content", [b"", b"{", b"[]", b"\xff\xfe", b'{"precisions": [{}]}', b'{"precisions": 1}']
 )
 def test_damaged_results(
     bundle: Path, refused: Callable[..., str], small: Path, content: bytes
@@ -329,10 +323,6 @@ def test_a_precision_that_a_cpu_has_not(
     assert f"precision {precision} needs a CUDA device" in line
 
 
-def test_a_reference_needs_data(bundle: Path, refused: Callable[..., str], tmp_path: Path) -> None:
-    assert "--reference needs --data" in refused(bundle, "--reference", tmp_path / "esm2.pt")
-
-
 def test_data_without_open_frames(
     bundle: Path, refused: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -343,123 +333,6 @@ def test_data_without_open_frames(
 
 def test_data_that_are_not_there(bundle: Path, refused: Callable[..., str], tmp_path: Path) -> None:
     assert "absent.fa" in refused(bundle, "--data", tmp_path / "absent.fa", *BF16)
-
-
-# --- ESM-2 against fair-esm's own code ---------------------------------------------------------
-
-
-def write_fair_esm(path: Path, width: int = 64, seed: int = 1, **more: Any) -> Path:
-    """Write a random ESM-2 of the bundle's shape as fair-esm publishes its own: in float16."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = ESM2(num_layers=4, embed_dim=width, attention_heads=4)
-    cfg = argparse.Namespace(
-        encoder_layers=4, encoder_embed_dim=width, encoder_attention_heads=4, token_dropout=True
-    )
-    heads = ("lm_head", "contact_head")
-    weights = {
-        name if name.startswith(heads) else f"sentence_encoder.{name}": tensor.half()
-        for name, tensor in network.state_dict().items()
-        if not name.startswith("contact_head")
-    }
-    weights = {f"encoder.{name}": tensor for name, tensor in weights.items()}
-    torch.save({"cfg": {"model": cfg, **more}, "model": weights}, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose ESM-2 comes from a `.pt`, which lies beside it as esm2_t4.pt."""
-    folder = tmp_path_factory.mktemp("converted")
-    sources = {**published(folder), "esm2": write_fair_esm(folder / "esm2_t4.pt")}
-    prepare_bundle(customized(None, name="x", window=500, paths={**sources}), folder / "bundle")
-    return folder / "bundle"
-
-
-@pytest.fixture
-def prepared(converted: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(converted, tmp_path / "bundle"))
-
-
-@pytest.mark.parametrize("name", ["esm2_t4.pt", "mine.pt"])
-def test_parity(converted: Path, prepared: Path, verify: Verify, small: Path, name: str) -> None:
-    checkpoint = shutil.copy(converted.parent / "esm2_t4.pt", prepared.parent / name)
-    printed = verify(prepared, "--data", small, "--reference", checkpoint)
-    parity = kept(prepared).parity
-    assert parity is not None
-    assert parity.embedding_max < 1e-4 < 0.1 < parity.embedding_scale
-    assert parity.cosine_min > 1 - 1e-6
-    assert (parity.checkpoint, parity.checkpoint_sha256) == (str(checkpoint), sha256(checkpoint))
-    assert f"{parity.embedding_max:.2e} at most" in printed.stdout
-    assert printed.stderr == f"{prepared}: files and self-check are sound (fp32 on cpu)\n"
-    verify(prepared, "--data", small, *BF16)  # beside it
-    assert kept(prepared).parity == parity and len(kept(prepared).precisions) == 1
-
-
-def test_parity_and_precision_at_once(
-    converted: Path, prepared: Path, verify: Verify, small: Path
-) -> None:
-    reference = converted.parent / "esm2_t4.pt"
-    verify(prepared, "--data", small, "--reference", reference, *BF16)
-    assert kept(prepared).parity and kept(prepared).covers("bf16", "cpu")
-
-
-def test_other_weights_of_the_same_shape(
-    converted: Path, prepared: Path, verify: Verify, small: Path
-) -> None:
-    other = write_fair_esm(prepared.parent / "esm2_t4.pt", seed=2)
-    verify(prepared, "--data", small, "--reference", other)
-    parity = kept(prepared).parity
-    assert parity is not None
-    assert parity.embedding_max > 0.1 * parity.embedding_scale
-    assert parity.cosine_min < 0.9
-
-
-def test_a_checkpoint_of_another_width(
-    prepared: Path, refused: Callable[..., str], small: Path
-) -> None:
-    other = write_fair_esm(prepared.parent / "esm2_t4.pt", width=32)
-    assert "width is 32" in refused(prepared, "--data", small, "--reference", other)
-    assert kept(prepared).parity is None
-
-
-class Canary:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.system, (f"touch '{self.path}'",)
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-def test_nothing_in_a_checkpoint_runs(
-    prepared: Path, refused: Callable[..., str], small: Path, tmp_path: Path, legacy: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    canary = tmp_path / "canary"
-    path = write_fair_esm(tmp_path / "esm2_t4.pt", task=Canary(canary))
-    if legacy:
-        torch.save({"model": Canary(canary)}, path, _use_new_zipfile_serialization=False)
-    assert f"{path}: fair-esm cannot open it" in refused(
-        prepared, "--data", small, "--reference", path
-    )
-    assert not canary.exists()
-    torch.load(path, weights_only=False)  # the canary sings
-    assert canary.exists()
-
-
-@pytest.mark.parametrize("content", [None, b"", b"text", b"PK\x03\x04text"])
-def test_a_checkpoint_that_is_none(
-    prepared: Path, refused: Callable[..., str], small: Path, tmp_path: Path, content: bytes | None
-) -> None:
-    path = tmp_path / "esm2_t4.pt"
-    if content is not None:
-        path.write_bytes(content)
-    line = refused(prepared, "--data", small, "--reference", path)
-    assert f"{path}: fair-esm cannot open it" in line
 
 
 def test_the_bundle_of_the_tests_is_not_touched() -> None:

@@ -74,7 +74,7 @@ def read_esm2(path: Path) -> tuple[Esm2Config, dict[str, Tensor]]:
 
 def read_classifier(path: Path) -> tuple[ClassifierShape, dict[str, Tensor]]:
     """Read the classifier from a pickled `__main__.MLPClassifier` or a plain state dict."""
-    content = _load(path, _CLASSIFIER_CLASSES)
+    content = read_pickle(path, _CLASSIFIER_CLASSES)
     tensors = _tensors_of_module(content, path) if isinstance(content, _Inert) else content
     tensors = _named(tensors, path)
     classes, _ = _matrix(tensors, "output_layer.weight", path)
@@ -96,7 +96,7 @@ def _read_esm2_folder(path: Path) -> tuple[Esm2Config, dict[str, Any]]:
 
 
 def _read_fair_esm(path: Path) -> tuple[Esm2Config, dict[str, Any]]:
-    parts = _fields(_load(path, ("argparse.Namespace",)))
+    parts = _fields(read_pickle(path, ("argparse.Namespace",)))
     given = _fields(parts["cfg"] if "cfg" in parts else parts.get("args"))
     given = _fields(given.get("model")) or given  # cfg["model"] as released; args is flat
     if not given or "model" not in parts:
@@ -233,7 +233,7 @@ def _read_folder(folder: Path) -> dict[str, Any]:
     tensors: dict[str, Any] = {}
     for path in _weight_files(folder):
         if path.suffix != ".safetensors":
-            tensors |= _named(_load(path), path)
+            tensors |= _named(read_pickle(path), path)
             continue
         try:
             with environment_named(path):
@@ -281,7 +281,7 @@ class _Inert:
         self.fields = dict(state or {})
 
 
-def _load(path: Path, classes: tuple[str, ...] = ()) -> Any:
+def read_pickle(path: Path, classes: tuple[str, ...] = ()) -> Any:
     """Unpickle what `torch.save` wrote: tensors, containers, and an `_Inert` for each of `classes`.
 
     Raises ModelError for any other class or function in the file, before it could run.

@@ -15,11 +15,12 @@ from pydantic import (
     PositiveInt,
     Tag,
     ValidationError,
+    field_serializer,
     field_validator,
 )
 
 from virnuc_rules.config.model import Config
-from virnuc_rules.errors import ModelError, one_line
+from virnuc_rules.errors import ModelError, one_line, without_secrets
 from virnuc_rules.files.environment import environment_problem
 from virnuc_rules.models.card import BundleCard, is_bundle, read_card
 
@@ -37,7 +38,7 @@ class _Strict(BaseModel):
 
 class _Source(_Strict):
     parameters: PositiveInt | None = None  # of VirNuc's network; compared with the checkpoint
-    bytes: PositiveInt | None = None  # size of the download, only for display
+    bytes: PositiveInt | None = None  # size of all files, only for display
 
 
 class HubSource(_Source):
@@ -62,18 +63,27 @@ class UrlSource(_Source):
     @field_validator("url")
     @classmethod
     def _of_a_file(cls, url: str) -> str:
-        parts = urlsplit(url)
-        steps = parts.path.split("/")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            has_host = bool(parts.hostname) and parts.port != 0
+        except ValueError:  # its text may have a part of a password
+            raise ValueError("not an http or https address") from None
+        is_plain = url.isprintable() and " " not in url
+        if parts.scheme not in ("http", "https") or not has_host or not is_plain:
             raise ValueError("not an http or https address")
+        steps = parts.path.split("/")
         if not steps[-1] or ".." in steps:
             raise ValueError("not the address of a file")
         return url
 
+    @field_serializer("url")
+    def _shown(self, url: str) -> str:
+        return without_secrets(url)
+
     @property
     def origin(self) -> str:
-        """The origin, for messages and the card."""
-        return self.url
+        """The origin, for messages and the card: without passwords and tokens."""
+        return without_secrets(self.url)
 
     @property
     def files(self) -> dict[str, str | None]:
@@ -179,7 +189,8 @@ def with_window(config: Config) -> Config:
 def read_definition(path: Path) -> Definition:
     """Read a definition. Raises ModelError with the file, the key and the problem."""
     try:
-        definition = Definition.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        with path.open(encoding="utf-8") as file:  # of a text, errors would show a part
+            definition = Definition.model_validate(yaml.safe_load(file))
     except OSError as error:
         missing = ModelError(f"{path}: cannot be read ({error.strerror})")
         raise environment_problem(error, path) or missing from None
@@ -187,9 +198,9 @@ def read_definition(path: Path) -> Definition:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"])) or "the file"
         key = re.sub(f"^({'|'.join(NETWORKS)})\\.({'|'.join(_KINDS)})", r"\1", key)  # no tags
-        raise ModelError(f"{path}: {key}: {problem['msg']}") from None
+        raise ModelError(without_secrets(f"{path}: {key}: {problem['msg']}")) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: not YAML ({one_line(error)[:200]})") from None
+        raise ModelError(f"{path}: not YAML ({without_secrets(one_line(error))[:200]})") from None
     local = {
         name: source.model_copy(update={"path": path.parent / source.path})
         for name, source in definition.sources.items()

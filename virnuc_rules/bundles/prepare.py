@@ -13,12 +13,12 @@ from torch import Tensor
 
 from virnuc_rules.bundles.checkpoints import read_classifier, read_dnabert_s, read_esm2
 from virnuc_rules.bundles.definition import Definition, HubSource
-from virnuc_rules.bundles.fetch import Fetched, fetch
-from virnuc_rules.errors import ModelError, one_line
+from virnuc_rules.bundles.fetch import Fetched, fetch, needed
+from virnuc_rules.errors import ModelError, UnreachableError, one_line
 from virnuc_rules.files.atomic import put_folder, staged_folder, sync_files
 from virnuc_rules.files.environment import environment_problem
 from virnuc_rules.models import card
-from virnuc_rules.models.bundle import write_card
+from virnuc_rules.models.bundle import Bundle, write_card
 from virnuc_rules.models.dnabert import open_tokenizer
 
 logger = logging.getLogger("virnuc_rules")
@@ -52,8 +52,7 @@ def prepare_bundle(
             "own, or accept any file with --trust-unpinned"
         )
     cache = cache or out.parent / ".downloads"
-    # The small classifier first: an error in it should not come after hours of downloading.
-    fetched = {name: fetch(source, cache) for name, source in reversed(definition.sources.items())}
+    fetched = fetch_all(definition, cache)
     for name, file in unpinned:
         logger.info("%s: sha256 %s, unknown until now", file, fetched[name].sha256[file])
     try:
@@ -61,10 +60,47 @@ def prepare_bundle(
             bundle = _convert(definition, fetched, stage)
             sync_files(stage.iterdir())
             put_folder(stage, out)
+        for name, file in unpinned:
+            fetched[name].accept(file)
     except (OSError, SafetensorError) as error:
         problem = f"{out}: cannot be written ({one_line(error)}); nothing of it was kept"
         raise environment_problem(error, out) or ModelError(problem) from None
     return bundle
+
+
+def attested_bundle(
+    definition: Definition, out: Path, *, cache: Path | None = None, trust_unpinned: bool = False
+) -> tuple[Bundle, dict[str, Fetched]]:
+    """Make the bundle unless it is there; return it and the files that it was made of.
+
+    The hashes of all files and the numbers of parameters are compared. Raises ModelError.
+    """
+    if not card.is_bundle(out):
+        prepare_bundle(definition, out, cache=cache, trust_unpinned=trust_unpinned)
+    bundle = Bundle(out)
+    bundle.check(*bundle.card.sha256)
+    fetched = fetch_all(definition, cache or out.parent / ".downloads")
+    for name, source in definition.sources.items():
+        origin = bundle.card.source.get(name)
+        if (
+            origin is None
+            or origin.sha256 != fetched[name].sha256
+            or source.parameters not in (None, origin.parameters)
+        ):
+            problem = f"its {name} is not that of {definition.name}; give a new folder with --out"
+            raise ModelError(f"{out}: {problem}")
+    return bundle, fetched
+
+
+def fetch_all(definition: Definition, cache: Path) -> dict[str, Fetched]:
+    """Fetch all sources by network; without a network, log what is needed. Raises as `fetch`."""
+    try:
+        # The small classifier first: an error in it should not come after hours of downloading.
+        return {name: fetch(source, cache) for name, source in reversed(definition.sources.items())}
+    except UnreachableError:
+        for line in needed(definition, cache):
+            logger.error("needed: %s", line)
+        raise
 
 
 def _convert(definition: Definition, fetched: dict[str, Fetched], stage: Path) -> card.BundleCard:

@@ -18,7 +18,9 @@ FILE = "verified.json"  # in the folder of a bundle
 EXACT = "fp32"  # the reference of all other precisions
 
 
-class _Run(BaseModel):
+class Verification(BaseModel):
+    """A precision compared with fp32 on one type of device, on a user's sequences."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     fingerprint: str  # of the bundle's embeddings
@@ -29,15 +31,6 @@ class _Run(BaseModel):
     data: str
     data_sha256: str
     open_frames: int
-
-    def __str__(self) -> str:
-        where = f"{self.device} ({self.device_name}), torch {self.versions['torch']}"
-        return f"{self.open_frames} open frames of {self.data} on {where}:"
-
-
-class Verification(_Run):
-    """A precision compared with fp32 on one type of device, on a user's sequences."""
-
     precision: str
     windows: int
     recomputed_in_fp32: int  # embeddings that were not finite in this precision
@@ -49,7 +42,8 @@ class Verification(_Run):
 
     def __str__(self) -> str:
         lines = [
-            f"{self.precision} against fp32, {super().__str__()}",
+            f"{self.precision} against fp32, {self.open_frames} open frames of {self.data} on "
+            f"{self.device} ({self.device_name}), torch {self.versions['torch']}:",
             f"  open frames with another label   {_count(self.label_flips, self.open_frames)}",
             f"  windows with another call        {_count(self.call_flips, self.windows)}",
         ]
@@ -66,24 +60,6 @@ class Verification(_Run):
         return "\n".join(lines)
 
 
-class Parity(_Run):
-    """VirNuc's ESM-2 in fp32 compared with fair-esm's forward of the published checkpoint."""
-
-    checkpoint: str
-    checkpoint_sha256: str
-    embedding_max: float  # largest absolute difference between embeddings
-    embedding_scale: float  # largest absolute value in an embedding, to compare with
-    cosine_min: float
-
-    def __str__(self) -> str:
-        return (
-            f"ESM-2 in fp32 against fair-esm and {self.checkpoint}, {super().__str__()}\n"
-            f"  difference in an embedding       {self.embedding_max:.2e} at most "
-            f"(largest value: {self.embedding_scale:.2e})\n"
-            f"  cosine of embeddings, minimum    {self.cosine_min:.8f}"
-        )
-
-
 def _count(flips: int | None, of: int) -> str:
     return "unknown: no classifier" if flips is None else f"{flips} of {of}"
 
@@ -92,7 +68,6 @@ class Verified(BaseModel):
     """`verified.json`: the newest run of each kind."""
 
     precisions: list[Verification] = []
-    parity: Parity | None = None
 
     def with_precision(self, run: Verification) -> "Verified":
         """Return a copy with a new run, which replaces one of the same precision and device."""
@@ -121,11 +96,8 @@ def read_verified(bundle: Path, fingerprint: str) -> Verified:
     except (OSError, ValidationError) as error:
         reason = one_line(error)[:200]
         raise ModelError(f"{path}: cannot be read ({reason}); remove it") from None
-    parity = verified.parity
-    return Verified(
-        precisions=[run for run in verified.precisions if run.fingerprint == fingerprint],
-        parity=parity if parity and parity.fingerprint == fingerprint else None,
-    )
+    runs = [run for run in verified.precisions if run.fingerprint == fingerprint]
+    return Verified(precisions=runs)
 
 
 def write_verified(bundle: Path, verified: Verified) -> None:

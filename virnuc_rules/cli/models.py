@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +15,16 @@ from virnuc_rules.models.card import is_bundle
 
 app = typer.Typer(no_args_is_help=True, help="Model bundles.")
 _BUNDLES = Path("bundles")  # where `prepare` makes them
+_FRAMES = Path(__file__).parents[2] / "demo/data/gut.fa.gz"  # in a checkout
+Out = Annotated[
+    Path | None, typer.Option(help="new folder for the bundle \\[default: bundles/NAME]")
+]
+Cache = Annotated[
+    Path | None, typer.Option(help="folder for downloads \\[default: .downloads beside OUT]")
+]
+TrustUnpinned = Annotated[
+    bool, typer.Option("--trust-unpinned", help="also use files without a known sha256")
+]
 
 
 @app.command()
@@ -22,15 +32,9 @@ def prepare(
     definition: Annotated[
         str, typer.Argument(help="name of a definition (see `models list`), or a .yaml file")
     ] = "",
-    out: Annotated[
-        Path | None, typer.Option(help="new folder for the bundle \\[default: bundles/NAME]")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="folder for downloads \\[default: .downloads beside OUT]")
-    ] = None,
-    trust_unpinned: Annotated[
-        bool, typer.Option("--trust-unpinned", help="also use files without a known sha256")
-    ] = False,
+    out: Out = None,
+    cache: Cache = None,
+    trust_unpinned: TrustUnpinned = False,
     dnabert_s: Annotated[Path | None, typer.Option(help="Hugging Face folder of DNABERT-S")] = None,
     esm2: Annotated[
         Path | None, typer.Option(help="Hugging Face folder of ESM-2, or fair-esm's .pt")
@@ -61,7 +65,7 @@ def prepare(
         raise UnreachableError(
             f"{error}; complete downloads are kept. On a machine with a network run "
             f"`virnuc-rules {shlex.join(sys.argv[1:])}` and copy {out} here, "
-            "or set HF_ENDPOINT to a mirror of the hub"
+            "or give copies of the files above"
         ) from None
     logger.info("%s: bundle %s for windows of %d bases", out, card.name, card.window)
 
@@ -92,15 +96,19 @@ def show(
 
     Example: virnuc-rules models show demo/bundle
     """
-    import yaml
-
     from virnuc_rules.bundles.overview import find_model
 
     shown = find_model(model)
     if json:
         print(shown.model_dump_json(indent=1))
     else:
-        print(yaml.safe_dump(shown.model_dump(mode="json"), sort_keys=False, width=100), end="")
+        _print_yaml(shown.model_dump(mode="json"))
+
+
+def _print_yaml(content: Any) -> None:
+    import yaml
+
+    print(yaml.safe_dump(content, sort_keys=False, width=100), end="")
 
 
 @app.command()
@@ -112,10 +120,6 @@ def verify(
     data: Annotated[
         Path | None, typer.Option(help="your FASTA file, to compare the precision with fp32")
     ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(help="fair-esm's .pt: also compare ESM-2 with fair-esm's forward pass"),
-    ] = None,
     log: Log = None,
 ) -> None:
     """Check a bundle's hashes and a self-check batch; with --data, the effect of a precision.
@@ -124,8 +128,6 @@ def verify(
 
     Example: virnuc-rules models verify bundles/virnucpro-500 --data my.fa --precision fp16
     """
-    if reference and not data:
-        raise VirnucError("--reference needs --data: a FASTA file to compare on")
     import torch
 
     from virnuc_rules.inspection.verify import verify as measure
@@ -135,7 +137,64 @@ def verify(
     torch.set_num_threads(compute.threads)
     device = choose_device(compute.device)
     precision = choose_precision(embedding.precision, device)
-    runs = measure(Bundle(bundle), device, precision, embedding, data, reference)
+    runs = measure(Bundle(bundle), device, precision, embedding, data)
     for run in runs:
         print(run)
     logger.info("%s: files and self-check are sound (%s on %s)", bundle, precision, device)
+
+
+@app.command()
+@with_settings
+def attest(
+    compute: Compute,
+    embedding: Embedding,
+    definition: Annotated[
+        str, typer.Argument(help="name of a definition (see `models list`), or a .yaml file")
+    ],
+    out: Out = None,
+    cache: Cache = None,
+    trust_unpinned: TrustUnpinned = False,
+    data: Annotated[Path, typer.Option(help="FASTA file of which open frames are taken")] = _FRAMES,
+    frames: Annotated[
+        int, typer.Option(min=1, help="open frames at most; on a CPU take few")
+    ] = 256,
+    golden: Annotated[
+        Path | None, typer.Option(help="folder of a run of VirNucPro, to compare with its results")
+    ] = None,
+    log: Log = None,
+) -> None:
+    """Compare a bundle with fair-esm and transformers; print a block for an issue.
+
+    Makes the bundle if it is missing. Exits with 1 if a difference is above its limit. Needs the
+    extra `reference`, and memory for ESM-2 in fp32 once.
+
+    Example: virnuc-rules models attest virnucpro-500 --trust-unpinned --golden run/
+    """
+    from virnuc_rules.inspection.references import reference_versions
+
+    reference_versions()  # before gigabytes are downloaded
+    for path in filter(None, (data, golden)):
+        if not path.exists():
+            raise VirnucError(f"{path}: no such path; correct --data FASTA or --golden FOLDER")
+    import torch
+
+    from virnuc_rules.bundles.definition import find_definition
+    from virnuc_rules.bundles.prepare import attested_bundle
+    from virnuc_rules.inspection.attest import attest as compare
+    from virnuc_rules.models.device import choose_device, choose_precision
+
+    torch.set_num_threads(compute.threads)
+    device = choose_device(compute.device)
+    made = find_definition(definition)
+    bundle, fetched = attested_bundle(
+        made, out or _BUNDLES / made.name, cache=cache, trust_unpinned=trust_unpinned
+    )
+    report = compare(
+        made, bundle, fetched, embedding, device=device, fasta=data, golden=golden, frames=frames,
+        precision=choose_precision(embedding.precision, device),
+    )  # fmt: skip
+    _print_yaml(report)
+    differences = report["greatest_differences_in_fp32"].items()
+    # One that is no number is above any limit.
+    if wrong := [name for name, row in differences if not row["value"] <= row["limit"]]:
+        raise VirnucError(f"{definition}: above the limit: {', '.join(wrong)}")

@@ -1,12 +1,7 @@
-"""Measuring what a bundle computes: a precision against fp32, ESM-2 against fair-esm's own code.
+"""Measuring what a precision changes, on the user's own sequences and device."""
 
-The numbers are those of the user's own sequences, on the user's own device.
-"""
-
-import argparse
 import platform
 import tempfile
-import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,10 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from virnuc_rules import __version__
-from virnuc_rules.bundles.verified import EXACT, Parity, Verification, read_verified, write_verified
+from virnuc_rules.bundles.verified import EXACT, Verification, read_verified, write_verified
 from virnuc_rules.chunking.format import Chunk, read_chunk
 from virnuc_rules.chunking.manifest import read_manifest
 from virnuc_rules.chunking.writer import write_chunks
@@ -28,9 +22,7 @@ from virnuc_rules.embedding.embed import Networks, embed_chunk, self_check
 from virnuc_rules.embedding.embedding_file import Embeddings
 from virnuc_rules.errors import ModelError
 from virnuc_rules.files.atomic import file_sha256
-from virnuc_rules.models import esm2
 from virnuc_rules.models.bundle import Bundle
-from virnuc_rules.models.device import matmul_precision
 from virnuc_rules.prediction.scored_chunks import ScoredChunk
 from virnuc_rules.prediction.window_calls import Consensus
 
@@ -40,9 +32,9 @@ _CHUNK = 2000  # open frames: progress, not memory, sets it
 class Data:
     """A user's sequences, cut and translated as a run does it."""
 
-    def __init__(self, fasta: Path, window: int, folder: Path) -> None:
+    def __init__(self, fasta: Path, window: int, folder: Path, chunk: int = _CHUNK) -> None:
         self.fasta, self.folder = fasta, ChunkFolder(folder / "chunks")
-        chunking = Chunking(window=window, chunk_size=_CHUNK)
+        chunking = Chunking(window=window, chunk_size=chunk)
         self.manifest = write_chunks([fasta], self.folder.path, chunking, sample="verify")
         if not self.manifest.open_frames:
             raise ModelError(f"{fasta}: no open frames in it; give sequences to compare on")
@@ -138,93 +130,25 @@ class _Comparison:
         }
 
 
-@torch.inference_mode()
-def verify_parity(
-    bundle: Bundle, data: Data, device: torch.device, checkpoint: Path, settings: Embedding
-) -> Parity:
-    """Run the data's proteins through fair-esm's forward of a published `.pt`, and VirNuc's.
-
-    Raises ModelError where fair-esm is not installed or the checkpoint is none of its own.
-    """
-    fair_esm = _open_fair_esm(checkpoint).to(device)
-    networks = Networks.open(bundle, device, EXACT)
-    largest = scale = 0.0
-    cosine = 1.0
-    for chunk in data.chunks():
-        embeddings = embed_chunk(chunk, networks, settings).esm2
-        with matmul_precision(EXACT):
-            expected = torch.stack([_fair_esm_mean(fair_esm, p, device) for p in chunk.protein])
-        if embeddings.shape != expected.shape:
-            raise ModelError(
-                f"{checkpoint}: its width is {expected.shape[1]}, not that of the bundle"
-            )
-        largest = max(largest, float((embeddings - expected).abs().max()))
-        scale = max(scale, float(expected.abs().max()))
-        cosine = min(cosine, float(F.cosine_similarity(embeddings, expected).min()))
-    return Parity(
-        checkpoint=str(checkpoint),
-        checkpoint_sha256=file_sha256(checkpoint),
-        embedding_max=largest,
-        embedding_scale=scale,
-        cosine_min=cosine,
-        **data.described(bundle, device),
-    )
-
-
-def _open_fair_esm(checkpoint: Path) -> Any:
-    """Open a `.pt` with fair-esm's own code, but unpickle it safely: its loader does not."""
-    try:
-        from esm.pretrained import load_model_and_alphabet_core
-    except ImportError:
-        raise ModelError("--reference needs fair-esm: pip install fair-esm==2.0.0") from None
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the head for contacts, which is not used
-            # It goes by the name, which a user may have changed.
-            network, _ = load_model_and_alphabet_core("esm2", content)
-    except Exception as error:  # a damaged file can raise anything
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{checkpoint}: fair-esm cannot open it ({reason})") from None
-    return network.float().eval()
-
-
-def _fair_esm_mean(network: Any, protein: str, device: torch.device) -> Tensor:
-    """Return the embedding as VirNucPro takes it: the mean over the residues, float32 [width]."""
-    ids = torch.tensor([esm2.tokenize(protein)], device=device)
-    layer = network.num_layers
-    states = network(ids, repr_layers=[layer])["representations"][layer]
-    mean: Tensor = states[0, 1:-1].mean(0).cpu()
-    return mean
-
-
 def verify(
     bundle: Bundle,
     device: torch.device,
     precision: str,
     settings: Embedding,
     fasta: Path | None,
-    checkpoint: Path | None,
-) -> Iterator[Verification | Parity]:
+) -> Iterator[Verification]:
     """Check the bundle; then yield what was measured on the data, if there are any, and keep it.
 
     It is kept after it was yielded: a bundle that cannot be written to costs no results.
     """
-    if fasta and not checkpoint and precision == EXACT:
-        raise ModelError("fp32 is the reference: add --precision or --reference")
+    if fasta and precision == EXACT:
+        raise ModelError("fp32 is the reference: add --precision")
     check_bundle(bundle, device, precision, settings)
     if fasta is None:
         return
     with tempfile.TemporaryDirectory(prefix="virnuc-verify-") as folder:
         data = Data(fasta, bundle.card.window, Path(folder))
         known = read_verified(bundle.folder, bundle.card.fingerprint)
-        if checkpoint:
-            parity = verify_parity(bundle, data, device, checkpoint, settings)
-            yield parity
-            known = known.model_copy(update={"parity": parity})
-            write_verified(bundle.folder, known)
-        if precision != EXACT:
-            run = verify_precision(bundle, data, device, precision, settings)
-            yield run
-            write_verified(bundle.folder, known.with_precision(run))
+        run = verify_precision(bundle, data, device, precision, settings)
+        yield run
+        write_verified(bundle.folder, known.with_precision(run))

@@ -3,9 +3,10 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     PositiveFloat,
@@ -14,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from virnuc_rules.errors import ModelError, VirnucError
+from virnuc_rules.errors import ModelError, VirnucError, without_secrets
 from virnuc_rules.files.environment import environment_named, patient, read_regular
 from virnuc_rules.vocabulary import Label
 
@@ -142,7 +143,8 @@ class Training(_Shape):
 class Origin(_Shape):
     """The source from which a network of a bundle was converted."""
 
-    origin: str  # repository on the hub, address, or path
+    # Repository on the hub, address, or path; also of cards that older versions wrote.
+    origin: Annotated[str, AfterValidator(without_secrets)]
     revision: str | None = None  # commit on the hub
     sha256: dict[str, str]  # of each file of the source
     parameters: PositiveInt
