@@ -4,6 +4,7 @@ Of the workers that start on a node at the same time one copies, and the others 
 depends on a copy: what cannot be copied or read, or is damaged, is loaded from the bundle itself.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -75,10 +76,8 @@ def stage(bundle: Bundle, directory: str) -> Path:
 
 
 def _make(copy: Path, files: list[Path]) -> None:
-    needed, free = sum(path.stat().st_size for path in files), shutil.disk_usage(copy.parent).free
-    if needed > free:
-        room = f"the networks have {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-        raise EnvironmentProblem(f"{copy.parent}: no space: {room}")
+    if sum(path.stat().st_size for path in files) > shutil.disk_usage(copy.parent).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(copy.parent))
     logger.info("copying the networks of %s to %s", files[0].parent, copy)
     with staged_folder(copy) as folder:
         for path in files:
