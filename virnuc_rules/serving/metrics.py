@@ -4,6 +4,7 @@ The file is in Prometheus' text format, for the textfile collector of its node e
 begins at 0 with each process of a worker, as Prometheus expects: `rate` and `increase` see it.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def numbers(report: WorkerReport) -> dict[str, float]:
 
 def prometheus_text(results: Path, folder: Path) -> str:
     """Return the numbers of all workers with a report in `folder`, by run, worker and host."""
-    run, lines = str(results.absolute()), list[str]()
+    run, lines = os.fsencode(results.absolute()).decode(errors="replace"), list[str]()
     workers = {  # of two reports with the same labels only one may be there
         _labels(results=run, worker=r.worker, host=r.host): numbers(r) for r in read_reports(folder)
     }
