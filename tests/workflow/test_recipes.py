@@ -41,12 +41,12 @@ def test_a_profile_on_top_of_slurm(tmp_path: Path, profile: str, wanted: tuple[s
         tmp_path, "--profile", "slurm", "--workflow-profile", "mysite", "--config", "workers=4",
         "device=cpu", "threads=16", "stage_bundle=$TMPDIR",
     )  # fmt: skip
-    rules = re.findall(r"^rule serve:.*?threads: (\d+)\s+resources: (.*?)$", said, re.S | re.M)
+    rules = re.findall(r"^rule serve:.*?resources: (.*?)$", said, re.DOTALL | re.MULTILINE)
     assert len(rules) == 4
-    for threads, resources in rules:
-        resources = resources.replace("slurm_partition=gpu", "")
-        assert threads == "16" and wanted[0] in resources and wanted[1] not in resources
-    (minutes,) = {re.search(r"runtime=(\d+)", resources)[1] for _, resources in rules}  # type: ignore[index]
+    for resources in rules:
+        assert wanted[0] in resources
+        assert wanted[1] not in resources.replace("slurm_partition=gpu", "")
+    (minutes,) = {re.search(r"runtime=(\d+)", resources)[1] for resources in rules}  # type: ignore[index]
     assert said.count(f"--deadline {minutes}") == 4
     assert said.count("'--stage-bundle=$TMPDIR'") == 4
 
