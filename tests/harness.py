@@ -95,7 +95,7 @@ class Project:
         values = {**self.settings, **settings}
         keys = (
             "samples", "bundle", "threads", "lease_seconds", "load_timeout", "device", "precision",
-            "batch_tokens",
+            "batch_tokens", "stage_bundle",
         )  # fmt: skip
         options = [f"--{k.replace('_', '-')}={values[k]}" for k in keys if k in values]
         return ["virnuc-rules", "serve", "--worker", str(worker), *options]

@@ -118,6 +118,8 @@ def test_a_key_belongs_to_one_section() -> None:
         ("lease_seconds", 0),
         ("lease_seconds", float("nan")),
         ("load_timeout", -1),
+        ("stage_bundle", "scratch"),  # of the working folder, which nodes share
+        ("stage_bundle", "${TMPDIR}"),
         ("load_timeout", float("inf")),
         ("lease_seconds", float("inf")),
         ("lease_seconds", 1e-9),

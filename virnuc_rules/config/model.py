@@ -75,6 +75,12 @@ def _genetic_code(number: int) -> int:
     return number
 
 
+def _node_folder(text: str) -> str:
+    if text and (text[0] not in "/$" or set("{}") & set(text)):
+        raise ValueError("a path that begins with / or a variable, without braces: $TMPDIR/virnuc")
+    return text
+
+
 UserPath = Annotated[Path, AfterValidator(_user_path)]
 Count = Annotated[int, Field(ge=1)]
 CountOrNone = Annotated[int, Field(ge=0)]
@@ -176,12 +182,15 @@ class Embedding(Section):
 
 
 class Serving(Section):
-    """How long workers wait."""
+    """How workers load the models, and how long they wait."""
 
     lease_seconds: Seconds = 60.0
     """seconds without a heartbeat after which a claim is taken over"""
     load_timeout: Seconds = 1800.0
     """maximum seconds for loading the models"""
+    stage_bundle: Annotated[str, AfterValidator(_node_folder)] = ""
+    """folder on a disk of the node, to which the networks of `bundle` are copied, once for each
+    node, and loaded from; variables such as `$TMPDIR` are those of the job; empty: no copy"""
 
 
 class Calling(Section):

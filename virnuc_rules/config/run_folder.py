@@ -145,6 +145,7 @@ class RunFolder:
         self.finished = self._queue / "finished"  # empty files, see `queue.rounds`
         self.lost = self._queue / "lost"  # the claims of workers that were lost
         self.worker_reports = self._queue / "workers"  # a file for each worker
+        self.metrics = self._queue / "metrics.prom"  # of all workers, for a monitoring system
         self.runs = self._queue / "runs"  # a file for each Snakemake at work
         self.stamps = self._queue / "stamps"  # empty: there while nothing is left to embed
         self.chunked = self.stamps / "chunked"  # there while all samples are chunked

@@ -20,6 +20,7 @@ from virnuc_rules.planning.lacking import with_results
 from virnuc_rules.queue.claim_text import ClaimText, name_and_pid
 from virnuc_rules.queue.store import Store
 from virnuc_rules.queue.watched import Watched
+from virnuc_rules.serving.metrics import numbers
 from virnuc_rules.serving.worker_report import WorkerReport, read_reports
 
 _WORKER_COLUMNS = (
@@ -42,6 +43,7 @@ class WorkerStatus(BaseModel):
     open_frames_per_second: float
     computing: float  # fraction of its time, until its last report; the rest is loading
     waiting: float
+    metrics: dict[str, float] = {}  # as in `queue/metrics.prom`; empty without a report
     state: str
 
 
@@ -189,6 +191,7 @@ def _worker(report: WorkerReport, still: int | None) -> WorkerStatus:
         open_frames_per_second=round(report.open_frames / seconds, 2) if seconds else 0.0,
         computing=round(report.seconds_computing / lived, 3),
         waiting=round(report.seconds_waiting / lived, 3),
+        metrics=numbers(report),
         state=report.exit_reason or (idle if still is None else _at_work(still)),
     )
 

@@ -6,7 +6,7 @@ esm2.safetensors
 classifier.safetensors
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,15 +32,15 @@ from virnuc_rules.models.card import (
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.models.dnabert import POOLER, Dnabert, open_tokenizer
 from virnuc_rules.models.esm2 import Esm2
-from virnuc_rules.models.weights import load_network
+from virnuc_rules.models.weights import Network, Shape, load_network
 
 
 class Bundle:
     """An opened bundle folder; the networks are loaded one by one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, card: BundleCard | None = None) -> None:
         self.folder = folder
-        self.card = read_card(folder)
+        self.card = card or read_card(folder)
 
     @patient
     def check(self, *names: str) -> None:
@@ -67,13 +67,19 @@ class Bundle:
 
     def open_dnabert_s(self, device: torch.device, dtype: torch.dtype) -> Dnabert:
         """Load DNABERT-S onto a device, matrix products in `dtype`."""
-        with self._checked(DNABERT_S) as path:
-            return load_network(Dnabert, self.card.dnabert_s, path, device, dtype, ignore=POOLER)
+        shape = self.card.dnabert_s
+        return self.load(DNABERT_S, Dnabert, shape, device, dtype, ignore=POOLER)
 
     def open_esm2(self, device: torch.device, dtype: torch.dtype) -> Esm2:
         """Load ESM-2 onto a device, matrix products in `dtype`."""
-        with self._checked(ESM2) as path:
-            return load_network(Esm2, self.card.esm2, path, device, dtype)
+        return self.load(ESM2, Esm2, self.card.esm2, device, dtype)
+
+    def load(
+        self, name: str, kind: Callable[[Shape], Network], shape: Shape, *to: Any, **options: Any
+    ) -> Network:
+        """Load the network in a file; `to` and options: see `load_network`."""
+        with self._checked(name) as path:
+            return load_network(kind, shape, path, *to, **options)
 
     @contextmanager
     def _checked(self, name: str) -> Iterator[Path]:

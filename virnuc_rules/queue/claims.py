@@ -93,7 +93,8 @@ class Queue:
         self.host = socket.gethostname()
         self.owner = new_owner(worker, self.host)
         self.pace = Pace(lease_seconds)
-        self.seconds_waiting = 0.0
+        self.seconds_waiting = self.seconds_publishing = 0.0
+        self.lost_workers = 0  # whose claims were taken over
         self.held: dict[str, Claim] = {}
         self.postponed = set[str]()  # tasks that went wrong here: others shall try them first
         self.interrupted = Interruption()
@@ -231,6 +232,7 @@ class Queue:
             with contextlib.suppress(OSError):
                 os.link(aside, target)
         elif keep:
+            self.lost_workers += 1
             with contextlib.suppress(OSError):
                 self.store.add_loss(key, aside)
         with contextlib.suppress(OSError):  # `sweep` removes it
@@ -257,7 +259,7 @@ class Queue:
         an incomplete one. The file and the folder are on disk before the claim is released. A
         result that another worker has published is replaced by the same bytes.
         """
-        target = self.store.result(claim.key)
+        begun, target = time.monotonic(), self.store.result(claim.key)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{claim.key}.{self.owner}.partial")
         try:
@@ -275,6 +277,7 @@ class Queue:
         for number in range(1, ATTEMPTS + 1):
             self.store.attempt(claim.key, number).unlink(missing_ok=True)
         self.release(claim)
+        self.seconds_publishing += time.monotonic() - begun
 
     def fail(
         self, claim: Claim, task: str, error: str, traceback: str, last: bool = False

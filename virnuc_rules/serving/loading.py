@@ -96,8 +96,8 @@ class Loader:
     def _load(self, index: int) -> Loaded:
         import torch
 
+        from virnuc_rules.bundles.staged import StagedBundle
         from virnuc_rules.embedding.embed import Networks, self_check
-        from virnuc_rules.models.bundle import Bundle
         from virnuc_rules.models.device import choose_device, choose_precision
 
         torch.set_num_threads(self.settings.compute.threads)
@@ -107,7 +107,7 @@ class Loader:
         if device.type == "cuda":
             self.report.device = f"{device} ({torch.cuda.get_device_name(device)})"
         precision = choose_precision(self.settings.embedding.precision, device)
-        bundle = Bundle(self.settings.run.bundle)
+        bundle = StagedBundle(self.settings.run.bundle, self.settings.serving.stage_bundle)
         self._note_precision(bundle, precision, device.type)
         networks = Networks.open(bundle, device, precision, self._timed)
         seconds = sum(self.report.load_seconds.values())

@@ -214,6 +214,7 @@ class Worker:
         task, start = self.tasks[claim.key], time.monotonic()
         if claim.lost:
             logger.warning("chunk %s: %s", task.name, describe(claim.lost))
+        self.report.retried_chunks += bool(claim.attempts or claim.lost)
         if claim.is_suspect:
             publisher.settle()  # nothing else shall be lost with it
         if claim.is_poison:

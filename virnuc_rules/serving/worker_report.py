@@ -1,12 +1,14 @@
 """What a worker writes about itself: `queue/workers/<worker>.json`."""
 
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError
 
 from virnuc_rules.files.environment import read_regular
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 _SERIES = 1000  # longest memory series in a report; every second point is dropped beyond it
 
@@ -19,8 +21,8 @@ class Memory(_Record):
     """Memory after a number of chunks, in MB (1e6 bytes); device: what torch holds on a GPU."""
 
     chunks: int
-    resident: float
-    device: float | None
+    resident: NonNegativeFloat
+    device: NonNegativeFloat | None
 
 
 class WorkerReport(_Record):
@@ -34,18 +36,21 @@ class WorkerReport(_Record):
     precision: str  # of matrix products; as asked for until the models are loaded
     verified: bool = True  # what that precision does was measured on this type of device
     versions: dict[str, str]
-    started: datetime
-    updated: datetime
-    load_count: dict[str, int] = {}
-    load_seconds: dict[str, float] = {}
-    chunks: int = 0
-    failed_chunks: int = 0
-    open_frames: int = 0
-    tokens: int = 0  # of both models, without padding
-    padding: int = 0  # tokens that only filled micro-batches up
-    seconds_computing: float = 0
-    seconds_first_chunk: float = 0  # of these; it warms caches and memory up
-    seconds_waiting: float = 0
+    started: AwareDatetime
+    updated: AwareDatetime
+    load_count: dict[str, Count] = {}
+    load_seconds: dict[str, NonNegativeFloat] = {}
+    chunks: Count = 0
+    failed_chunks: Count = 0
+    retried_chunks: Count = 0  # that it began after they had failed, or cost a worker, in this run
+    lost_workers: Count = 0  # claims that it took over
+    open_frames: Count = 0
+    tokens: Count = 0  # of both models, without padding
+    padding: Count = 0  # tokens that only filled micro-batches up
+    seconds_computing: NonNegativeFloat = 0
+    seconds_first_chunk: NonNegativeFloat = 0  # of these; it warms caches and memory up
+    seconds_waiting: NonNegativeFloat = 0
+    seconds_publishing: NonNegativeFloat = 0  # beside computing
     cache_clears: int = 0
     memory: list[Memory] = []
     exit_reason: str | None = None  # None: running, or killed
