@@ -67,13 +67,21 @@ class Outcome:
 
 def read_records(sheet: Path, part: Part) -> Iterator[Record]:
     """Yield the records of one part, as `virnuc-rules train` splits them."""
-    for sample, files in read_labelled_sheet(sheet).items():
+    samples = read_labelled_sheet(sheet)
+    given = {  # to a group, also for its records in files without a part
+        file.group_of(contig.id): file.part
+        for sample, files in samples.items()
+        for path, file in files.items()
+        if file.part
+        for contig in Sequences([Path(path)], sample).contigs()
+    }
+    for sample, files in samples.items():
         for path, file in files.items():
             if file.part not in (None, part):
                 continue
             for contig in Sequences([Path(path)], sample).contigs():
                 group = file.group_of(contig.id)
-                if (file.part or part_of(group, SEED)) == part:
+                if (given.get(group) or part_of(group, SEED)) == part:
                     bases = contig.bases(0, contig.length).upper().replace(b"U", b"T")
                     yield Record(contig.id, sample, file.label, group, bases)
 

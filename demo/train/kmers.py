@@ -7,12 +7,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from virnuc_rules.training.words import FACTOR
+
 K = 31
 Keys = NDArray[np.uint64]
 _CODE = np.full(256, 4, np.uint8)
 _CODE[np.frombuffer(b"ACGT", np.uint8)] = range(4)
 _HASH_BITS = 28
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio (Knuth, TAOCP 6.4)
 _AMBIGUOUS = np.uint64(2**64 - 1)
 
 
@@ -71,4 +72,4 @@ class Known:
 
 
 def _hash(keys: Keys) -> Keys:
-    return keys * _FACTOR >> np.uint64(64 - _HASH_BITS)
+    return keys * FACTOR >> np.uint64(64 - _HASH_BITS)

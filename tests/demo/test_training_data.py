@@ -9,12 +9,15 @@ import pytest
 from harness import REPO
 from labelled import coding
 
-sys.path.append(str(REPO / "demo/train"))
+sys.path += [str(REPO / "demo/train"), str(REPO / "benchmarks")]
 from clusters import clustered
 from data import LENGTHS, cut, write
 from kmers import K, Known
+from peers_tasks import read_records
 from prophages import like_viruses, viral_words, without_prophages
-from sequences import Record, SourceFile
+from sequences import SEED, Record, SourceFile
+
+from virnuc_rules.training.split import part_of
 
 COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
 
@@ -91,3 +94,16 @@ def test_an_id_that_a_file_has_twice_gets_a_number(tmp_path: Path) -> None:
     assert [record.id for record in file.records()] == ["a", "b", "a_2", "a_3"]
     with pytest.raises(SystemExit, match="has sha256"):
         next(SourceFile("bacteria", "it", "train", path, "", "").records())
+
+
+def test_a_group_has_the_part_that_the_sheet_gives_it(tmp_path: Path) -> None:
+    """Also in a file without a part, as the genes of a virus whose genome is in another file."""
+    rows = ["sample\tpath\tlabel\tgroup\tpart"]
+    for name, part in (("genes", ""), ("genome", "test")):
+        (tmp_path / f"{name}.fa").write_text(f">{name}\nACGT\n")
+        rows.append(f"{name}\t{tmp_path}/{name}.fa\tvirus\tit\t{part}")
+    sheet = tmp_path / "training.tsv"
+    sheet.write_text("\n".join(rows) + "\n")
+    assert part_of("it", SEED) == "validation"
+    assert [record.id for record in read_records(sheet, "test")] == ["genes", "genome"]
+    assert not [*read_records(sheet, "validation")]

@@ -1,5 +1,7 @@
 """Words of residues, and which sequences share a tenth of them with others."""
 
+import tracemalloc
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +69,10 @@ def test_sequences_without_words_and_no_known_words() -> None:
     assert is_homolog(word, index, 3, word[:0]).tolist() == [False] * 3
 
 
-@pytest.mark.parametrize("block", [1, 1000])
-def test_clusters_are_what_is_linked(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+@pytest.mark.parametrize("pairs", [1, 1 << 22])
+def test_clusters_are_what_is_linked(monkeypatch: pytest.MonkeyPatch, pairs: int) -> None:
     """Groups 1 and 3 share half, 3 and 4 the words of another piece; 0 shares 9 of 109."""
-    monkeypatch.setattr(words_module, "_BLOCK", block)
+    monkeypatch.setattr(words_module, "_MAX_PAIRS", pairs)
     one, other = protein(200, 1), protein(200, 2)
     proteins = [
         protein(100, 3) + one[:16], one, protein(300, 4), one[100:] + other[:60], other[:100], b"",
@@ -80,6 +82,49 @@ def test_clusters_are_what_is_linked(monkeypatch: pytest.MonkeyPatch, block: int
     none = np.zeros(0, np.int64)
     assert clusters(none.astype(np.uint64), none, 2).tolist() == [0, 1]
     assert clusters(none.astype(np.uint64), none, 0).tolist() == []
+
+
+def by_pairs(word: np.ndarray, group: np.ndarray, groups: int) -> list[int]:
+    """Compare each pair of groups, and follow the links."""
+    sets = [set(word[group == each].tolist()) for each in range(groups)]
+    cluster = list(range(groups))
+    for one, other in combinations(range(groups), 2):
+        shared = len(sets[one] & sets[other])
+        if shared and shared >= 0.1 * min(len(sets[one]), len(sets[other])):
+            low, high = sorted((cluster[one], cluster[other]))
+            cluster = [low if each == high else each for each in cluster]
+    return cluster
+
+
+@pytest.mark.parametrize("pairs", [1, 50, 1 << 22])
+def test_clusters_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch, pairs: int) -> None:
+    """Groups of own words, of words that all may have, and of a few that some have."""
+    monkeypatch.setattr(words_module, "_MAX_PAIRS", pairs)
+    found = []
+    for seed in range(60):
+        draw = np.random.default_rng(seed)
+        groups, number = int(draw.integers(1, 25)), int(draw.integers(0, 500))
+        group, word = draw.integers(0, groups, number), draw.integers(0, 60, number)
+        own, some = draw.random(number) < 0.9, draw.random(number) < 0.5
+        word = np.where(own, word + 1000 * group, np.where(some, word + 1000 * (group // 4), word))
+        cluster = clusters(word.astype(np.uint64), group, groups).tolist()
+        assert cluster == by_pairs(word, group, groups)
+        found.append(len(set(cluster)) / groups)
+    assert 0.1 < np.mean(found) < 0.9
+
+
+def test_many_strains_are_not_compared_pair_by_pair() -> None:
+    """All pairs of 3,000 would be 9 million numbers."""
+    draw = np.random.default_rng(1)
+    word = np.tile(draw.integers(0, 1 << 40, 50, dtype=np.uint64), 3000)
+    changed = draw.random(len(word)) < 0.05
+    word[changed] = draw.integers(0, 1 << 40, changed.sum(), dtype=np.uint64)
+    tracemalloc.start()
+    found = clusters(word, np.repeat(np.arange(3000), 50), 3000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert not found.any()
+    assert peak < 30e6
 
 
 # --- of labelled samples -----------------------------------------------------------------------
@@ -144,7 +189,9 @@ def parts_by_id(settings: LabelledSettings, **keys: object) -> dict[str, str]:
     }
 
 
-def test_linked_homologs_are_in_one_part(settings: LabelledSettings) -> None:
+def test_linked_homologs_are_in_one_part(
+    settings: LabelledSettings, caplog: pytest.LogCaptureFixture
+) -> None:
     """Without parts in the sheet, and with one of only the train part."""
     sheet = settings.inputs.samples
     rows = [line.split("\t") for line in sheet.read_text().splitlines()]
@@ -159,8 +206,20 @@ def test_linked_homologs_are_in_one_part(settings: LabelledSettings) -> None:
             for same in ("1", "2", "little", "new", "closed"):
                 assert linked[f"{label}_{same}"] == alone[f"{label}_{same}"]
     assert apart  # some were, without links
+    assert not caplog.records
     texts = ["\t".join([*row[:3], row[3] if row[3] != "test" else ""]) for row in rows]
     sheet.write_text("\n".join(texts) + "\n")
     for seed in range(8):
         linked = parts_by_id(settings, seed=seed, link_homologs=True)
         assert linked["virus_half"] == linked["virus_0"] == "train"
+
+
+def test_parts_of_the_sheet_that_separate_homologs_are_said(
+    settings: LabelledSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert parts_by_id(settings, link_homologs=True)["virus_half"] == "test"
+    (said,) = caplog.messages
+    assert said.endswith(
+        "labelled.tsv: 2 groups are in another part than their homologs, as the column `part` "
+        "says; the first is virus_half"
+    )

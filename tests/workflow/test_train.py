@@ -284,7 +284,8 @@ def test_an_evaluation_of_what_it_was_trained_on_says_so(trained: Project, tmp_p
     )
 
     done = verb(trained, "evaluate", "--out", page, "--part", "test", "--seed", 4, bundle=bundle)
-    assert "was trained on a part of" in done.stderr  # another test part
+    # Another test part: the options of the right one are said.
+    assert "/virus.fa, with --seed 3\n" in done.stderr
     done = verb(trained, "evaluate", "--out", tmp_path / "page.json", bundle=bundle)
     assert done.returncode == 1
     assert "give a name that ends in .html" in done.stderr

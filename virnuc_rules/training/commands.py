@@ -187,7 +187,8 @@ def _calibrate(
     if training and (seen := not_held_out(training.data, {"train"}, labelled, part)):
         raise VirnucError(
             f"{folder}: its classifier was trained on a part of {seen[0]}; calibrate with the "
-            "sheet and seed that it was trained with and --part validation, or with other data"
+            f"sheet that it was trained with, {_split_of(training)} and --part validation, or with "
+            "other data"
         )
     # An older calibration says nothing here; its model of contigs may have other features.
     bundle.card = bundle.card.model_copy(update={"calibration": None})
@@ -217,11 +218,18 @@ def _calibrate(
     return calibration
 
 
+def _split_of(training: card.Training) -> str:
+    """Return the options that split the data as for the training."""
+    linked = " --link-homologs" if training.recipe.get("link_homologs") else ""
+    return f"--seed {training.seed}{linked}"
+
+
 def evaluate(settings: LabelledSettings, part: Parts, page: Path) -> Evaluation:
     """Evaluate `bundle` on labelled samples; writes the page, and JSON beside it."""
     evaluation = _evaluate(settings, settings.run.bundle, read_labelled(settings), part)
-    if evaluation.trained_on:
-        logger.warning("the classifier was trained on a part of %s", evaluation.trained_on[0])
+    if evaluation.trained_on and evaluation.training:
+        file, split = evaluation.trained_on[0], _split_of(evaluation.training)
+        logger.warning("the classifier was trained on a part of %s, with %s", file, split)
     if evaluation.calibrated_on:
         logger.warning("the calibration was fitted to a part of %s", evaluation.calibrated_on[0])
     with writing(page):

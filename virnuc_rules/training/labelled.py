@@ -18,7 +18,7 @@ from virnuc_rules.files.made import Seen, read_made
 from virnuc_rules.training.annotation import CodingSequences, read_genbank
 from virnuc_rules.training.sheet import LabelledFile, read_labelled_sheet
 from virnuc_rules.training.split import PARTS, Part, part_of
-from virnuc_rules.training.words import clusters, read_words, sampled_fraction
+from virnuc_rules.training.words import NO_WORDS, clusters, read_words, sampled_fraction
 
 logger = logging.getLogger(__name__)
 
@@ -81,13 +81,13 @@ def _linked(settings: LabelledSettings, samples: list[LabelledSample], groups: l
     order = np.array(sorted(range(len(groups)), key=groups.__getitem__), np.int64)
     rank = np.argsort(order)
     fraction = sampled_fraction([sample.manifest for sample in samples])
-    pairs = [np.zeros((2, 0), np.uint64)]
+    words, ranks = [NO_WORDS], [np.zeros(0, np.int64)]  # of the group of each word
     for sample in samples:
         for word, window in read_words(settings, sample.name, fraction):
-            group = rank[sample.group[sample.window_contig[window]]].astype(np.uint64)
-            pairs.append(np.unique(np.stack([word, group]), axis=1))
-    word, group = np.concatenate(pairs, axis=1)
-    cluster: Int = order[clusters(word, group.astype(np.int64), len(groups))][rank]
+            words.append(word)
+            ranks.append(rank[sample.group[sample.window_contig[window]]])
+    found = clusters(np.concatenate(words), np.concatenate(ranks), len(groups))
+    cluster: Int = order[found][rank]
     largest = int(np.bincount(cluster).max(initial=0))
     logger.info(
         "%d groups are %d clusters of homologs; the largest has %d groups",
@@ -162,6 +162,12 @@ def _split(
                         f"{file.part}; keep a group together"
                     )
     of_cluster = {int(cluster[group]): part for group, part in reversed(given.items())}
+    apart = [group for group, part in given.items() if of_cluster[int(cluster[group])] != part]
+    if apart:
+        logger.warning(
+            "%s: %d groups are in another part than their homologs, as the column `part` says; "
+            "the first is %s", sheet, len(apart), groups[apart[0]],
+        )  # fmt: skip
     parts = (
         given.get(group) or of_cluster.get(first) or part_of(groups[first], seed)
         for group, first in enumerate(cluster.tolist())

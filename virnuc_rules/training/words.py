@@ -4,6 +4,7 @@ Words are those of translated open frames.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,8 @@ SHARED = 0.1  # fraction of its words from which on a sequence is a homolog
 _RESIDUES = b"ACDEFGHIKLMNPQRSTVWY"
 _BITS = 5  # of a residue in a word
 _MAX_WORDS = 1 << 24  # that are compared, 256 MB; of more, a sample by their hash
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio (Knuth, TAOCP 6.4)
-_BLOCK = 1000  # groups that are compared with all others at once
+FACTOR = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio (Knuth, TAOCP 6.4)
+_MAX_PAIRS = 1 << 22  # of groups with a word that both have, that are compared at once
 
 Words = NDArray[np.uint64]
 NO_WORDS: Words = np.zeros(0, np.uint64)
@@ -64,16 +65,42 @@ def clusters(word: Words, group: Int, groups: int) -> Int:
     share at least `SHARED` of the words of the one that has fewer; a cluster is what is linked,
     also by way of others.
     """
-    pairs = np.unique(np.stack([group.astype(np.uint64), word]), axis=1)
-    column = np.unique(pairs[1], return_inverse=True)[1]
-    known = (np.ones(pairs.shape[1], np.int32), (pairs[0].astype(np.int64), column))
-    has_word = csr_array(known, (groups, int(column.max(initial=-1)) + 1))
-    total, edges = np.diff(has_word.indptr), [np.zeros((2, 0), np.int64)]
-    for first in range(0, groups, _BLOCK):
-        shared = (has_word[first : first + _BLOCK] @ has_word.T).tocoo()
-        row, other = shared.row + first, shared.col
-        linked = shared.data >= SHARED * np.minimum(total[row], total[other])
-        edges.append(np.stack([row[linked], other[linked]]))
+    order = np.lexsort((group, word))
+    word, group = word[order], group[order]
+    new = np.ones(len(word), bool)
+    new[1:] = (word[1:] != word[:-1]) | (group[1:] != group[:-1])
+    word, group = word[new], group[new]  # each word of a group once
+    total = np.bincount(group, minlength=groups)
+    # Close relatives are found first, as neighbours among those that have a word: so each pair of
+    # many strains need not be compared.
+    same = word[1:] == word[:-1]
+    near = (np.ones(int(same.sum()), np.int64), (group[:-1][same], group[1:][same]))
+    edges = [_links(coo_array(near, (groups, groups)).tocsr(), 0, total)]
+    label = _components(edges, groups)[group]
+    column = np.cumsum(np.r_[False, ~same])[: len(word)]
+    # A word links nothing more if all groups that have it are in one cluster.
+    links = np.zeros(len(word), bool)
+    links[column[1:][same & (label[1:] != label[:-1])]] = True
+    group, column = group[links[column]], column[links[column]]
+    has_word = csr_array((np.ones(len(group), np.int32), (group, column)), (groups, len(word)))
+    pairs = np.cumsum(np.bincount(group, np.bincount(column)[column], groups))
+    starts = np.flatnonzero(np.diff(pairs // _MAX_PAIRS, prepend=-1)).tolist()
+    for start, end in pairwise([*starts, groups]):
+        edges.append(_links(has_word[start:end] @ has_word[start:].T, start, total))
+    return _components(edges, groups)
+
+
+def _links(shared: csr_array, first: int, total: Int) -> Int:
+    """Return the linked pairs [2, M] of groups, from `first` on, with their shared words."""
+    counts = shared.tocoo()
+    row, other = counts.row + first, counts.col + first
+    linked = counts.data >= SHARED * np.minimum(total[row], total[other])
+    pairs: Int = np.stack([row[linked], other[linked]])
+    return pairs
+
+
+def _components(edges: list[Int], groups: int) -> Int:
+    """Return the lowest index of a group in the component of each; edges: [2, M] each."""
     row, other = np.concatenate(edges, axis=1)
     links = coo_array((np.ones(len(row), bool), (row, other)), (groups, groups))
     label = connected_components(links, directed=False)[1]
@@ -99,5 +126,5 @@ def read_words(
     for task in Tasks.of(settings.run, settings.embedding).of_sample(sample):
         chunk = task.read()
         word, frame = words([protein.encode() for protein in chunk.protein])
-        sampled = word * _FACTOR <= limit
+        sampled = word * FACTOR <= limit
         yield word[sampled], chunk.table["window_row"].to_numpy()[frame[sampled]]
