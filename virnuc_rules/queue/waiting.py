@@ -1,0 +1,90 @@
+"""How a worker waits: until it is interrupted, or until a server that is away is back."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from virnuc_rules.errors import EnvironmentProblem, VirnucError
+from virnuc_rules.files.environment import is_away
+from virnuc_rules.files.probe import probe
+
+logger = logging.getLogger(__name__)
+
+LONGEST_OUTAGE = 1800.0  # seconds for which workers wait for a server that is away
+_PAUSES = (1.0, 2.0, 5.0)  # seconds between two questions whether it is back; the last one stays
+
+
+class Interruption:
+    """Ends `drain`. An Event that a signal handler of the waiting thread may set, too."""
+
+    def __init__(self) -> None:
+        self._set = False
+        self._wake: SimpleQueue[None] = SimpleQueue()  # reentrant, unlike the lock of Event
+
+    def set(self) -> None:
+        """End every `wait`, also later ones."""
+        self._set = True
+        self._wake.put(None)
+
+    def is_set(self) -> bool:
+        """Tell whether it was set."""
+        return self._set
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it is set, at most `seconds`."""
+        if not self._set:
+            with contextlib.suppress(Empty):
+                self._wake.get(timeout=seconds)
+                self._wake.put(None)  # for another thread that waits
+
+
+class Outages:
+    """Waits, in any thread, while the filesystem of `path` does not answer; see `probe`.
+
+    step: called before each question, so that this waiting does not count as hanging.
+    """
+
+    def __init__(
+        self, worker: str, path: Path, interrupted: Interruption, step: Callable[[], None]
+    ) -> None:
+        self._name, self._path, self._interrupted, self._step = worker, path, interrupted, step
+        self._lock = threading.Lock()  # one thread asks for all
+        self._back = 0.0  # when the last outage ended
+        self._is_over = False  # this worker waits for nothing any more
+
+    def outlast(self, problem: EnvironmentProblem) -> bool:
+        """Wait until the server is back; False if it is not away, or was so for too long.
+
+        problem: after which this is asked. An interruption ends the waiting.
+        """
+        called = time.monotonic()
+        with self._lock:
+            if self._back > called:  # another thread has waited
+                return True
+            number = 0
+            while not self._is_over and not self._interrupted.is_set() and self._is_away():
+                if number == 0:
+                    logger.warning(
+                        "worker %s: %s: does its server not answer? waiting for it for up to %g "
+                        "minutes", self._name, problem, LONGEST_OUTAGE / 60,
+                    )  # fmt: skip
+                self._step()
+                self._interrupted.wait(_PAUSES[min(number, len(_PAUSES) - 1)])
+                self._is_over = time.monotonic() - called > LONGEST_OUTAGE
+                number += 1
+            if number == 0 or self._is_over or self._interrupted.is_set():
+                return False
+            self._back = time.monotonic()
+            logger.warning("worker %s: back after %.0f s", self._name, self._back - called)
+            return True
+
+    def _is_away(self) -> bool:
+        try:
+            probe(self._path)
+        except VirnucError as error:
+            return is_away(error)
+        return False
