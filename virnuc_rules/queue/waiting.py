@@ -57,16 +57,21 @@ class Outages:
         self._is_over = False  # this worker waits for nothing any more
 
     def outlast(self, problem: EnvironmentProblem) -> bool:
-        """Wait until the server is back; False if it is not away, or was so for too long.
+        """Wait until the server is back; False if it is not away.
 
-        problem: after which this is asked. An interruption ends the waiting.
+        problem: after which this is asked. It is raised where that takes too long, or the worker
+        is interrupted.
         """
         called = time.monotonic()
         with self._lock:
             if self._back > called:  # another thread has waited
                 return True
             number = 0
-            while not self._is_over and not self._interrupted.is_set() and self._is_away():
+            while self._is_away():
+                is_long = time.monotonic() - called > LONGEST_OUTAGE
+                self._is_over = self._is_over or is_long or self._interrupted.is_set()
+                if self._is_over:
+                    raise problem
                 if number == 0:
                     logger.warning(
                         "worker %s: %s: does its server not answer? waiting for it for up to %g "
@@ -74,13 +79,11 @@ class Outages:
                     )  # fmt: skip
                 self._step()
                 self._interrupted.wait(_PAUSES[min(number, len(_PAUSES) - 1)])
-                self._is_over = time.monotonic() - called > LONGEST_OUTAGE
                 number += 1
-            if number == 0 or self._is_over or self._interrupted.is_set():
-                return False
-            self._back = time.monotonic()
-            logger.warning("worker %s: back after %.0f s", self._name, self._back - called)
-            return True
+            if number:
+                self._back = time.monotonic()
+                logger.warning("worker %s: back after %.0f s", self._name, self._back - called)
+            return number > 0
 
     def _is_away(self) -> bool:
         try:
