@@ -33,9 +33,10 @@ def probe(path: Path) -> None:
         except OSError as error:
             if isinstance(error, FileNotFoundError) and last < _TRIES:
                 continue
-            why = cause(error) or str(error)
+            if not (why := cause(error)):
+                raise
             raise EnvironmentProblem(
-                f"{path.parent}: no files can be made, linked, renamed and flushed here: {why}"
+                f"{path.parent}: files cannot be made, linked, renamed and flushed here: {why}"
             ) from error
         finally:
             for file in files:

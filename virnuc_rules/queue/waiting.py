@@ -88,6 +88,6 @@ class Outages:
     def _is_away(self) -> bool:
         try:
             probe(self._path)
-        except VirnucError as error:
+        except (OSError, VirnucError) as error:
             return is_away(error)
         return False
