@@ -15,7 +15,7 @@ from gluster import run
 from harness import BUNDLE, DEMO, REPO, environment, rules, wait_until
 from injector import Faults, compiled
 
-from virnuc_rules.errors import VirnucError
+from virnuc_rules.errors import EnvironmentProblem, VirnucError
 from virnuc_rules.files.probe import probe
 
 SFTP_SERVER = Path("/usr/lib/openssh/sftp-server")
@@ -112,7 +112,7 @@ def test_without_link_counts(tmp_path: Path, filesystem: str) -> None:
         assert done.returncode == 1, done.stderr
         last = done.stderr.splitlines()[-1]
         assert last.startswith(f"worker 0: cannot go on: {mount}/results/queue/workers: "), last
-        assert "does not count its links (st_nlink is 1, not 2); put `results` on" in last
+        assert "hard links are not counted (st_nlink is 1, not 2); put `results` on" in last
         assert "loaded" not in done.stderr and "Traceback" not in done.stderr
         assert left(mount / "results") == []
 
@@ -200,6 +200,6 @@ def test_a_worker_whose_quota_is_full(tmp_path: Path, injector: Path) -> None:
 
 
 def test_a_folder_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(EnvironmentProblem, match="No such file"):
         probe(tmp_path / "nowhere" / "it")
     assert list(tmp_path.iterdir()) == []

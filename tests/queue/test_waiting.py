@@ -26,7 +26,7 @@ class Server:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int = errno.ENOTCONN) -> None:
         self.number, self.asked, self.is_back = number, 0, False
         monkeypatch.setattr(waiting, "probe", self.probe)
-        monkeypatch.setattr(waiting, "_PAUSES", (0.01,))
+        monkeypatch.setattr(waiting, "_PAUSE", 0.01)
 
     def probe(self, _: Path) -> None:
         self.asked += 1
@@ -83,7 +83,7 @@ def test_an_interruption_ends_all_that_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = Server(monkeypatch)
-    monkeypatch.setattr(waiting, "_PAUSES", (60.0,))
+    monkeypatch.setattr(waiting, "_PAUSE", 60.0)
     interrupted, ended = Interruption(), list[int]()
     one = outages(tmp_path, interrupted, lambda: None)
 
@@ -267,7 +267,8 @@ def test_claims_of_another_user_in_a_folder_where_only_owners_may_remove(
     claimed(first)
     for folder in (tmp_path / "queue").iterdir():
         folder.chmod(0o1777)
-    monkeypatch.chdir(tmp_path)  # the folders above are of root
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)  # the folders above are closed to others
     said = Path("said")
     said.touch()
     pid = os.fork()

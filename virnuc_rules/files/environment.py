@@ -28,13 +28,6 @@ _NOT_PASSING = {
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
     errno.EINVAL,
 }  # fmt: skip
-# A server that does not answer, or a client that is cut off: NFS, Lustre, GPFS, BeeGFS, FUSE.
-_AWAY = {
-    errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN, errno.ETIMEDOUT, errno.EHOSTDOWN,
-    errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.ECONNREFUSED,
-    errno.ECONNRESET, errno.ECONNABORTED, errno.ECOMM, errno.ENOLINK, errno.EREMOTEIO,
-    errno.EBADFD, errno.ENODEV,
-}  # fmt: skip
 # What libraries without an exception of their own say.
 _NO_MEMORY = re.compile(
     r"allocate memory|not enough memory|out of memory|bad_alloc|unable to mmap|cannot map"
@@ -72,14 +65,6 @@ def _errno(error: BaseException) -> int:
         return error.errno
     found = _ERRNO.search(text := one_line(error))
     return int(found[1]) if found and os.strerror(int(found[1])) in text else 0
-
-
-def is_away(error: BaseException) -> bool:
-    """Tell whether an error, or its cause, is one of a server that does not answer.
-
-    A bad disk may say the same of one file: only one that says it of a new file is away.
-    """
-    return any(_errno(each) in _AWAY for each in (error, error.__cause__) if each)
 
 
 def environment_problem(

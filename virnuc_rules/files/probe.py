@@ -6,16 +6,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from virnuc_rules.errors import EnvironmentProblem, VirnucError
+from virnuc_rules.errors import EnvironmentProblem, VirnucError, one_line
 from virnuc_rules.files.atomic import partial_path, remove_partials, sync_directory
 from virnuc_rules.files.environment import cause
 
 _REMEDY = "put `results` on a filesystem with hard links: NFS, Lustre, GPFS, BeeGFS, ext4, XFS"
 # What a filesystem answers that cannot do something at all. Others may pass, such as a full quota.
 _CANNOT = {
-    errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL,
+    errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL, errno.EEXIST,
 }  # fmt: skip
-_TRIES = 3  # another process that begins with the same name may remove our files
 
 
 def probe(path: Path) -> None:
@@ -25,23 +24,18 @@ def probe(path: Path) -> None:
     Raises VirnucError where the filesystem cannot do one of these, EnvironmentProblem where it
     cannot now: no space, no permission, a server that is away.
     """
-    for last in range(1, _TRIES + 1):
-        files = [partial_path(path) for _ in range(3)]
-        try:
-            lacking = _lacking(*files)
-            break
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and last < _TRIES:
-                continue
-            if not (why := cause(error)):
-                raise
-            raise EnvironmentProblem(
-                f"{path.parent}: files cannot be made, linked, renamed and flushed here: {why}"
-            ) from error
-        finally:
-            for file in files:
-                with suppress(OSError):
-                    file.unlink()
+    files = [partial_path(path) for _ in range(3)]
+    try:
+        lacking = _lacking(*files)
+    except OSError as error:
+        why = cause(error) or one_line(error)
+        raise EnvironmentProblem(
+            f"{path.parent}: files cannot be made, linked, renamed and flushed here: {why}"
+        ) from error
+    finally:
+        for file in files:
+            with suppress(OSError):
+                file.unlink()
     remove_partials(path)
     if lacking:
         raise VirnucError(f"{path.parent}: {lacking}; {_REMEDY}")
@@ -56,19 +50,17 @@ def _lacking(one: Path, link: Path, other: Path) -> str:
             return f"a file cannot be flushed to the disk ({refused})"
         refused = _refused(os.link, one, link)
         links = os.fstat(file.fileno()).st_nlink  # NFS can lose the reply to a link that worked
-        if refused and links < 2:
-            return f"hard links do not work ({refused})"
         if links != 2:
-            return f"a linked file does not count its links (st_nlink is {links}, not 2)"
-        if _refused(os.link, one, link) != _name(errno.EEXIST):
+            uncounted = f"are not counted (st_nlink is {links}, not 2)"
+            return f"hard links {f'do not work ({refused})' if refused else uncounted}"
+        if "EEXIST" not in _refused(os.link, one, link):
             return "a link may replace a file: two workers would get one chunk"
         last.write(b"2")
     refused = _refused(os.replace, other, link)
     if refused or other.exists() or link.read_bytes() != b"2" or one.read_bytes() != b"1":
         return f"a rename does not replace a file{f' ({refused})' if refused else ''}"
-    if refused := _refused(sync_directory, one.parent):
-        return f"a folder cannot be flushed to the disk ({refused})"
-    return ""
+    refused = _refused(sync_directory, one.parent)
+    return f"a folder cannot be flushed to the disk ({refused})" if refused else ""
 
 
 def _refused(call: Callable[..., object], *arguments: object) -> str:
@@ -76,11 +68,7 @@ def _refused(call: Callable[..., object], *arguments: object) -> str:
     try:
         call(*arguments)
     except OSError as error:
-        if error.errno not in {*_CANNOT, errno.EEXIST}:
+        if error.errno not in _CANNOT:
             raise
-        return _name(error.errno)
+        return f"{os.strerror(error.errno)} ({errno.errorcode[error.errno]})"
     return ""
-
-
-def _name(number: int) -> str:
-    return f"{os.strerror(number)} ({errno.errorcode[number]})"

@@ -79,7 +79,7 @@ class Queue:
         self.obstacle = ""  # why a claim of a lost worker could not be removed
         self._unreleased = deque[Claim]()  # the filesystem refused; the heartbeat tries again
         self._beating: float | None = None  # since when, while it waits for the filesystem
-        self._watched = Watched(lease_seconds)
+        self.watched = Watched(lease_seconds)
         self._unreadable: dict[str, float] = {}  # claims, and since when
         self._index = itertools.count()
         self._lock = threading.Lock()  # guards `held` against the heartbeat's iteration
@@ -133,7 +133,7 @@ class Queue:
         claim = self._link(key)
         if claim is None:
             return None
-        self._watched.seen.pop(key, None)
+        self.watched.seen.pop(key, None)
         try:
             if self.store.is_done(key):  # the previous owner has published it
                 self.release(claim)
@@ -184,7 +184,7 @@ class Queue:
         """Tell whether the key is unclaimed; removes the claim of a worker that is lost."""
         path = self.store.claims / key
         try:
-            seen = self._watched.look(path)
+            seen = self.watched.look(path)
         except OSError:  # only a missing file means that there is no claim
             now = time.monotonic()
             if now - self._unreadable.setdefault(key, now) < PATIENCE * self.lease_seconds:
@@ -322,11 +322,7 @@ class Queue:
         """Like `drain`, but yield the seconds to wait instead of waiting."""
         return Rounds(self, keys, index).steps()
 
-    def moved(self) -> int:
-        """Return how often a counter of another worker was seen to rise."""
-        return self._watched.moved
-
     def is_seen_alive(self, key: str) -> bool:
         """Tell whether the owner of a claim was seen to live."""
-        seen = self._watched.seen.get(key)
+        seen = self.watched.seen.get(key)
         return seen is not None and seen.is_alive

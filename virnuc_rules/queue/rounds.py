@@ -157,7 +157,7 @@ class Rounds:
 
     def _tell_if_stuck(self) -> None:
         """Say where nothing goes on here or elsewhere for three leases; then ever less often."""
-        now, seen = time.monotonic(), (self.won, len(self.open), self.queue.moved())
+        now, seen = time.monotonic(), (self.won, len(self.open), self.queue.watched.moved)
         if seen != self.seen:
             self.seen, self.since, self.silence = seen, now, PATIENCE * self.queue.lease_seconds
         elif now - self.since > self.silence:

@@ -1,6 +1,7 @@
 """How a worker waits: until it is interrupted, or until a server that is away is back."""
 
 import contextlib
+import errno
 import logging
 import threading
 import time
@@ -8,14 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from virnuc_rules.errors import EnvironmentProblem, VirnucError
-from virnuc_rules.files.environment import is_away
+from virnuc_rules.errors import VirnucError, one_line
+from virnuc_rules.files.environment import environment_problem
 from virnuc_rules.files.probe import probe
 
 logger = logging.getLogger(__name__)
 
 LONGEST_OUTAGE = 1800.0  # seconds for which workers wait for a server that is away
-_PAUSES = (1.0, 2.0, 5.0)  # seconds between two questions whether it is back; the last one stays
+_PAUSE = 2.0  # seconds between two questions whether it is back
+# A server that does not answer, or a client that is cut off: NFS, Lustre, GPFS, BeeGFS, FUSE.
+_AWAY = {
+    errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN, errno.ETIMEDOUT, errno.EHOSTDOWN,
+    errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.ECONNREFUSED,
+    errno.ECONNRESET, errno.ECONNABORTED, errno.ECOMM, errno.ENOLINK, errno.EREMOTEIO,
+    errno.EBADFD, errno.ENODEV,
+}  # fmt: skip
 
 
 class Interruption:
@@ -56,38 +64,39 @@ class Outages:
         self._back = 0.0  # when the last outage ended
         self._is_over = False  # this worker waits for nothing any more
 
-    def outlast(self, problem: EnvironmentProblem) -> bool:
+    def outlast(self, error: Exception) -> bool:
         """Wait until the server is back; False if it is not away.
 
-        problem: after which this is asked. It is raised where that takes too long, or the worker
-        is interrupted.
+        error: after which this is asked. It is raised where that takes too long, or the worker is
+        interrupted.
         """
         called = time.monotonic()
         with self._lock:
             if self._back > called:  # another thread has waited
                 return True
-            number = 0
+            was_away = False
             while self._is_away():
                 is_long = time.monotonic() - called > LONGEST_OUTAGE
                 self._is_over = self._is_over or is_long or self._interrupted.is_set()
                 if self._is_over:
-                    raise problem
-                if number == 0:
+                    raise error
+                if not was_away:
                     logger.warning(
                         "worker %s: %s: does its server not answer? waiting for it for up to %g "
-                        "minutes", self._name, problem, LONGEST_OUTAGE / 60,
+                        "minutes", self._name, environment_problem(error) or one_line(error),
+                        LONGEST_OUTAGE / 60,
                     )  # fmt: skip
+                was_away = True
                 self._step()
-                self._interrupted.wait(_PAUSES[min(number, len(_PAUSES) - 1)])
-                number += 1
-            if number:
+                self._interrupted.wait(_PAUSE)
+            if was_away:
                 self._back = time.monotonic()
                 logger.warning("worker %s: back after %.0f s", self._name, self._back - called)
-            return number > 0
+            return was_away
 
     def _is_away(self) -> bool:
         try:
             probe(self._path)
-        except (OSError, VirnucError) as error:
-            return is_away(error)
+        except VirnucError as error:  # not of one file, which a bad disk may say: of a new one
+            return getattr(error.__cause__, "errno", None) in _AWAY
         return False

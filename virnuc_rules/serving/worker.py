@@ -93,7 +93,7 @@ class Worker:
                 try:
                     return self._work()
                 except (OSError, EnvironmentProblem) as error:
-                    if not self._outlast(error):
+                    if not self.queue.outages.outlast(error):
                         raise
         except Interrupted:
             return self.interruption, Exit.TRY_AGAIN
@@ -108,14 +108,6 @@ class Worker:
             if problem:
                 return f"cannot go on: {problem}", Exit.TRY_AGAIN
             return f"cannot go on: {one_line(error)}", Exit.FAILED_CHUNKS
-
-    def _outlast(self, error: OSError | EnvironmentProblem) -> bool:
-        """Wait where the server of the results is away; tell whether it was, and is back."""
-        problem = environment_problem(error, self.settings.run.results)
-        if problem is None or not self.queue.outages.outlast(problem):
-            return False
-        self.problems = 0
-        return True
 
     def _work(self) -> tuple[str, Exit]:
         if self.begins and not self.queue.store.claimed():  # else another one has begun it
@@ -217,7 +209,8 @@ class Worker:
                 publisher.settle()
                 return
             except (OSError, EnvironmentProblem) as error:
-                if self._outlast(error):
+                if self.queue.outages.outlast(error):
+                    self.problems = 0
                     continue
                 problem = environment_problem(error, self.settings.run.results)
                 if problem is None or self.problems >= len(_PAUSES):
