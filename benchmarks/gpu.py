@@ -23,9 +23,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# A script's folder comes first in the path, where `queue.py` is: the library's is wanted.
-sys.path.append(sys.path.pop(0))
-
 import gpu_rows as rows
 import gpu_worker
 import torch

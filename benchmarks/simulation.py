@@ -41,7 +41,7 @@ from virnuc_rules.queue.store import ATTEMPTS, Store
 
 LEASE, BEAT = 60.0, 12.0
 CALL = 0.001  # seconds
-# Calls of each step, about as `queue.py` counts them; a listing has one more per 1,000 names.
+# Calls of each step, about as `queue_speed.py` counts them; a listing has one more per 1,000 names.
 LISTING, READING, LOOKING, CLAIMING, PUBLISHING, FAILING = 4, 3, 1, 15, 26, 25
 SIGMA = 0.25  # of the logarithm of a chunk's seconds
 SLOW, TIMES = 0.02, 3.0

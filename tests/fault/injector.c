@@ -6,6 +6,7 @@ FAULTS_BELOW        folders, separated by `:`; only calls on files below them fa
 FAULTS_CALLS        names of calls, separated by spaces; empty = all of them
 FAULTS_PROBABILITY  that a call fails
 FAULTS_SEED         of the random numbers
+FAULTS_ERRNO        of all faults; these then have done nothing. 0 = at random, as fits the call
 FAULTS_KILL_AT      the process is killed before its n-th call, from 1; 0 = never
 FAULTS_LOG          file; a line for each fault: call, errno, 1 if only the reply was lost, path
 
@@ -31,6 +32,7 @@ static char below[2 * PATH_MAX], calls[256], log_path[PATH_MAX];
 static double probability;
 static uint64_t seed;
 static long kill_at;
+static int only;
 static _Atomic long count;
 static _Atomic int is_on;
 
@@ -50,6 +52,7 @@ void faults_begin(void) {
     snprintf(log_path, sizeof log_path, "%s", setting("FAULTS_LOG"));
     probability = atof(setting("FAULTS_PROBABILITY"));
     seed = strtoull(setting("FAULTS_SEED"), NULL, 10);
+    only = atoi(setting("FAULTS_ERRNO"));
     kill_at = atol(setting("FAULTS_KILL_AT"));
     count = 0;
     is_on = below[0] != 0;
@@ -96,7 +99,8 @@ static int fault(const char *call, const char *path, const int *numbers, int *lo
     while (numbers[length]) length++;
     uint64_t choice = mixed(chance);
     int number = numbers[choice % length];
-    *lost = *lost && (choice >> 32) & 1;
+    *lost = *lost && !only && (choice >> 32) & 1;
+    if (only) number = only;
     char line[PATH_MAX + 64];
     int size = snprintf(line, sizeof line, "%s\t%d\t%d\t%s\n", call, number, *lost, path);
     int file = syscall(SYS_openat, AT_FDCWD, log_path, O_WRONLY | O_APPEND | O_CREAT, 0644);

@@ -46,6 +46,7 @@ class Faults:
     calls: str = ""
     probability: float = 0.0
     seed: int = 0
+    errno: int = 0
     kill_at: int = 0
 
     def variables(self) -> dict[str, str]:

@@ -19,7 +19,7 @@ KEYS = [f"{shard:02x}{0:062x}" for shard in range(4)]
 
 
 def load(name: str) -> ModuleType:
-    """Import a benchmark without its folder on the path, where `queue.py` would be found first."""
+    """Import a benchmark, which is a script."""
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
     assert spec
     assert spec.loader
@@ -29,7 +29,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-claims, simulation = load("claims"), load("simulation")
+speed, simulation = load("queue_speed"), load("simulation")
 
 
 def crowded(tmp_path: Path) -> tuple[Queue, Queue]:
@@ -134,33 +134,26 @@ def test_a_task_costs_the_same_listings_among_more(
 
 
 class TestBenchmark:
-    @pytest.mark.parametrize("what", [claims.live, claims.claim_and_release])
+    @pytest.mark.parametrize("what", [speed.live, speed.claim_and_release])
     def test_every_task_is_one_life(self, tmp_path: Path, what: object) -> None:
-        runs = claims.together(tmp_path, 3, claims.make_keys(60), what)
+        runs = speed.together(tmp_path, 3, speed.make_keys(60), what)
         assert len(runs) == 3
         assert sum(run.lives for run in runs) == 60
-        rate, in_fsync = claims.rate(runs)
+        rate, in_fsync = speed.rate(runs)
         assert rate > 0
         assert 0 <= in_fsync <= 1
-        assert (in_fsync > 0) == (what is claims.live)
+        assert (in_fsync > 0) == (what is speed.live)
         assert list(tmp_path.iterdir()) == []
 
     def test_cost_of_a_life(self, tmp_path: Path) -> None:
-        cost = claims.cost(tmp_path, 40, 10)
+        cost = speed.cost(tmp_path, 40, 10)
         assert min(cost.first, cost.mean, cost.median) > 0
 
-    def test_runs_although_it_is_named_queue(self, tmp_path: Path) -> None:
+    def test_script(self, tmp_path: Path) -> None:
         small = ["--processes", "2", "--shared-tasks", "20", "--tasks", "20"]
-        printed = script("queue.py", "--folders", tmp_path, *small)
+        printed = script("queue_speed.py", "--folders", tmp_path, *small)
         assert "lives/s" in printed
         assert "first claim" in printed
-
-    def test_its_neighbours_find_pythons_own_queue(self) -> None:
-        ask = "import queue; print(queue.SimpleQueue.__name__, queue.__file__)"
-        command = [sys.executable, "-c", f"import sys; sys.path[0] = {str(BENCHMARKS)!r}; {ask}"]
-        printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-        assert "SimpleQueue" in printed.stdout
-        assert str(BENCHMARKS) not in printed.stdout
 
 
 def script(name: str, *arguments: object) -> str:

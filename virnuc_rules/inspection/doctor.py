@@ -4,7 +4,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from virnuc_rules.bundles.verified import read_verified
 from virnuc_rules.config.model import Config
 from virnuc_rules.config.sheet import read_sheet
 from virnuc_rules.errors import InputError, ModelError, VirnucError
-from virnuc_rules.files.atomic import replacing, sync_directory
+from virnuc_rules.files.probe import probe
 from virnuc_rules.inspection.finding import Finding, Level, Site, ask, scratch
 from virnuc_rules.inspection.slurm import slurm
 from virnuc_rules.inspection.two_processes import two_processes
@@ -125,31 +124,11 @@ def _space(site: Site) -> Iterator[Finding]:
 
 
 def _links(site: Site) -> Iterator[Finding]:
-    """Try each operation that the queue relies on."""
-    remedy = "put `results` on a filesystem with hard links: NFS, Lustre, GPFS, BeeGFS, ext4, XFS"
+    """Try each operation that the queue relies on, as a worker does when it starts."""
     with scratch(site.config) as folder:
-        one, two = folder / "one", folder / "two"
-        one.write_text("1")
-        try:
-            os.link(one, two)
-        except OSError as error:
-            found = f"hard links do not work ({error.strerror})"
-            yield Finding.of("links and renames", found, remedy, "FAILED")
-            return
-        problems = [] if one.stat().st_nlink == 2 else ["a linked file does not count its links"]
-        with suppress(FileExistsError):
-            os.link(one, two)
-            problems.append("a link may replace a file: two workers would get one chunk")
-        with replacing(folder / "three") as handle:
-            handle.write("new")
-        one.replace(folder / "three")
-        if one.exists() or (folder / "three").read_text() != "1":
-            problems.append("a rename does not replace")
-        sync_directory(folder)
-    found = (
-        "; ".join(problems) or "hard links are exclusive and counted, renames replace, fsync works"
-    )
-    yield Finding.of("links and renames", found, remedy if problems else "", "FAILED")
+        probe(folder / "probe")
+    found = "hard links are exclusive and counted, renames replace, fsync works"
+    yield Finding.of("links and renames", found)
 
 
 def _clock(site: Site) -> Iterator[Finding]:

@@ -8,12 +8,12 @@ from typing import Self
 
 _TEXT = re.compile(r"\.([^.]+)\.(.+)-(\d+) (\d+) (\d+) (\d+) (\d+) (.*)\n")
 _OWNER = re.compile(r"(.+)-(\d+)-[0-9a-f]+")
-_MAX_NAME = 40  # characters: an owner is part of file names, which have at most 255 bytes
+MAX_NAME = 40  # characters: an owner is part of file names, which have at most 255 bytes
 
 
 def new_owner(worker: str, host: str) -> str:
     """Return a unique name for a worker of this process as an owner of claims."""
-    return f"{worker[:_MAX_NAME]}-{host[:_MAX_NAME]}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+    return f"{worker[:MAX_NAME]}-{host[:MAX_NAME]}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
 
 
 def name_and_pid(owner: str) -> tuple[str, int]:

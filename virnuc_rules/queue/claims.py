@@ -14,20 +14,20 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Self
 
 from virnuc_rules.files.atomic import sync_directory, write_json
-from virnuc_rules.queue.claim_text import ClaimText, new_owner
-from virnuc_rules.queue.pace import BEATS_PER_LEASE, Pace
+from virnuc_rules.files.environment import cause
+from virnuc_rules.queue.claim_text import MAX_NAME, ClaimText, new_owner
+from virnuc_rules.queue.pace import BEATS_PER_LEASE, PATIENCE, Pace
 from virnuc_rules.queue.rounds import Rounds
 from virnuc_rules.queue.store import ATTEMPTS, POISON, SUSPECT, Failure, Store
+from virnuc_rules.queue.waiting import LONGEST_OUTAGE, Interruption, Outages
 from virnuc_rules.queue.watched import Watched
-
-_PATIENCE = 3  # leases until a claim that cannot be read is an error
 
 
 @dataclass(kw_only=True)
@@ -57,29 +57,6 @@ class Claim(ClaimText):
             os.fsync(self.descriptor)
 
 
-class Interruption:
-    """Ends `drain`. An Event that a signal handler of the waiting thread may set, too."""
-
-    def __init__(self) -> None:
-        self._set = False
-        self._wake: SimpleQueue[None] = SimpleQueue()  # reentrant, unlike the lock of Event
-
-    def set(self) -> None:
-        """End every `wait`, also later ones."""
-        self._set = True
-        self._wake.put(None)
-
-    def is_set(self) -> bool:
-        """Tell whether it was set."""
-        return self._set
-
-    def wait(self, seconds: float) -> None:
-        """Wait until it is set, at most `seconds`."""
-        if not self._set:
-            with contextlib.suppress(Empty):
-                self._wake.get(timeout=seconds)
-
-
 class Queue:
     """A worker's handle on the queue: claim, publish, fail, release; a thread is the heartbeat.
 
@@ -98,7 +75,12 @@ class Queue:
         self.held: dict[str, Claim] = {}
         self.postponed = set[str]()  # tasks that went wrong here: others shall try them first
         self.interrupted = Interruption()
-        self._watched = Watched(lease_seconds)
+        self.probed = self.store.workers / f"{worker[:MAX_NAME]}.probe"  # see `probe`
+        self.outages = Outages(worker, self.probed, self.interrupted, self.pace.step)
+        self.obstacle = ""  # why a claim of a lost worker could not be removed
+        self._unreleased = deque[Claim]()  # the filesystem refused; the heartbeat tries again
+        self._beating: float | None = None  # since when, while it waits for the filesystem
+        self.watched = Watched(lease_seconds)
         self._unreadable: dict[str, float] = {}  # claims, and since when
         self._index = itertools.count()
         self._lock = threading.Lock()  # guards `held` against the heartbeat's iteration
@@ -116,6 +98,7 @@ class Queue:
         self._closed.set()
         self._thread.join()
         self.release_all()
+        self._retry_releases()
 
     def release_all(self) -> None:
         """Give up all claims."""
@@ -124,17 +107,23 @@ class Queue:
 
     def _heartbeat(self) -> None:
         while not self._closed.wait(self.lease_seconds / BEATS_PER_LEASE):
+            self._beating = time.monotonic()
             with self._lock:
                 for claim in self.held.values():
                     claim.beat(self.pace)
+            blocked, self._beating = time.monotonic() - self._beating, None
+            self.pace.forgive(blocked)
+            self._retry_releases()
 
     def hangs(self, away: float = 0.0) -> str:
         """Say for how long the work on what is held has stood still, where that is too long.
 
-        away: seconds since the last call in which this process was stopped as a whole.
+        away: seconds since the last call in which this process was stopped as a whole. While the
+        heartbeat waits for the filesystem, which it only writes a line to, so may the work.
         """
         self.pace.forgive(away)
-        still, limit = self.pace.still(), self.pace.limit()
+        blocked = time.monotonic() - since if (since := self._beating) else 0.0
+        still, limit = self.pace.still() - min(blocked, LONGEST_OUTAGE), self.pace.limit()
         is_long = bool(self.held) and still > limit
         return f"no progress for {still:.0f} s (limit {limit:.0f} s)" if is_long else ""
 
@@ -145,7 +134,7 @@ class Queue:
         claim = self._link(key)
         if claim is None:
             return None
-        self._watched.seen.pop(key, None)
+        self.watched.seen.pop(key, None)
         try:
             if self.store.is_done(key):  # the previous owner has published it
                 self.release(claim)
@@ -173,7 +162,11 @@ class Queue:
             failure = error
         # Only the link count is reliable: NFS can lose the reply to a link that worked. It may be
         # above two while another worker links back a claim that it took for dead.
-        owned = os.fstat(claim.descriptor).st_nlink >= 2
+        try:
+            owned = os.fstat(claim.descriptor).st_nlink >= 2
+        except OSError:  # it may be ours, and nobody would know
+            self._unreleased.append(claim)
+            raise
         with contextlib.suppress(OSError):  # `sweep` removes it
             name.unlink()
         if owned:
@@ -192,10 +185,10 @@ class Queue:
         """Tell whether the key is unclaimed; removes the claim of a worker that is lost."""
         path = self.store.claims / key
         try:
-            seen = self._watched.look(path)
+            seen = self.watched.look(path)
         except OSError:  # only a missing file means that there is no claim
             now = time.monotonic()
-            if now - self._unreadable.setdefault(key, now) < _PATIENCE * self.lease_seconds:
+            if now - self._unreadable.setdefault(key, now) < PATIENCE * self.lease_seconds:
                 return False
             raise
         self._unreadable.pop(key, None)
@@ -221,8 +214,11 @@ class Queue:
         target = self.store.claims / key
         try:
             target.rename(aside)
+        except FileNotFoundError:
+            return False
         except OSError as error:
-            if isinstance(error, FileNotFoundError) or not aside.exists():
+            if not aside.exists():
+                self.obstacle = f"{target}: {cause(error) or error}"
                 return False
         is_meant = False
         with contextlib.suppress(OSError):
@@ -242,15 +238,27 @@ class Queue:
     def release(self, claim: Claim) -> None:
         """Give a claim up. The task is then done, failed or pending, depending on its files.
 
-        Where the filesystem refuses, another worker takes the claim over, and counts no loss.
+        Where the filesystem refuses, the heartbeat tries again; meanwhile another worker may take
+        the claim over. It then counts no loss: what it keeps is the file of the claim, now empty.
         """
         with self._lock:
             if self.held.pop(claim.key, None) is None:
                 return
-        with contextlib.suppress(OSError):
-            if not self._remove(claim.key, claim.beginning):
-                os.ftruncate(claim.descriptor, 0)  # also a record that this worker was lost
-        os.close(claim.descriptor)
+        self._unreleased.append(claim)
+        self._retry_releases()
+
+    def _retry_releases(self) -> None:
+        """Remove claims that are given up; those that cannot be removed now are kept in mind."""
+        for _ in range(len(self._unreleased)):
+            with contextlib.suppress(IndexError):  # two threads may be here
+                claim = self._unreleased.popleft()
+                try:
+                    if not self._remove(claim.key, claim.beginning):
+                        os.ftruncate(claim.descriptor, 0)
+                except OSError:
+                    self._unreleased.append(claim)
+                else:
+                    os.close(claim.descriptor)
 
     def publish(self, claim: Claim, write: Callable[[Path], None]) -> None:
         """Store the result: `write` fills a temporary file, which is then renamed.
@@ -319,5 +327,5 @@ class Queue:
 
     def is_seen_alive(self, key: str) -> bool:
         """Tell whether the owner of a claim was seen to live."""
-        seen = self._watched.seen.get(key)
+        seen = self.watched.seen.get(key)
         return seen is not None and seen.is_alive

@@ -3,6 +3,7 @@
 import threading
 import time
 
+PATIENCE = 3  # leases until a worker says what does not go on
 BEATS_PER_LEASE = 5  # of a worker's counters; others look as often
 _SLOWEST = 20  # a step may take this many times as long as the slowest before it
 _LEASES = 10  # at least; 10 minutes with the default lease
@@ -43,7 +44,7 @@ class Pace:
     def forgive(self, seconds: float) -> None:
         """Do not count time in which the process was stopped."""
         with self._lock:
-            self._last += seconds
+            self._last = min(self._last + seconds, time.monotonic())
 
     def still(self) -> float:
         """Return the seconds since the last step."""

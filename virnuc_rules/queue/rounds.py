@@ -8,16 +8,19 @@ folder finished leaves a note of that, so that the others need not list it.
 """
 
 import hashlib
+import logging
 import random
 import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from virnuc_rules.queue.pace import BEATS_PER_LEASE
+from virnuc_rules.queue.pace import BEATS_PER_LEASE, PATIENCE
 from virnuc_rules.queue.store import ATTEMPTS, SUSPECT, by_shard
 
 if TYPE_CHECKING:
     from virnuc_rules.queue.claims import Claim, Queue
+
+logger = logging.getLogger(__name__)
 
 _WATCHED = 8  # claims in a look
 _FIRST_PAUSE = 0.05  # seconds between two rounds that found nothing; doubles up to a look
@@ -44,6 +47,8 @@ class Rounds:
         self.suspects = set[str]()
         self.next_look = 0.0  # at claims of others
         self.watched: list[str] = []
+        self.seen = 0, 0, 0  # of progress: claims won, tasks open, rises of others' counters
+        self.won, self.since, self.silence = 0, time.monotonic(), PATIENCE * queue.lease_seconds
         self.random = random.Random(queue.owner)  # noqa: S311 - a choice, no secret
 
     def steps(self) -> Iterator["Claim | float"]:
@@ -52,18 +57,19 @@ class Rounds:
         while self.shards and not self.queue.interrupted.is_set():
             begun, idle = time.monotonic(), True
             for claim in self._round():
-                pause, idle = _FIRST_PAUSE, False
+                pause, idle, self.won = _FIRST_PAUSE, False, self.won + 1
                 yield claim
                 if self.queue.interrupted.is_set():
                     return
                 self._look_around()
             if idle and self.shards:
                 if last := self._last(also_own=pause > _FIRST_PAUSE):
-                    pause = _FIRST_PAUSE
+                    pause, self.won = _FIRST_PAUSE, self.won + 1
                     yield last
                     continue
                 if not self.shards or self._may_leave():
                     return
+                self._tell_if_stuck()
                 rest = _REST * (time.monotonic() - begun)
                 yield min(max(pause, rest), self.queue.lease_seconds)
                 pause = min(2 * pause, beat)
@@ -148,6 +154,20 @@ class Rounds:
             if claim := self._try(key):
                 return claim
         return None
+
+    def _tell_if_stuck(self) -> None:
+        """Say where nothing goes on here or elsewhere for three leases; then ever less often."""
+        now, seen = time.monotonic(), (self.won, len(self.open), self.queue.watched.moved)
+        if seen != self.seen:
+            self.seen, self.since, self.silence = seen, now, PATIENCE * self.queue.lease_seconds
+        elif now - self.since > self.silence:
+            self.silence *= 2
+            logger.warning(
+                "worker %s: no chunk could be claimed for %.0f s and no other worker moves, but %d "
+                "are left%s; may this user rename and delete all files in %s? If no worker runs, "
+                "delete those files", self.queue.worker, now - self.since, len(self.open),
+                f" ({self.queue.obstacle})" if self.queue.obstacle else "", self.store.claims,
+            )  # fmt: skip
 
     def _may_leave(self) -> bool:
         """Tell whether all that is open is in good hands, and enough workers wait beside this one.

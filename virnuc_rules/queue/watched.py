@@ -17,7 +17,8 @@ class Seen:
     content: bytes
     claim: ClaimText | None  # None: the text is none of ours
     read: float | None  # when that read ended; None: the reads since have failed
-    is_alive: bool = False  # its counter of life was seen to rise
+    has_moved: bool = False  # its counter of life rose since the read before
+    is_alive: bool = False  # it was seen to rise
     life_still: float = 0.0  # seconds
     work_still: float = 0.0
 
@@ -25,7 +26,8 @@ class Seen:
         """Go on from what was read so many seconds before, as far as nothing has changed."""
         mine, last = self.claim, before.claim
         if mine and last and mine.identity == last.identity:
-            self.is_alive = before.is_alive or mine.life != last.life
+            self.has_moved = mine.life != last.life
+            self.is_alive = before.is_alive or self.has_moved
             is_same_life, is_same_work = mine.life == last.life, mine.work == last.work
         else:
             is_same_life = is_same_work = self.content == before.content
@@ -50,6 +52,7 @@ class Watched:
     def __init__(self, lease_seconds: float) -> None:
         self.lease_seconds = lease_seconds
         self.seen: dict[str, Seen] = {}
+        self.moved = 0  # how often a counter of life was seen to rise
 
     def look(self, path: Path, first_age: float = 0.0) -> Seen | None:
         """Read a claim; None if there is none. Raises OSError if that cannot be known.
@@ -73,6 +76,7 @@ class Watched:
         else:
             gap = 0.0 if before.read is None else begun - before.read
             now.follow(before, min(gap, self.lease_seconds / 2))
+            self.moved += now.has_moved
         self.seen[key] = now
         return now
 

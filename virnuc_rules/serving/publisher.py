@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
 from virnuc_rules.config.model import Embedding
+from virnuc_rules.errors import EnvironmentProblem
 from virnuc_rules.files.environment import environment_named, patient
 from virnuc_rules.queue.claims import Claim, Queue
 
@@ -17,7 +18,8 @@ class Publisher:
 
     A worker then holds two claims, of the chunk that is written and of the one that is embedded.
     Where writing fails, also when it is tried again, the claim is released and the next call raises
-    what went wrong. `published` is called, in the caller's thread, for each result in place.
+    what went wrong; while the server of the results is away, result and claim are kept. `published`
+    is called, in the caller's thread, for each result in place.
     """
 
     def __init__(
@@ -68,7 +70,12 @@ class Publisher:
 
         try:
             self.queue.pace.step()
-            return write()
+            while True:
+                try:
+                    return write()
+                except EnvironmentProblem as problem:  # of a server that is away, it waits
+                    if not self.queue.outages.outlast(problem):
+                        raise
         except BaseException:
             self.queue.postponed.add(claim.key)
             self.queue.release(claim)

@@ -16,6 +16,7 @@ from virnuc_rules.config.model import WorkerSettings
 from virnuc_rules.embedding.tasks import Task
 from virnuc_rules.errors import EnvironmentProblem, ModelError, VirnucError, one_line
 from virnuc_rules.files.environment import environment_problem
+from virnuc_rules.files.probe import probe
 from virnuc_rules.planning.lacking import short_results
 from virnuc_rules.queue.claims import Claim, Queue
 from virnuc_rules.queue.store import ATTEMPTS
@@ -71,6 +72,7 @@ class Worker:
         self.report = self.reporter.report
         self.lifetime = Lifetime(minutes, self._interrupt, self._end_by_force, self.queue.hangs)
         self.interruption = ""
+        self.loaded: Loaded | None = None
         self.failed = set[str]()  # tasks that this worker saw fail for the last time
         self.ended = 0  # tasks of the run, as far as this worker knows
         self.silence, self.told = _TELLS[0], time.monotonic()
@@ -78,7 +80,7 @@ class Worker:
 
     def run(self) -> Exit:
         """Embed until every task is done or has failed; return the exit code."""
-        with self.queue:
+        with self.lifetime, self.queue:
             reason, code = self._outcome()
             unwritten = self.reporter.finish(reason)
         level = logging.ERROR if code != Exit.DRAINED or unwritten else logging.INFO
@@ -87,15 +89,21 @@ class Worker:
 
     def _outcome(self) -> tuple[str, Exit]:
         try:
-            with self.lifetime:
-                return self._work()
+            while True:
+                try:
+                    return self._work()
+                except (OSError, EnvironmentProblem) as error:
+                    if not self.queue.outages.outlast(error):
+                        raise
         except Interrupted:
             return self.interruption, Exit.TRY_AGAIN
         except BadDevice:
             return "the device gives wrong numbers", Exit.BAD_DEVICE
         except ModelError as error:
             return f"models cannot be loaded: {error}", Exit.NO_MODELS
-        except (OSError, EnvironmentProblem) as error:
+        except (OSError, VirnucError) as error:
+            if self.interruption:
+                return self.interruption, Exit.TRY_AGAIN
             problem = environment_problem(error, self.settings.run.results)
             if problem:
                 return f"cannot go on: {problem}", Exit.TRY_AGAIN
@@ -104,19 +112,20 @@ class Worker:
     def _work(self) -> tuple[str, Exit]:
         if self.begins and not self.queue.store.claimed():  # else another one has begun it
             self.queue.store.begin(self.tasks)
+        self.begins = False
         self._set_short_results_aside()
         left = self._left()
         self.ended = len(self.tasks) - len(left)
         logger.info("worker %s: %d chunks, %d to do", self.name, len(self.tasks), len(left))
-        if not left:
-            self.queue.store.sweep(self.tasks)
-            return self._conclude("nothing left to do; no model was loaded")
-        loaded = self._load_within_deadline()
-        with Publisher(self.queue, self.settings.embedding, self._published) as publisher:
-            self._embed_all(loaded, publisher)
-        if self.queue.interrupted.is_set() and self._left():
-            raise Interrupted
+        if left:
+            loaded = self.loaded or self._load_within_deadline()
+            with Publisher(self.queue, self.settings.embedding, self._published) as publisher:
+                self._embed_all(loaded, publisher)
+            if self.queue.interrupted.is_set() and self._left():
+                raise Interrupted
         self.queue.store.sweep(self.tasks)
+        if self.loaded is None:
+            return self._conclude("nothing left to do; no model was loaded")
         padding = self.report.padding / max(1, self.report.padding + self.report.tokens)
         logger.debug("worker %s: padding was %.2f %% of the tokens", self.name, 100 * padding)
         counts = f"{self.report.chunks} chunks, {self.report.open_frames} open frames"
@@ -178,13 +187,14 @@ class Worker:
         os._exit(code)
 
     def _load_within_deadline(self) -> Loaded:
-        """Load both models; end the process if that hangs. No claim is held yet."""
+        """Load both models, once; end the process if that hangs. No claim is held yet."""
+        probe(self.queue.probed)
         seconds = self.settings.serving.load_timeout
         hangs = f"models cannot be loaded: not done after {seconds:g} s"
         with self.lifetime.limited(seconds, lambda: self._end_by_force(hangs, Exit.NO_MODELS)):
-            loaded = Loader(self.settings, self.name, self.report).load(self.index)
+            self.loaded = Loader(self.settings, self.name, self.report).load(self.index)
         self.reporter.save()
-        return loaded
+        return self.loaded
 
     def _embed_all(self, loaded: Loaded, publisher: Publisher) -> None:
         """Drain the queue. Errors of the environment may pass: begin again after a pause."""
@@ -199,6 +209,9 @@ class Worker:
                 publisher.settle()
                 return
             except (OSError, EnvironmentProblem) as error:
+                if self.queue.outages.outlast(error):
+                    self.problems = 0
+                    continue
                 problem = environment_problem(error, self.settings.run.results)
                 if problem is None or self.problems >= len(_PAUSES):
                     raise problem or error from error

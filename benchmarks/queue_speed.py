@@ -1,10 +1,10 @@
 """Claims a second by number of processes, cost of a claim by number of tasks, calls of a claim.
 
-    python benchmarks/queue.py [--folders DIR ...] [--processes 1 8 64] [--tasks 1000 ... 1000000]
+    python benchmarks/queue_speed.py [--folders DIR ...] [--processes 1 8 64] [--tasks 1000 ...]
 
-Everything goes through `Queue`, in folders under each DIR: where temporary files go, and /dev/shm,
-which costs no disk. A life is what a worker does for a chunk, with a tiny result: `drain`,
-`publish` (with fsync of file and folder), release. Prints
+Everything goes through `Queue`, in folders under each DIR, such as a mount of a network filesystem;
+by default where temporary files go, and /dev/shm, which costs no disk. A life is what a worker does
+for a chunk, with a tiny result: `drain`, `publish` (with fsync of file and folder), release. Prints
 - lives a second, and `claim` and `release` alone, by number of processes that share the tasks; and
   the fraction of the processes' time that they spent in fsync;
 - by number of tasks, half of them done: the time until the first claim, and that of a life;
