@@ -10,7 +10,7 @@ import typer
 from virnuc_rules.cli.settings import Log, with_settings
 from virnuc_rules.config.model import Compute, Embedding, Run
 from virnuc_rules.errors import UnreachableError, VirnucError
-from virnuc_rules.logs import logger, start_log
+from virnuc_rules.logs import logger, say, start_log
 from virnuc_rules.models.card import is_bundle
 
 app = typer.Typer(no_args_is_help=True, help="Model bundles.")
@@ -73,14 +73,13 @@ def list_models(run: Run) -> None:
 
     Example: virnuc-rules models list
     """
-    from rich.console import Console
-
     from virnuc_rules.bundles.overview import overview
+    from virnuc_rules.terminal import Terminal
 
     folders = sorted(path for path in _BUNDLES.glob("*") if is_bundle(path))
     if run.bundle.exists() and run.bundle.resolve() not in {path.resolve() for path in folders}:
         folders.append(run.bundle)
-    Console().print(overview(folders))
+    Terminal().print(overview(folders))
 
 
 @app.command()
@@ -98,9 +97,9 @@ def show(
 
     shown = find_model(model)
     if json:
-        print(shown.model_dump_json(indent=1))
+        say(shown.model_dump_json(indent=1))
     else:
-        print(yaml.safe_dump(shown.model_dump(mode="json"), sort_keys=False, width=100), end="")
+        say(yaml.safe_dump(shown.model_dump(mode="json"), sort_keys=False, width=100).rstrip())
 
 
 @app.command()
@@ -137,5 +136,5 @@ def verify(
     precision = choose_precision(embedding.precision, device)
     runs = measure(Bundle(bundle), device, precision, embedding, data, reference)
     for run in runs:
-        print(run)
+        say(run)
     logger.info("%s: files and self-check are sound (%s on %s)", bundle, precision, device)
