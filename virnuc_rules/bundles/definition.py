@@ -20,7 +20,7 @@ from pydantic import (
 
 from virnuc_rules.config.model import Config
 from virnuc_rules.errors import ModelError, one_line
-from virnuc_rules.files.environment import environment_problem
+from virnuc_rules.files.environment import YAML, environment_problem, read_small
 from virnuc_rules.models.card import BundleCard, is_bundle, read_card
 
 _SHIPPED = Path(__file__).parent / "definitions"
@@ -179,7 +179,7 @@ def with_window(config: Config) -> Config:
 def read_definition(path: Path) -> Definition:
     """Read a definition. Raises ModelError with the file, the key and the problem."""
     try:
-        definition = Definition.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        definition = Definition.model_validate(yaml.safe_load(read_small(path, YAML).decode()))
     except OSError as error:
         missing = ModelError(f"{path}: cannot be read ({error.strerror})")
         raise environment_problem(error, path) or missing from None
