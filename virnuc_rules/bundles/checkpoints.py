@@ -76,7 +76,7 @@ def read_esm2(path: Path) -> tuple[Esm2Config, dict[str, Tensor]]:
     fair-esm's files of the larger models hold float16, which fair-esm itself turns to float32.
     """
     shape, tensors = _read_esm2_folder(path) if path.is_dir() else _read_fair_esm(path)
-    _sizes(tensors, path)  # before they are compared
+    check_size(shape, _sizes(tensors, path), path)  # before what follows from them
     tensors |= {"encoder.inv_freq": _rotary_frequencies(shape, tensors, path)}
     return shape, _fitted(Esm2, shape, tensors, path)
 
@@ -182,7 +182,7 @@ def _shape(kind: type[_Shape], path: Path, settings: Mapping[str, Any]) -> _Shap
         return kind(**{key: settings[key] for key in kind.model_fields if key in settings})
     except ValidationError as error:
         problem = error.errors(include_input=False)[0]  # an input that repeats itself is endless
-        reason = f"{'.'.join(map(str, problem['loc']))}: {problem['msg'][:200]}"
+        reason = ": ".join([*map(str, problem["loc"]), problem["msg"][:200]])
         raise ModelError(f"{path}: cannot be used ({reason})") from None
 
 
