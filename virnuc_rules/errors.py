@@ -3,12 +3,32 @@
 import re
 
 _ADDRESS = re.compile(r"(https?:/+)(?:[^\s/?#]*@)?([^\s?#]*)\S*", re.IGNORECASE)
+_LONGEST = 4000  # characters of a message
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Write what a terminal might obey, or not show, as JSON does: `\\u001b`; not those in `keep`.
+
+    Every text on its way to a terminal or a log passes here: errors, `logs`, `terminal`.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c in keep or c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
 
 class VirnucError(Exception):
     """Something the user can fix. The message names the file, the record and the fix."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        text = printable(super().__str__()[: _LONGEST + 1])
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 class EnvironmentProblem(VirnucError):

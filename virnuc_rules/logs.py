@@ -1,11 +1,28 @@
-"""The log of a command: lines on standard error, and a log file for each attempt."""
+"""What a command says: standard output, lines on standard error, a log file for each attempt."""
 
 import logging
 import os
 import re
+import sys
 from pathlib import Path
+from typing import TextIO
+
+from virnuc_rules.errors import printable
 
 logger = logging.getLogger("virnuc_rules")
+
+
+def say(text: object, file: TextIO | None = None) -> None:
+    """Print lines or a JSON document, which stays one; by default to standard output."""
+    print(printable(str(text), "\n\t"), file=file or sys.stdout, flush=True)
+
+
+class _Printable(logging.Formatter):
+    """One line for each event; only a traceback, which is for the file, has several."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        is_traceback = record.levelno == logging.DEBUG
+        return printable(super().format(record), "\n\t" if is_traceback else "\t")
 
 
 def start_log(log: Path | None) -> Path | None:
@@ -18,7 +35,7 @@ def start_log(log: Path | None) -> Path | None:
     logger.setLevel(logging.DEBUG)
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.INFO)
-    terminal.setFormatter(logging.Formatter("%(message)s"))
+    terminal.setFormatter(_Printable("%(message)s"))
     logger.handlers = [terminal]
     logging.raiseExceptions = False  # a full disk would print a traceback for every line
     if log is None:
@@ -26,7 +43,7 @@ def start_log(log: Path | None) -> Path | None:
     log.parent.mkdir(parents=True, exist_ok=True)
     attempt = _new_attempt(log)
     file = logging.FileHandler(attempt)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    file.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(file)
     return attempt
 

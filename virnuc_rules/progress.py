@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from virnuc_rules.errors import printable
+from virnuc_rules.terminal import Terminal
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     when the work ends. Lines are written at most every ten seconds, also to standard error if that
     is no terminal.
     """
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -36,7 +38,7 @@ def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     done, begin = 0, time.monotonic()
     last = begin
     with bar:
-        task = bar.add_task(title, total=total)
+        task = bar.add_task(printable(title), total=total)
 
         def advance(amount: int) -> None:
             nonlocal done, last

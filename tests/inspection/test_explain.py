@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from harness import BUNDLE, Project, read_tsv, rules
-from rich.console import Console
 from scipy.special import expit, logit
 
 from virnuc_rules.config.model import Config
@@ -20,6 +19,7 @@ from virnuc_rules.inspection.explain import explain, rendered
 from virnuc_rules.models.bundle import rewrite_card
 from virnuc_rules.models.card import Calibration, ContigModel, read_card
 from virnuc_rules.prediction.contig_model import FEATURES
+from virnuc_rules.terminal import Terminal
 from virnuc_rules.vocabulary import Label
 
 MODEL = ContigModel(
@@ -56,7 +56,7 @@ def config(undisturbed: Project, tmp_path_factory: pytest.TempPathFactory) -> Co
 def shown(config: Config, contig: str, windows: int = 20, frames: bool = False) -> str:
     text = io.StringIO()
     found = explain(config, contig, "")
-    Console(file=text, width=80).print(rendered(found, windows, frames))
+    Terminal(file=text, width=80).print(rendered(found, windows, frames))
     return text.getvalue()
 
 
@@ -141,7 +141,7 @@ def test_two_of_a_sample_with_the_same_id(config: Config, tmp_path: Path) -> Non
     second = explain(config, hostile, "gut", contig_index=1)
     assert second.contig["length"] == rows["length"][1].as_py() and second.windows
     text = io.StringIO()
-    Console(file=text, width=200).print(rendered(second, 1, False))
+    Terminal(file=text, width=200).print(rendered(second, 1, False))
     assert text.getvalue().startswith(f"gut: {hostile}: ")
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 from harness import BUNDLE, DEMO, Project, environment, wait_until
-from rich.console import Console
 
 from virnuc_rules.chunking.writer import write_chunks
 from virnuc_rules.config.model import Chunking, Config
@@ -31,6 +30,7 @@ from virnuc_rules.queue.claim_text import ClaimText
 from virnuc_rules.queue.store import ATTEMPTS, Failure, Store
 from virnuc_rules.queue.watched import Watched
 from virnuc_rules.serving.worker_report import WorkerReport
+from virnuc_rules.terminal import Terminal
 
 
 class Run:
@@ -96,7 +96,7 @@ def run(chunked_once: Path, tmp_path: Path) -> Run:
 
 
 def drawn(status: Status) -> str:
-    console = Console(file=io.StringIO(), width=200)
+    console = Terminal(file=io.StringIO(), width=200)
     console.print(render(status))
     return console.file.getvalue()
 
@@ -266,7 +266,7 @@ def test_samples_that_are_not_chunked(run: Run) -> None:
 def test_watching_ends_when_all_is_done_and_only_reads(run: Run) -> None:
     run.fail(run.keys[0], "bad")
     run.claim(run.keys[1], owner("0", "n1"))
-    console = Console(file=io.StringIO(), width=200)
+    console = Terminal(file=io.StringIO(), width=200)
     thread = threading.Thread(target=watch, args=(run.observer(), console, 0.01))
     before = sorted(run.results.rglob("*"))
     thread.start()
@@ -288,7 +288,7 @@ def test_watching_a_real_worker(tmp_path: Path) -> None:
     project = Project(tmp_path, {"lake": DEMO["lake"]}, chunk_size=60)
     project.chunk()
     settings = {**project.settings, "samples": tmp_path / "samples.tsv", "results": project.results}
-    console = Console(file=io.StringIO(), width=200)
+    console = Terminal(file=io.StringIO(), width=200)
     worker = project.serve(forked=True)
     watch(Observer(Config.of(**settings)), console, 0.05)
     assert worker.wait(timeout=300) == 0
@@ -315,7 +315,7 @@ def test_a_sample_that_cannot_be_used_has_no_tables(run: Run) -> None:
     now = run.observer().read()
     assert now.unusable == ["sample a: broken"]
     assert now.samples_with_tables == before.samples_with_tables == 0
-    console = Console(file=io.StringIO(), width=200)
+    console = Terminal(file=io.StringIO(), width=200)
     console.print(render(now))
     assert "cannot be used: sample a: broken" in console.file.getvalue()
 
@@ -352,7 +352,7 @@ def test_ctrl_c_ends_watching(run: Run, terminal: bool) -> None:
 
 def test_a_pipe_gets_a_block_for_each_look(run: Run) -> None:
     run.claim(run.keys[0], owner("0", "n1"))
-    console = Console(file=io.StringIO(), width=200)
+    console = Terminal(file=io.StringIO(), width=200)
     thread = threading.Thread(target=watch, args=(run.observer(), console, 0.01))
     thread.start()
     wait_until(lambda: console.file.getvalue().count("2 of 2 samples are chunked") > 1)

@@ -6,28 +6,30 @@ ModelError with one line. Tensors keep the file's dtype and may be mapped from i
 stay as long as they are used.
 """
 
+import io
 import json
+import mmap
 import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from virnuc_rules.errors import EnvironmentProblem, ModelError, one_line
-from virnuc_rules.files.environment import environment_named, open_regular
+from virnuc_rules.errors import EnvironmentProblem, ModelError, VirnucError, one_line
+from virnuc_rules.files.environment import environment_named, open_regular, read_small
 from virnuc_rules.models.card import ClassifierShape, DnabertConfig, Esm2Config
 from virnuc_rules.models.classifier import MLPClassifier
 from virnuc_rules.models.dnabert import Dnabert
 from virnuc_rules.models.esm2 import Esm2, rotary_frequencies
-from virnuc_rules.models.weights import skeleton
+from virnuc_rules.models.weights import check_size, skeleton
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # Hugging Face's names, the safe format first
 _ESM2_SETTINGS = {  # constants of all ESM-2 models that `Esm2` assumes
@@ -52,6 +54,12 @@ _FAIR_ESM_LAYER = {
 }
 _LAYERS = ("linear.Linear", "batchnorm.BatchNorm1d", "dropout.Dropout")
 _CLASSIFIER_CLASSES = ("__main__.MLPClassifier", *(f"torch.nn.modules.{name}" for name in _LAYERS))
+_NEEDED = re.compile(  # by tensors of all kinds and their containers
+    r"collections\.OrderedDict|(__builtin__|builtins)\.set|torch\.(\w+Storage|b?float\d+|Size)"
+    r"|torch\._utils\._rebuild_(parameter|tensor_v2|sparse_tensor|meta_tensor_no_storage)"
+    r"|torch\.serialization\._get_layout"
+)
+_LEGACY_PARTS = 4  # magic number, version, machine, content
 _Shape = TypeVar("_Shape", bound=BaseModel)
 
 
@@ -59,7 +67,7 @@ def read_dnabert_s(path: Path) -> tuple[DnabertConfig, dict[str, Tensor]]:
     """Read DNABERT-S from a Hugging Face folder; without pooler and language-model head."""
     config = _shape(DnabertConfig, path / "config.json", _read_json(path / "config.json"))
     tensors = _named(_read_folder(path), path, r"(bert\.)?", r"(pooler|cls)\.|.*\.position_ids$")
-    return config, _fitted(skeleton(Dnabert, config), tensors, path)
+    return config, _fitted(Dnabert, config, tensors, path)
 
 
 def read_esm2(path: Path) -> tuple[Esm2Config, dict[str, Tensor]]:
@@ -68,8 +76,9 @@ def read_esm2(path: Path) -> tuple[Esm2Config, dict[str, Tensor]]:
     fair-esm's files of the larger models hold float16, which fair-esm itself turns to float32.
     """
     shape, tensors = _read_esm2_folder(path) if path.is_dir() else _read_fair_esm(path)
+    check_size(shape, _sizes(tensors, path), path)  # before what follows from them
     tensors |= {"encoder.inv_freq": _rotary_frequencies(shape, tensors, path)}
-    return shape, _fitted(skeleton(Esm2, shape), tensors, path)
+    return shape, _fitted(Esm2, shape, tensors, path)
 
 
 def read_classifier(path: Path) -> tuple[ClassifierShape, dict[str, Tensor]]:
@@ -81,7 +90,7 @@ def read_classifier(path: Path) -> tuple[ClassifierShape, dict[str, Tensor]]:
     hidden, features = _matrix(tensors, "hidden_layer.weight", path)
     widths = {"features": features, "hidden": hidden, "classes": classes}
     shape = _shape(ClassifierShape, path, widths)
-    return shape, _fitted(skeleton(MLPClassifier, shape), tensors, path)
+    return shape, _fitted(MLPClassifier, shape, tensors, path)
 
 
 def _read_esm2_folder(path: Path) -> tuple[Esm2Config, dict[str, Any]]:
@@ -145,7 +154,7 @@ def _renamed(key: str) -> str:
 def _tensors_of_module(module: "_Inert", path: Path) -> dict[str, Any]:
     """Return parameters and buffers of the classifier's layers, without calling anything."""
     layers = _fields(_fields(module).get("_modules"))
-    if repr(_fields(layers.get("bn1")).get("eps")) != "1e-05":
+    if _fields(layers.get("bn1")).get("eps") != 1e-5:
         raise ModelError(f"{path}: not VirNucPro's classifier (it has a bn1 with eps 1e-5)")
     return {
         f"{layer}.{name}": tensor
@@ -171,8 +180,10 @@ def _shape(kind: type[_Shape], path: Path, settings: Mapping[str, Any]) -> _Shap
     """Make a `kind` from settings that may have more fields."""
     try:
         return kind(**{key: settings[key] for key in kind.model_fields if key in settings})
-    except ValueError as error:  # pydantic's error is one
-        raise ModelError(f"{path}: cannot be used ({one_line(error)[:200]})") from None
+    except ValidationError as error:
+        problem = error.errors(include_input=False)[0]  # an input that repeats itself is endless
+        reason = ": ".join([*map(str, problem["loc"]), problem["msg"][:200]])
+        raise ModelError(f"{path}: cannot be used ({reason})") from None
 
 
 def _named(tensors: Any, path: Path, prefix: str = "", dropped: str = "$") -> dict[str, Any]:
@@ -201,9 +212,12 @@ def _matrix(tensors: dict[str, Any], key: str, path: Path) -> tuple[int, int]:
     return matrix.shape[0], matrix.shape[1]
 
 
-def _fitted(network: nn.Module, tensors: dict[str, Any], path: Path) -> dict[str, Tensor]:
+def _fitted(
+    kind: Callable[[_Shape], nn.Module], shape: _Shape, tensors: dict[str, Any], path: Path
+) -> dict[str, Tensor]:
     """Check keys, shapes and kinds, and return the tensors in the order of the network."""
-    expected: dict[str, Tensor] = network.state_dict()
+    check_size(shape, _sizes(tensors, path), path)
+    expected: dict[str, Tensor] = skeleton(kind, shape).state_dict()
     missing = [key for key in expected if key not in tensors]
     unexpected = [key for key in tensors if key not in expected]
     if missing or unexpected:
@@ -213,13 +227,28 @@ def _fitted(network: nn.Module, tensors: dict[str, Any], path: Path) -> dict[str
         )
     for key, model in expected.items():
         tensor = tensors[key]
-        plain = type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu"
-        if not plain or tensor.layout != torch.strided:
+        if not _is_plain(tensor):
             raise ModelError(f"{path}: {key} is no plain tensor")
         if tensor.shape != model.shape or tensor.is_floating_point() != model.is_floating_point():
             kinds = [f"{each.dtype} {list(each.shape)}" for each in (tensor, model)]
             raise ModelError(f"{path}: {key} is {kinds[0]}, not {kinds[1]}")
     return {key: tensors[key].detach().contiguous() for key in expected}
+
+
+def _is_plain(tensor: Any) -> bool:
+    is_here = type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu"
+    return is_here and bool(tensor.layout == torch.strided)
+
+
+def _sizes(tensors: dict[str, Any], path: Path) -> list[Sequence[int]]:
+    """Return the shapes of tensors. Raises ModelError where they are larger than their files."""
+    plain = [tensor for tensor in tensors.values() if _is_plain(tensor)]
+    files = checkpoint_files(path) if path.is_dir() else [path]
+    size, held = sum(each.nbytes for each in plain), sum(file.stat().st_size for file in files)
+    if size > held:
+        what = "expanded, or sharing memory; write copies of them (`tensor.clone()`)"
+        raise ModelError(f"{path}: tensors of {size:,} bytes in {held:,}: {what}")
+    return [tensor.shape for tensor in plain]
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -263,7 +292,7 @@ def _weight_files(folder: Path) -> list[Path]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         with environment_named(path):
-            content = json.loads(path.read_text())
+            content = json.loads(read_small(path))
         if isinstance(content, dict):
             return content
         reason = "no JSON object"
@@ -291,33 +320,55 @@ def read_pickle(path: Path, classes: tuple[str, ...] = ()) -> Any:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals([(_Inert, name) for name in classes])
         with environment_named(path), warnings.catch_warnings(action="ignore"):
-            open_regular(path).close()
-            mapped = zipfile.is_zipfile(path)  # torch wrote none before 1.6
+            mapped = _check_file(path, classes)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except EnvironmentProblem:
+    except VirnucError:
         raise
     except Exception as error:  # a damaged file can raise anything
-        reason = str(error)
+        text = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
+        reason = one_line(text)[:200] or type(error).__name__
+        raise ModelError(f"{path}: cannot be read as a checkpoint ({reason})") from None
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)
-    match = re.search(r"GLOBAL (\S+)", reason)
-    if foreign := match[1] if match else _foreign_class(path):
-        raise ModelError(f"{path}: refused: it asks for {foreign}, which no checkpoint needs")
-    reason = one_line(reason.partition("WeightsUnpickler error: ")[2] or reason)[:200]
-    raise ModelError(f"{path}: cannot be read as a checkpoint ({reason})")
 
 
-def _foreign_class(path: Path) -> str | None:
-    """Name the first class in a bare pickle of protocol 4 or 5; torch refuses it without a name."""
-    strings: list[str] = []
-    try:
-        with path.open("rb") as handle:
-            for operation, argument, _ in pickletools.genops(handle):
-                if operation.name == "STACK_GLOBAL":
-                    return one_line(".".join(strings[-2:]))[:200]
-                if isinstance(argument, str):
-                    strings.append(argument)
-    except Exception:  # not a pickle; the name is only for the message
-        return None
-    return None
+def _check_file(path: Path, classes: tuple[str, ...]) -> bool:
+    """Raise ModelError where torch would allocate more than the file has, or run something.
+
+    Tell whether the file is a zip archive: torch then maps tensors, and allocates none.
+    """
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
+        size = len(content)
+        if not zipfile.is_zipfile(path):  # torch wrote none before 1.6
+            largest = [_check_pickle(content, path, classes) for _ in range(_LEGACY_PARTS)][-1]
+            if largest > size:
+                raise ModelError(f"{path}: tensors of {largest:,} numbers in {size:,} bytes")
+            return False
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if (unpacked := sum(entry.file_size for entry in entries)) > size:
+                what = f"{unpacked:,} bytes in {size:,}, which torch.save never does"
+                raise ModelError(f"{path}: compressed: {what}; save it again with torch.save")
+            name = f"{entries[0].filename.partition('/')[0]}/data.pkl"
+            _check_pickle(io.BytesIO(archive.read(name)), path, classes)
+        return True
+
+
+def _check_pickle(pickled: Any, path: Path, classes: tuple[str, ...]) -> int:
+    """Raise ModelError if a pickle asks for more than tensors need; return its largest number.
+
+    torch itself allows more, such as `bytearray(10**12)`.
+    """
+    strings, largest = [""], 0
+    for operation, argument, _ in pickletools.genops(pickled):
+        if isinstance(argument, int):
+            largest = max(largest, argument)
+        if isinstance(argument, str):
+            strings = [strings[-1], argument]
+        if operation.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
+            asked = ".".join(strings) if argument is None else str(argument).replace(" ", ".")
+            if asked not in classes and not _NEEDED.fullmatch(asked):
+                what = f"it asks for {one_line(asked)[:200]}, which no checkpoint needs"
+                raise ModelError(f"{path}: refused: {what}")
+    return largest

@@ -1,5 +1,6 @@
 """Definitions of bundles: YAML files with the sources of the networks, shipped or a user's."""
 
+import io
 import os
 import re
 from pathlib import Path
@@ -21,7 +22,7 @@ from pydantic import (
 
 from virnuc_rules.config.model import Config
 from virnuc_rules.errors import ModelError, one_line, without_secrets
-from virnuc_rules.files.environment import environment_problem
+from virnuc_rules.files.environment import YAML, environment_problem, read_small
 from virnuc_rules.models.card import BundleCard, is_bundle, read_card
 
 _SHIPPED = Path(__file__).parent / "definitions"
@@ -189,8 +190,9 @@ def with_window(config: Config) -> Config:
 def read_definition(path: Path) -> Definition:
     """Read a definition. Raises ModelError with the file, the key and the problem."""
     try:
-        with path.open(encoding="utf-8") as file:  # of a text, errors would show a part
-            definition = Definition.model_validate(yaml.safe_load(file))
+        # Of a stream: errors of a text would show a part of it.
+        content = yaml.safe_load(io.BytesIO(read_small(path, YAML)))
+        definition = Definition.model_validate(content)
     except OSError as error:
         missing = ModelError(f"{path}: cannot be read ({error.strerror})")
         raise environment_problem(error, path) or missing from None

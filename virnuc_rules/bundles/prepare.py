@@ -143,7 +143,11 @@ def _convert_network(read: _Reader, path: Path, target: Path) -> tuple[BaseModel
     The tensors are mapped from the file; returning here releases that memory.
     """
     shape, tensors = read(path)
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, target)
+    try:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, target)
+    except RuntimeError as error:  # tensors that share memory
+        reason = f"{one_line(error)[:100]}; write copies of them (`tensor.clone()`)"
+        raise environment_problem(error, target) or ModelError(f"{path}: {reason}") from None
     target.chmod(0o644)  # safetensors sets 0600, but a group shares a bundle
     parameters = (t.numel() for key, t in tensors.items() if not key.endswith(_BUFFERS))
     return shape, sum(parameters)

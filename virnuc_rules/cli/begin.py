@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from virnuc_rules.logs import logger, start_log
+from virnuc_rules.logs import logger, say, start_log
 
 app = typer.Typer()
 
@@ -31,4 +31,4 @@ def init(
     if not files:
         logger.warning("%s: no samples yet; add a line for each: name, tab, path", sheet)
     logger.info("look through %s and %s", folder / "config" / "config.yaml", sheet)
-    print(f"cd {shlex.quote(str(folder))} && snakemake --profile profiles/local")
+    say(f"cd {shlex.quote(str(folder))} && snakemake --profile profiles/local")

@@ -10,7 +10,7 @@ from virnuc_rules.cli.settings import Log, Stamp, with_settings
 from virnuc_rules.config.model import Config
 from virnuc_rules.config.run_folder import ReportFolder, RunFolder
 from virnuc_rules.config.sheet import read_sheet
-from virnuc_rules.logs import logger
+from virnuc_rules.logs import logger, say
 from virnuc_rules.models.card import read_card
 from virnuc_rules.planning import products
 from virnuc_rules.planning.forecast import forecast
@@ -73,7 +73,7 @@ def estimate_run(
     from virnuc_rules.inspection.estimate import estimate
 
     found = estimate(config, fraction, measured_in)
-    print(found.model_dump_json(indent=1) if json else "\n".join(found.lines()))
+    say(found.model_dump_json(indent=1) if json else "\n".join(found.lines()))
 
 
 @app.command()
@@ -92,22 +92,21 @@ def status(
 
     Example: virnuc-rules status --watch
     """
-    from rich.console import Console
-
     from virnuc_rules.inspection.status import Observer, render
     from virnuc_rules.inspection.status import watch as watch_status
+    from virnuc_rules.terminal import Terminal
 
     observer = Observer(config)
     if plan:
         looked_at = Plan(with_window(config), read_sheet(config.inputs.samples))
         looked_at.look()
-        print(*forecast(looked_at).lines(), sep="\n")
+        say("\n".join(forecast(looked_at).lines()))
     elif json:
-        print(observer.read().model_dump_json(indent=1))
+        say(observer.read().model_dump_json(indent=1))
     elif watch:
-        watch_status(observer, Console())
+        watch_status(observer, Terminal())
     else:
-        Console().print(render(observer.read()))
+        Terminal().print(render(observer.read()))
 
 
 @app.command("explain")
@@ -127,15 +126,14 @@ def explain_call(
 
     Example: virnuc-rules explain NODE_7 --sample lake
     """
-    from rich.console import Console
-
     from virnuc_rules.inspection.explain import explain, rendered
+    from virnuc_rules.terminal import Terminal
 
     if json:
-        print(explain(config, contig, sample, contig_index).model_dump_json(indent=1))
+        say(explain(config, contig, sample, contig_index).model_dump_json(indent=1))
     else:
         found = explain(config, contig, sample, contig_index, windows, frames)
-        Console(soft_wrap=False, highlight=False).print(rendered(found, windows, frames))
+        Terminal().print(rendered(found, windows, frames))
 
 
 @app.command()
@@ -152,16 +150,15 @@ def doctor(
 
     Example: virnuc-rules doctor --profile profiles/slurm
     """
-    from rich.console import Console
-
     from virnuc_rules.inspection.doctor import COLOURS, diagnose
+    from virnuc_rules.terminal import Terminal
 
     failed = 0
-    plain = Console(markup=False, highlight=False, soft_wrap=True)
+    terminal = Terminal(soft_wrap=True)
     for finding in diagnose(config, profile):
         if json:
-            print(finding.model_dump_json(), flush=True)
+            say(finding.model_dump_json())
         else:
-            plain.print(str(finding), style=COLOURS[finding.level])
+            terminal.print(str(finding), style=COLOURS[finding.level])
         failed += finding.level == "FAILED"
     raise typer.Exit(int(failed > 0))

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -15,7 +16,7 @@ from virnuc_rules.cli.settings import SECTIONS_OF
 from virnuc_rules.config.model import Config
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.environment import environment_problem
-from virnuc_rules.logs import logger
+from virnuc_rules.logs import logger, say, start_log
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
@@ -36,7 +37,7 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
 ) -> None:
     if version:
-        print(f"virnuc-rules {__version__}")
+        say(f"virnuc-rules {__version__}")
         raise typer.Exit
 
 
@@ -67,6 +68,8 @@ def main() -> None:
     # blocks: 10 % of the run time of `chunk`, and 40 MB more (benchmarks/chunk.py).
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     look_for_room()
+    start_log(None)  # until the command starts its own
+    sys.excepthook = lambda *error: say("".join(traceback.format_exception(*error)), sys.stderr)
     try:
         app()
     except BaseException as error:  # a panic in Rust is not an Exception

@@ -10,7 +10,7 @@ import typer
 from virnuc_rules.cli.settings import Log, with_settings
 from virnuc_rules.config.model import Compute, Embedding, Run
 from virnuc_rules.errors import UnreachableError, VirnucError
-from virnuc_rules.logs import logger, start_log
+from virnuc_rules.logs import logger, say, start_log
 from virnuc_rules.models.card import is_bundle
 
 app = typer.Typer(no_args_is_help=True, help="Model bundles.")
@@ -77,14 +77,13 @@ def list_models(run: Run) -> None:
 
     Example: virnuc-rules models list
     """
-    from rich.console import Console
-
     from virnuc_rules.bundles.overview import overview
+    from virnuc_rules.terminal import Terminal
 
     folders = sorted(path for path in _BUNDLES.glob("*") if is_bundle(path))
     if run.bundle.exists() and run.bundle.resolve() not in {path.resolve() for path in folders}:
         folders.append(run.bundle)
-    Console().print(overview(folders))
+    Terminal().print(overview(folders))
 
 
 @app.command()
@@ -100,15 +99,15 @@ def show(
 
     shown = find_model(model)
     if json:
-        print(shown.model_dump_json(indent=1))
+        say(shown.model_dump_json(indent=1))
     else:
-        _print_yaml(shown.model_dump(mode="json"))
+        _say_yaml(shown.model_dump(mode="json"))
 
 
-def _print_yaml(content: Any) -> None:
+def _say_yaml(content: Any) -> None:
     import yaml
 
-    print(yaml.safe_dump(content, sort_keys=False, width=100), end="")
+    say(yaml.safe_dump(content, sort_keys=False, width=100).rstrip())
 
 
 @app.command()
@@ -139,7 +138,7 @@ def verify(
     precision = choose_precision(embedding.precision, device)
     runs = measure(Bundle(bundle), device, precision, embedding, data)
     for run in runs:
-        print(run)
+        say(run)
     logger.info("%s: files and self-check are sound (%s on %s)", bundle, precision, device)
 
 
@@ -193,7 +192,7 @@ def attest(
         made, bundle, fetched, embedding, device=device, fasta=data, golden=golden, frames=frames,
         precision=choose_precision(embedding.precision, device),
     )  # fmt: skip
-    _print_yaml(report)
+    _say_yaml(report)
     differences = report["greatest_differences_in_fp32"].items()
     # One that is no number is above any limit.
     if wrong := [name for name, row in differences if not row["value"] <= row["limit"]]:

@@ -14,7 +14,7 @@ from virnuc_rules.config.model import Config, check_config
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.atomic import replacing
-from virnuc_rules.files.environment import environment_problem
+from virnuc_rules.files.environment import YAML, environment_problem, read_small
 
 _DEFAULT_FILE = Path("config/config.yaml")
 
@@ -50,7 +50,7 @@ def _of_last_run(config: Config) -> tuple[dict[str, Any], str] | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = yaml.safe_load(read_small(path, YAML).decode())
     except OSError as error:
         problem = VirnucError(f"{path}: cannot be read ({error.strerror})")
         raise environment_problem(error, path) or problem from None

@@ -3,6 +3,7 @@
 import csv
 import difflib
 import glob
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 from virnuc_rules.config.model import expanded
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import VirnucError
-from virnuc_rules.files.environment import environment_problem
+from virnuc_rules.files.environment import environment_problem, read_small
 
 # The names that a sample may have; names of files are made from them, of at most 255 bytes.
 SAMPLE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -39,7 +40,8 @@ def read_table(path: Path, *needed: str) -> Table:
     """
     rows = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
+        content = io.BytesIO(read_small(path))
+        with io.TextIOWrapper(content, encoding="utf-8-sig", newline="") as handle:
             reader = csv.reader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
             columns = _header(path, reader, needed)
             for row in filter(None, reader):
@@ -205,6 +207,8 @@ def usable(path: Path, where: str) -> Path:
     text = str(path)
     if set("{}") & set(text):
         raise VirnucError(f"{where}: {path}: Snakemake takes braces for wildcards; rename it")
+    if re.search(r"[\x00-\x1f\x7f-\x9f]", text):
+        raise VirnucError(f"{where}: {path}: the name has control characters; rename the file")
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -22,6 +22,7 @@ from virnuc_rules.errors import EnvironmentProblem, VirnucError, one_line
 
 logger = logging.getLogger(__name__)
 
+SMALL, YAML = 1 << 26, 1 << 20  # bytes of a document; reading YAML takes far more memory
 _PAUSES = (1.0, 2.0)  # seconds before the second and the third try
 # There is nothing, or the path is wrong, or (EINVAL) a library was misled by what it read.
 _NOT_PASSING = {
@@ -132,6 +133,15 @@ def open_regular(path: Path) -> io.FileIO:
         file.close()
         raise OSError("not a regular file")
     return file
+
+
+def read_small(path: Path, most: int = SMALL) -> bytes:
+    """Read a document. Raises OSError, and VirnucError where it has more than `most` bytes."""
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise VirnucError(f"{path}: more than {most >> 20} MB; is it the file that is meant?")
+    return content
 
 
 def read_regular(path: Path) -> bytes:

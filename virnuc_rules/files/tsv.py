@@ -1,11 +1,45 @@
-"""Columns of many rows as tab-separated text."""
+"""Columns of many rows as tab-separated text that every reader reads whole."""
 
+import re
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+# Readers of tracks skip lines that begin with these: IGV, the UCSC browser, bedtools (all four).
+_WORDS = "track|browser|visibility|chrom$"
+_FORMULA = r"[=@]|[+-](?!$|[\d.]+(?:[eE][+-]?\d+)?$)"  # for a spreadsheet; a number is none
+# What readers of tables and tracks take for more than text: comments too (not CheckV's `>1 viral`),
+# quotes, what ends a cell, and what looks as if it were escaped.
+_UNSAFE = rf'^(?:{_FORMULA}|[#!]|>(?!\d)|{_WORDS})|%(?=[0-9A-Fa-f]{{2}})|["\x00-\x1f\x7f]'
+_SUSPECT = rf'^(?:[=@+#!>-]|{_WORDS})|["%\x00-\x1f\x7f]'  # the same or more, for Arrow
+# All but the letters that the specification of GFF3 allows in names.
+NOT_IN_GFF3 = rf"^(?:{_WORDS})|[^A-Za-z0-9.:^*$@!+_?|-]"
+
+
+def escape(text: str, unsafe: str = _UNSAFE) -> str:
+    """Write each unsafe letter as `%` and two digits; `urllib.parse.unquote` undoes it.
+
+    unsafe: pattern; of a word that it matches the first letter is escaped.
+    """
+    return re.sub(unsafe, _percent, text)
+
+
+def _percent(found: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in found[0][0].encode()) + found[0][1:]
+
+
+def escaped(column: pa.Array) -> pa.Array:
+    """Apply `escape` to each text; a null stays."""
+    encoded = column.dictionary_encode()
+    suspect = pc.match_substring_regex(encoded.dictionary, _SUSPECT)
+    if not pc.any(suspect).as_py():
+        return column
+    texts = [escape(each) for each in encoded.dictionary.filter(suspect).to_pylist()]
+    texts = pc.replace_with_mask(encoded.dictionary, suspect, pa.array(texts, column.type))
+    return texts.take(encoded.indices)
 
 
 def lines(*columns: Any) -> pa.Buffer:

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,6 @@ import pyarrow.dataset as ds
 from pydantic import BaseModel
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from virnuc_rules.config.model import Config
 from virnuc_rules.config.run_folder import RunFolder, SampleFolder
@@ -117,6 +117,8 @@ def _find(
         for folder in folders
         for row in _rows(folder.parquet("contigs"), ("contig_index",), only)
     ]
+    if not found and (unescaped := unquote(contig)) != contig:  # copied from a table
+        return _find(config, unescaped, sample, contig_index)
     if not found:
         hint = _like(folders, contig)
         raise VirnucError(f"{contig!r}: no contig of {_some(samples)} has this id{hint}")
@@ -198,12 +200,12 @@ def _added(
 
 
 def rendered(it: Explanation, windows: int, frames: bool) -> RenderableType:
-    """Return what a user reads; windows: how many are shown, 0: all."""
+    """Return what a user reads on a `Terminal`; windows: how many are shown, 0: all."""
     return Group(*_parts(it, windows, frames))
 
 
 def _parts(it: Explanation, windows: int, frames: bool) -> Iterator[RenderableType]:
-    yield from map(Text, _lines(it))
+    yield from _lines(it)
     if it.added:
         rows: list[Row] = [
             {"feature": name, "value": value, "adds": more}
@@ -213,9 +215,9 @@ def _parts(it: Explanation, windows: int, frames: bool) -> Iterator[RenderableTy
         rows.append({"feature": "sum, where half of the contigs are viral", "adds": total})
         yield _table("log odds, by the model of contigs", "feature value adds", rows)
         if it.prevalence:
-            yield Text(f"The viral fraction of the contigs of the sample is {it.prevalence:.3f}.")
+            yield f"The viral fraction of the contigs of the sample is {it.prevalence:.3f}."
     if it.changed:
-        yield Text("The bundle has changed since: its model gives another probability.")
+        yield "The bundle has changed since: its model gives another probability."
     if it.regions:
         yield _table("regions", "bases windows evidence posterior", it.regions)
     shown = it.windows[: windows or None]
@@ -224,7 +226,7 @@ def _parts(it: Explanation, windows: int, frames: bool) -> Iterator[RenderableTy
     columns = f"window bases frames best virus non_viral {measure} call"
     yield _table("windows, by their best scores", columns, shown)
     if more_windows := it.contig["windows"] - len(shown):
-        yield Text(f"{more_windows:,} more windows: --windows 0 shows all")
+        yield f"{more_windows:,} more windows: --windows 0 shows all"
     if frames:
         numbers = {window["window"] for window in shown}
         some = [frame for frame in it.frames if frame["window"] in numbers]
@@ -260,7 +262,7 @@ def _table(title: str, columns: str, rows: list[Row]) -> Table:
         cells["bases"] = f"{row.get('start')}-{row.get('end')}"
         cells["frames"], cells["best"] = (cells.get(f, "") for f in ("open_frames", "best_frame"))
         cells["call"] = row.get("reason") or row.get("call") or ""
-        table.add_row(*(Text(cells.get(name, "")) for name in columns.split()))
+        table.add_row(*(cells.get(name, "") for name in columns.split()))
     return table
 
 

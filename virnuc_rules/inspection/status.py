@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from pydantic import BaseModel
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from virnuc_rules.config.model import Config
 from virnuc_rules.config.sheet import read_samples
@@ -22,6 +21,7 @@ from virnuc_rules.queue.store import Store
 from virnuc_rules.queue.watched import Watched
 from virnuc_rules.serving.metrics import numbers
 from virnuc_rules.serving.worker_report import WorkerReport, read_reports
+from virnuc_rules.terminal import Terminal
 
 _WORKER_COLUMNS = (
     "worker", "host", "device", "chunks", "open frames/s", "computing", "waiting", "state",
@@ -196,7 +196,7 @@ def _worker(report: WorkerReport, still: int | None) -> WorkerStatus:
     )
 
 
-def watch(observer: Observer, console: Console, pause: float | None = None) -> None:
+def watch(observer: Observer, console: Terminal, pause: float | None = None) -> None:
     """Show the status until all is done or Ctrl-C; nothing is written.
 
     On a terminal in place, elsewhere in blocks, one below the other. pause: seconds between looks;
@@ -217,7 +217,7 @@ def watch(observer: Observer, console: Console, pause: float | None = None) -> N
 
 
 def render(status: Status) -> Group:
-    """Lay a status out for a terminal. What comes from files is text, never markup."""
+    """Lay a status out for a `Terminal`."""
     chunks = Table(title="chunks")
     for name in ("pending", "running", "done", "failed"):
         chunks.add_column(name, justify="right")
@@ -233,7 +233,7 @@ def render(status: Status) -> Group:
     for w in status.workers:
         rate, parts = f"{w.open_frames_per_second:,.1f}", (f"{w.computing:.0%}", f"{w.waiting:.0%}")
         cells = (w.worker, w.host, w.device, f"{w.chunks:,}", rate, *parts, w.state)
-        workers.add_row(*map(Text, cells))
+        workers.add_row(*cells)
     ready = status.samples - status.samples_not_chunked
     notes = [
         f"{time.strftime('%H:%M:%S')}: {ready:,} of {status.samples:,} samples are chunked, "
@@ -244,7 +244,7 @@ def render(status: Status) -> Group:
     notes += [f"cannot be used: {line}" for line in status.unusable]
     notes += [f"no progress: {line}" for line in status.still]
     notes += [f"failed: {line}" for line in status.failures]
-    return Group(chunks, workers, *map(Text, notes))
+    return Group(chunks, workers, *notes)
 
 
 def _duration(seconds: float | None) -> str:

@@ -13,6 +13,7 @@ from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.errors import VirnucError
 from virnuc_rules.files.atomic import replacing
 from virnuc_rules.inspection.finding import Finding, Site, scratch
+from virnuc_rules.logs import say
 from virnuc_rules.queue.claims import Queue
 
 _KEYS = [f"{index:064x}" for index in range(200)]  # tasks that two processes drain together
@@ -92,4 +93,4 @@ def _drain(folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(_second_process(Path(sys.argv[1]))))
+    say("\n".join(_second_process(Path(sys.argv[1]))))

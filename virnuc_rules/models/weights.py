@@ -1,7 +1,8 @@
 """Loading all weights of a network from a safetensors file."""
 
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +34,19 @@ class _NothingDrawn(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
+def check_size(shape: BaseModel, sizes: list[Sequence[int]], path: Path) -> None:
+    """Raise ModelError where tensors of these sizes cannot be those of a network of this shape.
+
+    They are fewer than its layers, or none is as wide. Building it could take any memory.
+    """
+    widest = max((max(size) for size in sizes if size and math.prod(size)), default=0)
+    for field, value in shape:
+        held = len(sizes) if field == "num_hidden_layers" else widest
+        if isinstance(value, int) and value > held:
+            what = f"{len(sizes):,} tensors, at most {widest:,} wide"
+            raise ModelError(f"{path}: does not fit the network: {field} {value:,}, but {what}")
+
+
 def skeleton(kind: Callable[[Shape], Network], shape: Shape) -> Network:
     """Build a network on the meta device: names and shapes without values."""
     with torch.device("meta"), _NothingDrawn():
@@ -57,8 +71,6 @@ def load_network(
     a single random weight would seem to work; and EnvironmentProblem for a file that cannot be
     read, or for too little memory.
     """
-    network = skeleton(kind, shape)
-    products = {name for name, module in network.named_modules() if isinstance(module, Linear)}
 
     def converted(key: str, tensor: Tensor) -> Tensor:
         target = dtype if key.rpartition(".")[0] in products else torch.float32
@@ -68,6 +80,11 @@ def load_network(
 
     try:
         with environment_named(path):
+            with _opened(path) as file:
+                sizes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
+            check_size(shape, sizes, path)
+            network = skeleton(kind, shape)
+            products = {name for name, m in network.named_modules() if isinstance(m, Linear)}
             tensors = _read(path, ignore, converted)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; prepare the model bundle again") from None

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from virnuc_rules.files.tsv import lines, text
+from virnuc_rules.files.tsv import escape, escaped, lines, text
 
 BLOCK_ROWS = 1 << 15  # rows written together: one row group of a Parquet file
 
@@ -22,7 +22,7 @@ class Table(contextlib.ExitStack):
         super().__init__()
         self.schema = schema
         self.tsv = self.enter_context(tsv.open("wb"))
-        self.tsv.write(("\t".join(self.schema.names) + "\n").encode())
+        self.tsv.write(("\t".join(map(escape, self.schema.names)) + "\n").encode())
         self.parquet = self.enter_context(
             pq.ParquetWriter(parquet, schema, compression="zstd", write_page_checksum=True)
         )
@@ -55,4 +55,6 @@ class Table(contextlib.ExitStack):
 
     def write_text(self, texts: dict[str, pa.Array]) -> None:
         """Write rows as text: arrays by the names of the columns."""
-        self.tsv.write(lines(*texts.values()))
+        of_text = [field.name for field in self.schema if field.type == pa.string()]
+        safe = {name: escaped(texts[name]) for name in of_text}
+        self.tsv.write(lines(*{**texts, **safe}.values()))

@@ -2,7 +2,6 @@
 
 import contextlib
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +10,9 @@ from numpy.typing import NDArray
 
 from virnuc_rules.config.run_folder import SampleFolder
 from virnuc_rules.files.gzip import Gzip
-from virnuc_rules.files.tsv import lines, text
+from virnuc_rules.files.tsv import NOT_IN_GFF3, escape, escaped, lines, text
 from virnuc_rules.prediction.called_windows import WindowCalls, exclusive
 from virnuc_rules.prediction.regions import Regions
-
-_SEQID = ".:^*$@!+?-|"  # allowed in a GFF3 name, with letters, digits and what `quote` keeps
 
 
 class Tracks(contextlib.ExitStack):
@@ -38,7 +35,7 @@ class Tracks(contextlib.ExitStack):
         called = windows.called
         ids = contigs.take(pa.array(windows.index[called]))
         shown = values[called].astype(np.float32)
-        self.scores.write(lines(ids, start[called], end[called], shown))
+        self.scores.write(lines(escaped(ids), start[called], end[called], shown))
         numbers = self.regions + 1 + np.arange(len(regions.index))  # 1-based in the sample
         if not len(numbers):
             return
@@ -46,7 +43,7 @@ class Tracks(contextlib.ExitStack):
         names = pc.binary_join_element_wise("viral_region_", pa.array(numbers.astype(str)), "")
         ids = contigs.take(pa.array(regions.index))
         score = np.rint(regions.posterior.astype(np.float64) * 1000).astype(np.int64)
-        self.bed.write(lines(ids, regions.start, regions.end, names, score, "."))
+        self.bed.write(lines(escaped(ids), regions.start, regions.end, names, score, "."))
         region_windows, evidence = text(regions.windows), text(regions.evidence)
         attributes = pc.binary_join_element_wise(
             "ID=", names, ";windows=", region_windows, ";evidence=", evidence, ""
@@ -62,7 +59,5 @@ class Tracks(contextlib.ExitStack):
 def seqids(ids: pa.Array) -> pa.Array:
     """Escape ids for the first column of GFF3."""
     encoded = ids.dictionary_encode()
-    names = [
-        quote(name, safe=_SEQID).replace("~", "%7E") for name in encoded.dictionary.to_pylist()
-    ]
+    names = [escape(name, NOT_IN_GFF3) for name in encoded.dictionary.to_pylist()]
     return pa.array(names, pa.string()).take(encoded.indices)

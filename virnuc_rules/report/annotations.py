@@ -15,6 +15,7 @@ from virnuc_rules.reading.streams import Source
 _PROVIRUS = r"\|provirus_\d+_\d+$"  # geNomad adds it to the id of a contig
 _ID = ""  # name of the first column; pandas gives a column without a name another one
 _BLOCK = 1 << 20  # bytes of a table that are read at a time
+_MOST = 1 << 28  # bytes of a table, which its compressed file does not tell
 _SEPARATOR = "; "  # between the values of several rows
 COUNTS = ("rows", "joined", "not_viral", "unmatched")  # not viral, and of no contig: not joined
 
@@ -30,7 +31,11 @@ def read_annotations(path: Path) -> pd.DataFrame:
             environment_named(path),
             contextlib.closing(Source(path.absolute(), lambda _: None)) as source,
         ):
-            content = b"".join(source.blocks(_BLOCK))
+            content = bytearray()
+            for block in source.blocks(_BLOCK):
+                content += block
+                if len(content) > _MOST:
+                    raise ValueError(f"more than {_MOST >> 20} MB of text")
             frame = pd.read_csv(
                 io.BytesIO(content), sep="\t", dtype=str, keep_default_na=False,
                 quoting=csv.QUOTE_NONE, lineterminator="\n", skiprows=_comments(content),
@@ -52,7 +57,7 @@ def read_annotations(path: Path) -> pd.DataFrame:
     return frame.drop(columns=empty)
 
 
-def _comments(content: bytes) -> int:
+def _comments(content: bytes | bytearray) -> int:
     """Count lines with # before the header, which may begin with # itself."""
     comments, last = 0, b""
     for line in io.BytesIO(content):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from virnuc_rules.errors import one_line
+from virnuc_rules.files.tsv import escape
 from virnuc_rules.report.data import SampleSummary
 from virnuc_rules.vocabulary import Call, Label
 
@@ -35,7 +36,7 @@ def summary_text(
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else escape(str(value))
 
 
 def _row(sample: SampleSummary) -> dict[str, Any]:

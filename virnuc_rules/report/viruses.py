@@ -30,6 +30,7 @@ from virnuc_rules.files.atomic import (
 )
 from virnuc_rules.files.environment import environment_named
 from virnuc_rules.files.gzip import Gzip
+from virnuc_rules.files.tsv import escape
 from virnuc_rules.prediction.table import Table
 from virnuc_rules.prediction.tables import SCHEMAS
 from virnuc_rules.report.annotations import COUNTS, Annotation
@@ -127,7 +128,7 @@ class _Viruses(ExitStack):
         for each in annotations:
             counts, paths = each.counts(), " ".join(map(str, each.paths))
             cells = (folder.sample, each.name, paths, *map(str, counts.values()))
-            self.counts.write("\t".join(cells) + "\n")
+            self.counts.write("\t".join(map(escape, cells)) + "\n")
             if each.unmatched:
                 text = unmatched(each.unmatched, each.rows, paths)
                 logger.warning("sample %s: %s", folder.sample, text)

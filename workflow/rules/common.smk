@@ -23,6 +23,7 @@ from virnuc_rules.config.run_folder import (
 )
 from virnuc_rules.config.sheet import SAMPLE, read_sheet
 from virnuc_rules.errors import EnvironmentProblem, UnusableSample, VirnucError
+from virnuc_rules.logs import say
 from virnuc_rules.models.card import CARD, is_bundle
 from virnuc_rules.planning.forecast import forecast
 from virnuc_rules.planning.lease import Lease
@@ -64,7 +65,7 @@ BUNDLE_IF_MADE = [] if BUNDLE_IS_THERE else BUNDLE
 def print_plan():
     """Say what the run will embed, before a day of GPU time is spent on it."""
     for line in forecast(PLAN).lines():
-        print(f"plan: {line}", file=sys.stderr, flush=True)
+        say(f"plan: {line}", sys.stderr)
 
 
 @atexit.register
