@@ -50,7 +50,8 @@ soak: $(INSTALLED)  ## kill workers at 1,000 random moments; let 10,000 calls on
 	VIRNUC_FAULTS=10000 pytest -s tests/fault/test_injected.py
 	VIRNUC_PAIRS=all pytest --numprocesses 2 tests/workflow/test_convergence_pairs.py
 
-check: $(INSTALLED)  ## lint, format, types, import rule, workflow
+SCHEMA := check-jsonschema --quiet
+check: $(INSTALLED)  ## lint, format, types, import rule, workflow, files against their schemas
 	ruff check .
 	ruff format --check .
 	mypy virnuc_rules
@@ -58,6 +59,11 @@ check: $(INSTALLED)  ## lint, format, types, import rule, workflow
 	snakefmt --check workflow
 	snakemake --lint --configfile demo/config.yaml
 	hadolint Dockerfile
+	$(SCHEMA) --schemafile config/schema.json config/config.yaml demo/config.yaml .test/config/config.yaml
+	$(SCHEMA) --builtin-schema vendor.citation-file-format --default-filetype yaml CITATION.cff
+	$(SCHEMA) --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(SCHEMA) --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(SCHEMA) --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 
 clean:  ## remove the results of the demo
 	rm -rf demo/results

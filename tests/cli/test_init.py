@@ -1,5 +1,6 @@
 """`init`: a folder that runs as it is, and what it does not overwrite."""
 
+import json
 import shlex
 import subprocess
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from harness import DEMO, forked_environment, jobs, rules
 
+from virnuc_rules.config.document import json_schema
 from virnuc_rules.config.model import Config, check_config
 from virnuc_rules.config.new_project import new_project, sample_names
 from virnuc_rules.config.sheet import read_sheet
@@ -48,7 +50,10 @@ def test_settings_of_reads(tmp_path: Path) -> None:
     for path in files:
         path.touch()
     new_project(tmp_path / "p", files)
-    config: Config = check_config(yaml.safe_load((tmp_path / "p/config/config.yaml").read_text()))
+    text = (tmp_path / "p/config/config.yaml").read_text()
+    config: Config = check_config(yaml.safe_load(text))
+    first, _, _ = text.partition("\n")
+    assert json.loads(Path(first.partition("$schema=")[2]).read_text()) == json_schema()
     assert config.chunking.duplicate_ids == "keep" and (config.run.bundle / "bundle.json").exists()
     assert config.run.results == Path("results")
     sheet = read_sheet(tmp_path / "p/config/samples.tsv")

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-import virnuc_rules
 from virnuc_rules.cli.main import command_options
 from virnuc_rules.cli.settings import SECTIONS_OF
 from virnuc_rules.config.document import json_schema, key_table, write_documents, yaml_text
@@ -652,7 +651,3 @@ def test_every_dependency_is_pinned_within_its_range(need: Requirement) -> None:
 
 def test_torch_is_the_version_that_was_agreed() -> None:
     assert constraints()["torch"] == "2.13.0"
-
-
-def test_the_version_is_written_the_same_twice() -> None:
-    assert PROJECT["version"] == virnuc_rules.__version__

@@ -19,6 +19,7 @@ def test_snakemake_makes_its_report(undisturbed: Project, tmp_path: Path) -> Non
         "The fractions of contigs called virus, called non-viral",  # a caption
         "Provenance", "Figures",  # categories
         "scores of windows", "the whole report",  # labels
+        "How to read the calls.", "are in the folder of the results",  # the introduction
     ):  # fmt: skip
         assert said in page
     for name in ("report.html", "provenance.json", "scores.svg", "calls.svg"):

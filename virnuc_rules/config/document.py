@@ -33,9 +33,14 @@ def write_documents(folder: Path) -> list[Path]:
 
 def yaml_text() -> str:
     """Return the config file: every key with its description and its default."""
-    lines = ["# Settings of VirNuc. Every key may be left out; these are the defaults.", ""]
+    lines = [
+        "# yaml-language-server: $schema=schema.json",  # editors check and explain the keys
+        "# Settings of VirNuc. Every key may be left out; these are the defaults.",
+        "",
+    ]
     for key, schema in _properties().items():
-        lines += [f"# {schema['description']}", f"{key}: {_default(schema)}".rstrip(), ""]
+        value = _default(schema) or '""'
+        lines += [f"# {schema['description']}", f"{key}: {value}", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -20,7 +20,8 @@ _SUFFIXES = re.compile(r"(\.(fa|fas|fasta|fna|ffn|fq|fastq|gz|bz2|xz|zst))+$", r
 _MATES = (r"(.+)([._-]R)([12])((?:_\d+)?\..+)", r"(.+)([._])([12])(\.f(?:ast)?q(?:\.\w+)?)")
 
 _CONFIG = """\
-# Settings of VirNuc. All keys, with their defaults: {readme}
+# yaml-language-server: $schema={folder}/schema.json
+# Settings of VirNuc. All keys, with their defaults: {folder}/README.md
 
 samples: config/samples.tsv
 results: results
@@ -89,7 +90,7 @@ def new_project(folder: Path, files: Sequence[Path]) -> None:
     reads = fastq or len(set(names.values())) < len(names)
     texts = {
         "config/config.yaml": _CONFIG.format(
-            readme=_CHECKOUT / "config" / "README.md",
+            folder=_CHECKOUT / "config",
             bundle=json.dumps(str(_CHECKOUT / SHIPPED_BUNDLE)),
             duplicates="keep" if reads else "error",
         ),

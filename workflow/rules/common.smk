@@ -36,6 +36,11 @@ if workflow.modifier.path_modifier.prefix:
     raise WorkflowError(
         "VirNuc as a module takes no `prefix:`; set `results:` in its config instead"
     )
+if workflow.storage_settings and workflow.storage_settings.default_storage_provider:
+    raise WorkflowError(
+        "VirNuc needs `results` on a filesystem with hard links: run it without"
+        " --default-storage-provider, and copy the results afterwards"
+    )
 try:
     CONFIG = with_window(check_config(config))
     SHEET = read_sheet(CONFIG.inputs.samples)
@@ -110,12 +115,26 @@ def stamps(samples, prefix=""):
     """The stamps of the jobs that embed the chunks of samples; jobs do not look at them."""
     if not workflow.is_main_process:
         return []
+    check_groups()
     if CONFIG.workflow.persistent_models:
         workers = worker_names(CONFIG.workflow.workers, prefix)
         return [FOLDER.worker_stamp(worker) for worker in workers]
     # One for each chunk: known once the samples are chunked.
     checkpoints.chunk_all.get()
     return [stamp for sample in samples for stamp in chunk_stamps(sample)]
+
+
+def check_groups():
+    """Jobs of a group are started by a Snakemake that is no main process, and sees no stamps."""
+    given = workflow.group_settings.overwrite_groups
+    groups = [
+        given[rule] for rule in given if rule.endswith(("chunk", "serve", "predict"))
+    ]
+    if len(set(groups)) < len(groups):
+        raise WorkflowError(
+            "--groups: `chunk`, `serve`, `embed_chunk` and `predict` cannot share a group; give each"
+            " of them a group of its own"
+        )
 
 
 def chunk_stamps(sample):
