@@ -26,10 +26,10 @@ from clusters import clustered
 from kmers import Known
 from numpy.typing import NDArray
 from prophages import like_viruses, viral_words, without_prophages
-from sequences import Record, SourceFile, genes, genomes, read_sources
+from sequences import SEED, Record, SourceFile, genes, genomes, read_sources
 
 from virnuc_rules.reading.fastx import Sequences
-from virnuc_rules.training.split import Part
+from virnuc_rules.training.split import Part, part_of
 from virnuc_rules.vocabulary import Label
 
 DEMO = Path(__file__).resolve().parents[1] / "data"
@@ -165,7 +165,17 @@ def write_all(samples: Samples, folder: Path) -> Path:
     """Write all samples and the sheet; genomes in a file for each part."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = ["sample\tpath\tlabel\tgroups\tpart\n"]
+    # In the file of genes no part is written: it is that of the genomes of the group, or its hash.
+    given = {
+        record.group: record.part
+        for name, records in samples.items()
+        if not name.endswith("genes")
+        for record in records
+    }
     for name, records in samples.items():
+        for record in records:
+            if record.part != given.get(record.group, part_of(record.group, SEED)):
+                raise SystemExit(f"{name}: {record.id} would not be in the {record.part} part")
         by_part = {part: [r for r in records if r.part == part] for part in LENGTHS}
         label = Label.VIRUS if name.startswith("viral") else Label.NON_VIRAL
         files = {"": records} if name.endswith("genes") else by_part

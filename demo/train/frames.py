@@ -50,19 +50,27 @@ class Frames:
 
 
 def read_part(sheet: Path, part: Part) -> Labelled:
-    """Read all sequences of one part."""
+    """Read all sequences of one part, as `virnuc-rules train` splits them."""
     bases, length, label, source, sources = [], [], [], [], []
     with sheet.open(newline="") as handle:
-        for row in csv.DictReader(handle, delimiter="\t"):
-            groups = read_pairs(Path(row["groups"]), "id", "group")
-            if row["sample"] not in sources:
-                sources.append(row["sample"])
-            for name, sequence in read_file(Path(row["path"])):
-                if (row["part"] or part_of(groups[name], SEED)) == part:
-                    bases.append(sequence)
-                    length.append(len(sequence))
-                    label.append(Label(row["label"]).code)
-                    source.append(len(sources) - 1)
+        rows = list(csv.DictReader(handle, delimiter="\t"))
+    groups = [read_pairs(Path(row["groups"]), "id", "group") for row in rows]
+    given = {  # to a group, also for its genes in the file without a part
+        group: row["part"]
+        for row, groups_of in zip(rows, groups, strict=True)
+        if row["part"]
+        for group in groups_of.values()
+    }
+    for row, groups_of in zip(rows, groups, strict=True):
+        if row["sample"] not in sources:
+            sources.append(row["sample"])
+        for name, sequence in read_file(Path(row["path"])):
+            group = groups_of[name]
+            if (given.get(group) or part_of(group, SEED)) == part:
+                bases.append(sequence)
+                length.append(len(sequence))
+                label.append(Label(row["label"]).code)
+                source.append(len(sources) - 1)
     lengths = np.array(length, np.int64)
     return Labelled(
         b"".join(bases),

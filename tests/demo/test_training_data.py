@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from labelled import coding
 
 sys.path += [str(REPO / "demo/train"), str(REPO / "benchmarks")]
 from clusters import clustered
-from data import LENGTHS, cut, write
+from data import LENGTHS, cut, write, write_all
+from frames import read_part
 from kmers import K, Known
 from peers_tasks import read_records
 from prophages import like_viruses, viral_words, without_prophages
@@ -98,12 +100,23 @@ def test_an_id_that_a_file_has_twice_gets_a_number(tmp_path: Path) -> None:
 
 def test_a_group_has_the_part_that_the_sheet_gives_it(tmp_path: Path) -> None:
     """Also in a file without a part, as the genes of a virus whose genome is in another file."""
-    rows = ["sample\tpath\tlabel\tgroup\tpart"]
+    rows = ["sample\tpath\tlabel\tgroups\tpart"]
     for name, part in (("genes", ""), ("genome", "test")):
         (tmp_path / f"{name}.fa").write_text(f">{name}\nACGT\n")
-        rows.append(f"{name}\t{tmp_path}/{name}.fa\tvirus\tit\t{part}")
+        (tmp_path / f"{name}.tsv").write_text(f"id\tgroup\n{name}\tit\n")
+        rows.append(f"{name}\t{tmp_path}/{name}.fa\tvirus\t{tmp_path}/{name}.tsv\t{part}")
     sheet = tmp_path / "training.tsv"
     sheet.write_text("\n".join(rows) + "\n")
     assert part_of("it", SEED) == "validation"
     assert [record.id for record in read_records(sheet, "test")] == ["genes", "genome"]
     assert not [*read_records(sheet, "validation")]
+    assert len(read_part(sheet, "test").length) == 2
+    assert not len(read_part(sheet, "validation").length)
+
+
+def test_a_sheet_that_would_split_otherwise_is_not_written(tmp_path: Path) -> None:
+    """A cluster of genes alone has no row that says its part."""
+    genes = [Record("gene", b"ACGT", "it", "train")]
+    with pytest.raises(SystemExit, match="gene would not be in the train part"):
+        write_all({"viral_genes": genes}, tmp_path)
+    write_all({"viral_genes": genes, "viral_genomes": [replace(genes[0], id="all")]}, tmp_path)
