@@ -50,7 +50,8 @@ soak: $(INSTALLED)  ## kill workers at 1,000 random moments; let 10,000 calls on
 	VIRNUC_FAULTS=10000 pytest -s tests/fault/test_injected.py
 	VIRNUC_PAIRS=all pytest --numprocesses 2 tests/workflow/test_convergence_pairs.py
 
-check: $(INSTALLED)  ## lint, format, types, import rule, workflow
+# mkdocs with --quiet would not count the warnings that --strict makes errors.
+check: $(INSTALLED)  ## lint, format, types, import rule, workflow, pages
 	ruff check .
 	ruff format --check .
 	mypy virnuc_rules
@@ -58,6 +59,7 @@ check: $(INSTALLED)  ## lint, format, types, import rule, workflow
 	snakefmt --check workflow
 	snakemake --lint --configfile demo/config.yaml
 	hadolint Dockerfile
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 clean:  ## remove the results of the demo
 	rm -rf demo/results
