@@ -113,4 +113,4 @@ def test_lists_are_lists_also_here(site: Path) -> None:
         if path.name == "peers.html":  # written by benchmarks/peers.py, when it runs again
             continue
         text = re.sub(r"<(pre|script).*?</\1>", "", path.read_text(), flags=re.DOTALL)
-        assert not re.search(r"^ *(?:[-*]|\d+\.) \S.*$", text, re.MULTILINE), path
+        assert not re.search(r"^ {0,3}(?:[-*]|\d+\.) \S.*$", text, re.MULTILINE), path
