@@ -3,8 +3,8 @@
     python benchmarks/million.py [--contigs 1000000] [--length 2000] [--folder DIR]
 
 Writes contigs of one length, random pieces of the genomes of the demo (2 GB of FASTA with the
-defaults), and asks for a forecast with the published models. Open frames are searched in a hundredth
-of the windows. It needs neither a GPU nor the models.
+defaults), and asks for a forecast with the published models. Open frames are searched in a
+hundredth of the windows. It needs neither a GPU nor the models.
 """
 
 import argparse
