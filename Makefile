@@ -51,7 +51,8 @@ soak: $(INSTALLED)  ## kill workers at 1,000 random moments; let 10,000 calls on
 	VIRNUC_PAIRS=all pytest --numprocesses 2 tests/workflow/test_convergence_pairs.py
 
 SCHEMA := check-jsonschema --quiet
-check: $(INSTALLED)  ## lint, format, types, import rule, workflow, files against their schemas
+# mkdocs with --quiet would not count the warnings that --strict makes errors.
+check: $(INSTALLED)  ## lint, format, types, import rule, workflow, schemas, pages
 	ruff check .
 	ruff format --check .
 	mypy virnuc_rules
@@ -64,6 +65,7 @@ check: $(INSTALLED)  ## lint, format, types, import rule, workflow, files agains
 	$(SCHEMA) --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(SCHEMA) --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(SCHEMA) --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 clean:  ## remove the results of the demo
 	rm -rf demo/results

@@ -79,7 +79,7 @@ def compare(folder: Path, options: argparse.Namespace) -> None:
     models = fit_composition(draw(train, options.train_windows), bundle.card.window)
     for task in tasks:
         outcomes[task.name] += [composition(task, *item) for item in models.items()]
-    text = [*table(outcomes, tasks), "", "Called virus:"]
+    text = [*table(outcomes, tasks), "", "Called virus:", ""]
     text += [notes(task, outcome) for task in tasks for outcome in outcomes[task.name]]
     text += ["", f"{about(options, bundle)}; all of it in {time.perf_counter() - begin:.0f} s"]
     print("\n" + "\n".join(text))

@@ -1,4 +1,4 @@
-"""The recipes of docs/clusters.md, as dry runs: each block as it stands there."""
+"""The recipes of docs/recipes.md, as dry runs: each block as it stands there."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ from harness import BUNDLE, DEMO, REPO, run
 
 from virnuc_rules.serving.metrics import _METRICS
 
-PAGE = (REPO / "docs" / "clusters.md").read_text()
+PAGE = (REPO / "docs" / "recipes.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 PROFILES = [text for kind, text in BLOCKS if "set-resources" in text and kind == "yaml"]
 # Resources of `serve` that each must show, in the order of the page, and those that it must not.

@@ -42,7 +42,7 @@ def slurm(site: Site) -> Iterator[Finding]:
             rule, _request(default, own, rule, threads), limits, site.config.compute.device
         )
         if finding.level == "FAILED":
-            finding.remedy += f"; change {path}, or put a profile of your own on top (README.md)"
+            finding.remedy += f"; change {path}, or add a profile of your own (docs/clusters.md)"
         yield finding
 
 
