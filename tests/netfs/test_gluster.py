@@ -172,7 +172,9 @@ def test_a_host_that_is_cut_off(gluster: Gluster, site: Site, expected: dict[str
     results = gluster.folder / "one" / site.name
     site.start(0, apart, SLOW)
     wait_until(lambda: len(digests(results)) > 2)
-    gluster.cut()
+    with site.held(0):
+        wait_until(lambda: list(RunFolder(results).claims.glob("[!.]*")))
+        gluster.cut()
     site.says(0, AWAY)
     site.start(1, gluster.folder / "one")
     said = site.ends(1)
