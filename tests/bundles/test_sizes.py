@@ -246,13 +246,15 @@ def deflated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def peak(*command: object) -> tuple[int, str, int]:
     """Run a command; its exit code, what it says, and its peak memory in MB."""
     script = (
-        "import resource, sys; from virnuc_rules.cli.main import main; sys.argv = sys.argv[1:]\n"
+        "import pathlib, resource, sys; from virnuc_rules.cli.main import main\n"
+        "hard = resource.getrlimit(resource.RLIMIT_AS)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (hard, hard)); sys.argv = sys.argv[1:]\n"
         "try: main()\n"
-        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+        "finally: print(pathlib.Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
     )
     arguments = [sys.executable, "-c", script, "virnuc-rules", *map(str, command)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    return done.returncode, done.stderr, int(done.stdout.split()[-1])
+    return done.returncode, done.stderr, int(done.stdout.split()[-1]) // 1024
 
 
 def test_a_deflated_pickle(deflated: Path, files: dict[str, Path], tmp_path: Path) -> None:
