@@ -143,15 +143,12 @@ def numbers(*values: int) -> bytes:
     return b"(" + b"".join(map(number, values)) + b"t"
 
 
-def claiming(held: int, size: int, stride: int) -> bytes:
+def claiming(held: int, size: int, stride: int, *, view: bytes = b"") -> bytes:
     """A pickle of {"a": tensor}, whose storage and sizes may be any."""
-    storage = (
-        b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\x000X\3\0\0\0cpu" + number(held) + b"tQ"
-    )
-    tensor = (
-        storage + number(0) + numbers(size) + numbers(stride) + b"\x89ccollections\nOrderedDict\n)R"
-    )
-    return b"\x80\2}X\1\0\0\0actorch._utils\n_rebuild_tensor_v2\n(" + tensor + b"tRs."
+    storage = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\x000X\3\0\0\0cpu"
+    tensor = storage + number(held) + view + b"tQ" + number(0) + numbers(size) + numbers(stride)
+    hooks = b"\x89ccollections\nOrderedDict\n)R"
+    return b"\x80\2}X\1\0\0\0actorch._utils\n_rebuild_tensor_v2\n(" + tensor + hooks + b"tRs."
 
 
 def rewritten(path: Path, pickled: bytes, compression: int = zipfile.ZIP_STORED) -> Path:
@@ -178,9 +175,14 @@ def test_a_tensor_that_is_larger_than_the_file(
     head = io.BytesIO(legacy.read_bytes())
     for _ in range(3):
         pickle.load(head)
-    rest = claiming(held, size, stride) + pickle.dumps(["0"], 2) + struct.pack("<qf", 1, 0)
+    rest = (
+        claiming(held, size, stride, view=b"N") + pickle.dumps(["0"], 2) + struct.pack("<qf", 1, 0)
+    )
     legacy.write_bytes(legacy.read_bytes()[: head.tell()] + rest)
-    refusal(read_classifier, legacy)
+    assert "4,000,000,000,000 numbers" in refusal(read_classifier, legacy)
+    sound = claiming(1, 1, 1, view=b"N") + pickle.dumps(["0"], 2) + struct.pack("<qf", 1, 0)
+    legacy.write_bytes(legacy.read_bytes()[: head.tell()] + sound)
+    assert "output_layer" in refusal(read_classifier, legacy)  # what it lacks
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -244,13 +246,15 @@ def deflated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def peak(*command: object) -> tuple[int, str, int]:
     """Run a command; its exit code, what it says, and its peak memory in MB."""
     script = (
-        "import resource, sys; from virnuc_rules.cli.main import main; sys.argv = sys.argv[1:]\n"
+        "import pathlib, resource, sys; from virnuc_rules.cli.main import main\n"
+        "hard = resource.getrlimit(resource.RLIMIT_AS)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (hard, hard)); sys.argv = sys.argv[1:]\n"
         "try: main()\n"
-        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+        "finally: print(pathlib.Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
     )
     arguments = [sys.executable, "-c", script, "virnuc-rules", *map(str, command)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    return done.returncode, done.stderr, int(done.stdout.split()[-1])
+    return done.returncode, done.stderr, int(done.stdout.split()[-1]) // 1024
 
 
 def test_a_deflated_pickle(deflated: Path, files: dict[str, Path], tmp_path: Path) -> None:

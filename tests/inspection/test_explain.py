@@ -15,6 +15,7 @@ from scipy.special import expit, logit
 from virnuc_rules.config.model import Config
 from virnuc_rules.config.run_folder import RunFolder, SampleFolder
 from virnuc_rules.errors import ResultError, VirnucError
+from virnuc_rules.files.tsv import escape
 from virnuc_rules.inspection.explain import explain, rendered
 from virnuc_rules.models.bundle import rewrite_card
 from virnuc_rules.models.card import Calibration, ContigModel, read_card
@@ -143,6 +144,7 @@ def test_two_of_a_sample_with_the_same_id(config: Config, tmp_path: Path) -> Non
     text = io.StringIO()
     Terminal(file=text, width=200).print(rendered(second, 1, False))
     assert text.getvalue().startswith(f"gut: {hostile}: ")
+    assert explain(config, escape(hostile), "gut", contig_index=1) == second  # as in the table
 
 
 def test_only_what_is_shown_is_read(config: Config) -> None:

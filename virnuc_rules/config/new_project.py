@@ -81,9 +81,10 @@ def new_project(folder: Path, files: Sequence[Path]) -> None:
     for path in files:
         if not path.is_file():
             raise VirnucError(f"{path}: no such file; check the path")
-        name = str(usable(path.absolute(), "a new sheet"))
+        name = str(path.absolute())
         if set("\t\r\n") & set(name) or name != name.rstrip():
             raise VirnucError(f"{name!r}: a sheet cannot hold this name; rename the file")
+        usable(path.absolute(), "a new sheet")
     names = sample_names(files)
     rows = [f"{sample}\t{path.absolute()}\n" for path, sample in names.items()]
     fastq = any(re.search(r"\.(fq|fastq)\b", path.name, re.IGNORECASE) for path in files)
