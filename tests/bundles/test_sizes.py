@@ -250,7 +250,9 @@ def peak(*command: object) -> tuple[int, str, int]:
         "hard = resource.getrlimit(resource.RLIMIT_AS)[1]\n"
         "resource.setrlimit(resource.RLIMIT_AS, (hard, hard)); sys.argv = sys.argv[1:]\n"
         "try: main()\n"
-        "finally: print(pathlib.Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
+        "finally:\n"
+        "  status = pathlib.Path('/proc/self/status').read_text()\n"
+        "  print(status.split('VmHWM:')[1].split()[0])\n"
     )
     arguments = [sys.executable, "-c", script, "virnuc-rules", *map(str, command)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
