@@ -250,13 +250,11 @@ def peak(*command: object) -> tuple[int, str, int]:
         "hard = resource.getrlimit(resource.RLIMIT_AS)[1]\n"
         "resource.setrlimit(resource.RLIMIT_AS, (hard, hard)); sys.argv = sys.argv[1:]\n"
         "try: main()\n"
-        "finally:\n"
-        "  status = pathlib.Path('/proc/self/status').read_text()\n"
-        "  print(status.split('VmHWM:')[1].split()[0])\n"
+        "finally: print(pathlib.Path('/proc/self/status').read_text().split('VmHWM:')[1])"
     )
     arguments = [sys.executable, "-c", script, "virnuc-rules", *map(str, command)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    return done.returncode, done.stderr, int(done.stdout.split()[-1]) // 1024
+    return done.returncode, done.stderr, int(done.stdout.split()[0]) // 1024
 
 
 def test_a_deflated_pickle(deflated: Path, files: dict[str, Path], tmp_path: Path) -> None:
