@@ -223,7 +223,7 @@ def test_a_worker_says_whether_its_precision_was_verified(
     command = f"virnuc-rules models verify {config.run.bundle} --precision bf16 --data FASTA"
     assert command in warning
     assert computed(config) == [{"precision": "bf16", "device": "cpu", "compiled": False}] * 3
-    list(verify(Bundle(config.run.bundle), CPU, "bf16", SETTINGS, data, None))
+    list(verify(Bundle(config.run.bundle), CPU, "bf16", SETTINGS, data))
     remove_results(config)
     report = work(config)
     assert (report.precision, report.verified) == ("bf16", True)
@@ -233,7 +233,7 @@ def test_a_worker_says_whether_its_precision_was_verified(
 def test_what_was_verified_elsewhere_is_not_verified_here(
     config: Config, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    list(verify(Bundle(config.run.bundle), CPU, "bf16", SETTINGS, data, None))
+    list(verify(Bundle(config.run.bundle), CPU, "bf16", SETTINGS, data))
     file = config.run.bundle / "verified.json"
     content = file.read_text()
     for name, other in (("device", "cuda"), ("precision", "fp16"), ("fingerprint", "0" * 64)):
@@ -276,7 +276,7 @@ def test_predict_says_how_the_embeddings_were_computed(
 
     work(config)
     assert said() == ["bf16 on cpu (not verified with this bundle)"]
-    list(verify(Bundle(config.run.bundle), CPU, "bf16", SETTINGS, data, None))
+    list(verify(Bundle(config.run.bundle), CPU, "bf16", SETTINGS, data))
     assert said() == ["bf16 on cpu"]
     config = config.replace(precision="auto")
     work(config)
