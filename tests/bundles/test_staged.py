@@ -29,6 +29,7 @@ from virnuc_rules.bundles.staged import COPIES, StagedBundle, stage
 from virnuc_rules.config.model import Config
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.errors import ModelError
+from virnuc_rules.files.atomic import partial_path
 from virnuc_rules.models.bundle import Bundle, rewrite_card
 from virnuc_rules.models.card import CLASSIFIER, DNABERT_S, ESM2, read_card
 from virnuc_rules.queue.store import Store
@@ -208,6 +209,14 @@ def test_no_room_on_the_node(small_disk: Path, caplog: pytest.LogCaptureFixture)
     (line,) = (r.getMessage() for r in caplog.records if r.levelno == logging.WARNING)
     assert ("No space left" in line or "EROFS" in line) and f"loading from {BUNDLE}" in line
     assert list(small_disk.rglob("*.safetensors")) == list(small_disk.rglob("*.partial")) == []
+
+
+@pytest.mark.parametrize("small_disk", ["size=2m"], indirect=True)
+def test_what_a_killed_process_left_takes_no_room(small_disk: Path) -> None:
+    partial = partial_path(copy_in(small_disk))
+    partial.mkdir(parents=True)
+    (partial / DNABERT_S).write_bytes(bytes(1_500_000))  # beside it the networks have no room
+    assert_whole(StagedBundle(BUNDLE, str(small_disk)), small_disk)
 
 
 def test_a_file_in_the_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
