@@ -76,10 +76,12 @@ def import_everything() -> None:
     """Import what commands import, so that a forked one begins at once."""
     import_library(LATE)
     from virnuc_rules.files import environment
+    from virnuc_rules.queue import waiting
     from virnuc_rules.serving import worker
 
     for waits in (environment, worker):  # pauses before another try
         waits._PAUSES = tuple(0.0 for _ in waits._PAUSES)
+    waiting._PAUSE = 0.0
     gc.freeze()
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "a process with threads must not fork"
 

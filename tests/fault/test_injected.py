@@ -37,7 +37,7 @@ def faulty_runs(folder: Path, library: Path, seed: int, faults: int) -> dict[str
     tests = Path(__file__).parent
     variables = {
         "LD_PRELOAD": str(library),
-        "PYTHONPATH": str(tests.parent),  # fork_server.py
+        "PYTHONPATH": os.pathsep.join(map(str, tests.parents[:2])),  # fork_server.py; the library
         "OMP_NUM_THREADS": "1",  # threads do not survive a fork
         "OPENBLAS_NUM_THREADS": "1",
     }

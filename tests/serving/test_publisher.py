@@ -18,6 +18,8 @@ from virnuc_rules.embedding import embedding_file as results
 from virnuc_rules.embedding.embedding_file import Computation, Embeddings, read_result
 from virnuc_rules.embedding.tasks import Tasks
 from virnuc_rules.errors import EnvironmentProblem
+from virnuc_rules.files import environment
+from virnuc_rules.queue import waiting
 from virnuc_rules.queue.claims import Claim, Queue
 from virnuc_rules.serving.publisher import Publisher
 from virnuc_rules.serving.worker import Exit
@@ -202,3 +204,34 @@ def test_sigterm_while_a_result_is_written(tmp_path: Path, monkeypatch: pytest.M
     for key in done:
         read_result(store.result(key), key, tasks[key].read().ids)
     assert worker_of(config, "0", tasks).run() == Exit.DRAINED
+
+
+def test_a_result_is_kept_while_the_server_is_away(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For longer than a write is tried again; the claim is held all the time."""
+    gone, tries, published = OSError(errno.ENOTCONN, "it"), list[bool](), list[Claim]()
+    write, is_back = results.write_result, threading.Event()
+
+    def written(*arguments: object) -> None:
+        tries.append(KEYS[0] in queue.held)
+        if not is_back.is_set():
+            raise gone
+        write(*arguments)  # type: ignore[arg-type]
+
+    def probed(_: Path) -> None:
+        if not is_back.is_set():
+            raise EnvironmentProblem("away") from gone
+
+    monkeypatch.setattr(results, "write_result", written)
+    monkeypatch.setattr(waiting, "probe", probed)
+    monkeypatch.setattr(waiting, "_PAUSE", 0.01)
+    monkeypatch.setattr(environment, "_PAUSES", (0.0, 0.0))
+    with Publisher(queue, SETTINGS, lambda claim, _: published.append(claim)) as publisher:
+        publisher.publish(claim := claimed(queue, KEYS[0]), lambda: result(1))
+        wait_until(lambda: len(tries) == 3)
+        assert queue.held
+        is_back.set()
+        publisher.settle()
+    assert published == [claim] and queue.held == {} and tries == [True] * 4
+    assert queue.store.is_done(KEYS[0])
