@@ -1,8 +1,8 @@
 """Words of residues, and which sequences share a tenth of them with others."""
 
+import logging
 import tracemalloc
 from itertools import combinations
-import logging
 from pathlib import Path
 
 import numpy as np
