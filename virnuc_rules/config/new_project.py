@@ -27,7 +27,7 @@ samples: config/samples.tsv
 results: results
 
 # The DEMO bundle: small networks, no substitute for the published models. Where there is a network,
-# `virnuc-rules models prepare virnucpro-500 --trust-unpinned` makes a bundle of those, in the folder
+# `virnuc-rules models prepare virnucpro-500 --trust-unpinned` makes a bundle of those in the folder
 # `bundles/virnucpro-500` where you run it; then write its path here.
 bundle: {bundle}
 
