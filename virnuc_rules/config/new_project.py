@@ -27,8 +27,8 @@ samples: config/samples.tsv
 results: results
 
 # The DEMO bundle: small networks, no substitute for the published models. Where there is a network,
-# `virnuc-rules models prepare virnucpro-500 --trust-unpinned` makes a bundle of those; then write
-# `bundle: bundles/virnucpro-500` here.
+# `virnuc-rules models prepare virnucpro-500 --trust-unpinned` makes a bundle of those in the folder
+# `bundles/virnucpro-500` where you run it; then write its path here.
 bundle: {bundle}
 
 # Model servers, one for each GPU; on a machine without GPUs one is enough.
