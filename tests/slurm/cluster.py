@@ -164,8 +164,9 @@ class Cluster:
     def _spawn(self, name: str, *command: str) -> None:
         with self._lock, (self.folder / f"{name}.out").open("ab") as out:
             self.daemons[name] = subprocess.Popen(
-                command, stdout=out, stderr=out, env={**os.environ, "PATH": _path()}
-            )
+                command, stdout=out, stderr=out, env={**os.environ, "PATH": _path()},
+                cwd=self.folder,  # a crash of Slurm's leaves its memory there
+            )  # fmt: skip
 
     def _supervise(self) -> None:
         """Start daemons again that ended by themselves."""
