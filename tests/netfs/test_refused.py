@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -133,10 +134,18 @@ def test_without_renames(tmp_path: Path) -> None:
 def test_what_a_killed_one_left_is_removed(tmp_path: Path) -> None:
     left = tmp_path / f".it.{'0' * 32}.partial"
     left.touch()
+    os.utime(left, (0, 0))
     other = tmp_path / "other"
     other.touch()
     probe(tmp_path / "it")
     assert list(tmp_path.iterdir()) == [other]
+
+
+def test_many_at_once_under_one_name(tmp_path: Path) -> None:
+    """As workers do that are started by hand without an index: all are worker 0."""
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: probe(tmp_path / "it"), range(400)))
+    assert list(tmp_path.iterdir()) == []
 
 
 REFUSED = [

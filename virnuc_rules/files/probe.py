@@ -1,13 +1,14 @@
 """Whether a filesystem does what the queue of workers relies on."""
 
 import errno
+import glob
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from virnuc_rules.errors import EnvironmentProblem, VirnucError, one_line
-from virnuc_rules.files.atomic import partial_path, remove_partials, sync_directory
+from virnuc_rules.files.atomic import partial_path, sync_directory
 from virnuc_rules.files.environment import cause
 
 _REMEDY = "put `results` on a filesystem with hard links: NFS, Lustre, GPFS, BeeGFS, ext4, XFS"
@@ -15,6 +16,7 @@ _REMEDY = "put `results` on a filesystem with hard links: NFS, Lustre, GPFS, Bee
 _CANNOT = {
     errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL, errno.EEXIST,
 }  # fmt: skip
+_LONG_AGO = 3600.0  # seconds after which the files of a probe are of a killed process
 
 
 def probe(path: Path) -> None:
@@ -36,9 +38,13 @@ def probe(path: Path) -> None:
         for file in files:
             with suppress(OSError):
                 file.unlink()
-    remove_partials(path)
     if lacking:
         raise VirnucError(f"{path.parent}: {lacking}; {_REMEDY}")
+    with suppress(OSError):  # the next probe tries again
+        now = path.parent.stat().st_mtime  # by the clock that dates the files
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+            if left.stat().st_mtime < now - _LONG_AGO:  # others may be at work under this name
+                left.unlink()
 
 
 def _lacking(one: Path, link: Path, other: Path) -> str:
