@@ -148,11 +148,8 @@ def _tensors_of_module(module: Inert, path: Path) -> dict[str, Any]:
     return {
         f"{layer}.{name}": tensor
         for layer, content in layers.items()
-        for group in (
-            "_parameters",
-            "_buffers",
-            "_modules",
-        )  # a layer within a layer is reported as unexpected
+        # A layer within a layer is reported as unexpected.
+        for group in ("_parameters", "_buffers", "_modules")
         for name, tensor in fields(fields(content).get(group)).items()
         if tensor is not None
     }
