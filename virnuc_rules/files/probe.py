@@ -1,7 +1,6 @@
 """Whether a filesystem does what the queue of workers relies on."""
 
 import errno
-import glob
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,35 +15,33 @@ _REMEDY = "put `results` on a filesystem with hard links: NFS, Lustre, GPFS, Bee
 _CANNOT = {
     errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL, errno.EEXIST,
 }  # fmt: skip
-_LONG_AGO = 3600.0  # seconds after which the files of a probe are of a killed process
 
 
 def probe(path: Path) -> None:
     """Try hard links, their count, renames and fsync in the folder of `path`, in milliseconds.
 
-    The files have partial names of `path`: none is left, and what a killed process left is removed.
-    Raises VirnucError where the filesystem cannot do one of these, EnvironmentProblem where it
-    cannot now: no space, no permission, a server that is away.
+    The files have partial names of `path`, and none is left; what a killed process left is for the
+    caller to remove. Raises VirnucError where the filesystem cannot do one of these,
+    EnvironmentProblem where it cannot now: no space, no permission, a server that is away.
     """
-    files = [partial_path(path) for _ in range(3)]
-    try:
-        lacking = _lacking(*files)
-    except OSError as error:
-        why = cause(error) or one_line(error)
-        raise EnvironmentProblem(
-            f"{path.parent}: files cannot be made, linked, renamed and flushed here: {why}"
-        ) from error
-    finally:
-        for file in files:
-            with suppress(OSError):
-                file.unlink()
-    if lacking:
-        raise VirnucError(f"{path.parent}: {lacking}; {_REMEDY}")
-    with suppress(OSError):  # the next probe tries again
-        now = path.parent.stat().st_mtime  # by the clock that dates the files
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-            if left.stat().st_mtime < now - _LONG_AGO:  # others may be at work under this name
-                left.unlink()
+    for is_last in (False, True):  # files may be removed, once, that seem to be of a killed one
+        files = [partial_path(path) for _ in range(3)]
+        try:
+            lacking = _lacking(*files)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not is_last:
+                continue
+            why = cause(error) or one_line(error)
+            raise EnvironmentProblem(
+                f"{path.parent}: files cannot be made, linked, renamed and flushed here: {why}"
+            ) from error
+        finally:
+            for file in files:
+                with suppress(OSError):
+                    file.unlink()
+        if not lacking:
+            return
+    raise VirnucError(f"{path.parent}: {lacking}; {_REMEDY}")
 
 
 def _lacking(one: Path, link: Path, other: Path) -> str:
