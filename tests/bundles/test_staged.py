@@ -314,7 +314,7 @@ def test_a_signal_while_it_is_copied(chunked: Project, node: Path) -> None:
     patch = (
         "import shutil, time\ncopy = shutil.copy\n"
         "def slowly(*names):\n    copy(*names)\n    open('copied', 'w').close()\n"
-        "    time.sleep(600)\n"
+        "    for _ in range(6000):\n        time.sleep(0.1)\n"  # a signal before it would be missed
         "shutil.copy = slowly"
     )
     worker = chunked.serve(patch=patch, stage_bundle=node)
