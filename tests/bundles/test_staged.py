@@ -1,5 +1,6 @@
 """Copies of a bundle's networks on the disk of a node: made once, checked, and never needed."""
 
+import fcntl
 import logging
 import os
 import shutil
@@ -226,6 +227,33 @@ def test_a_file_in_the_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     assert "Not a directory" in line and line.count("\n") == 0
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving files to another user needs root")
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_folder_of_another_user_is_not_used(
+    node: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, is_link: bool
+) -> None:
+    """They could change a file after its hash was compared, or hold the lock for ever."""
+    planted = node / COPIES
+    folder = tmp_path / "of_theirs" if is_link else planted
+    shutil.copytree(BUNDLE, folder / FINGERPRINT)
+    if is_link:
+        node.mkdir()
+        planted.symlink_to(folder)
+    else:
+        os.chown(planted, 12345, 12345)
+    lock = os.open(folder, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert open_both(StagedBundle(BUNDLE, str(node)))
+    os.close(lock)
+    (line,) = caplog.messages
+    assert str(planted) in line and f"loading from {BUNDLE}" in line
+
+
+def test_nobody_else_may_enter(node: Path) -> None:
+    stage(Bundle(BUNDLE), str(node))
+    assert (node / COPIES).stat().st_mode & 0o777 == 0o700
+
+
 KILLED = """
 import shutil, sys, time
 from pathlib import Path
@@ -295,7 +323,7 @@ def test_a_signal_while_it_is_copied(chunked: Project, node: Path) -> None:
     patch = (
         "import shutil, time\ncopy = shutil.copy\n"
         "def slowly(*names):\n    copy(*names)\n    open('copied', 'w').close()\n"
-        "    time.sleep(600)\n"
+        "    for _ in range(6000):\n        time.sleep(0.1)\n"  # a signal before it would be missed
         "shutil.copy = slowly"
     )
     worker = chunked.serve(patch=patch, stage_bundle=node)

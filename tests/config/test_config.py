@@ -119,6 +119,7 @@ def test_a_key_belongs_to_one_section() -> None:
         ("load_timeout", -1),
         ("stage_bundle", "scratch"),  # of the working folder, which nodes share
         ("stage_bundle", "${TMPDIR}"),
+        ("stage_bundle", "/scratch\0"),
         ("load_timeout", float("inf")),
         ("lease_seconds", float("inf")),
         ("lease_seconds", 1e-9),

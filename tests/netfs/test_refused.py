@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from injector import Faults, compiled
 
 from virnuc_rules.errors import EnvironmentProblem, VirnucError
 from virnuc_rules.files.probe import probe
+from virnuc_rules.queue.store import Store
 
 SFTP_SERVER = Path("/usr/lib/openssh/sftp-server")
 PROBE = f"""
@@ -131,12 +133,34 @@ def test_without_renames(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_one_left_is_removed(tmp_path: Path) -> None:
-    left = tmp_path / f".it.{'0' * 32}.partial"
-    left.touch()
-    other = tmp_path / "other"
-    other.touch()
+    """By the next worker that ends; not by one that starts, for others may be at it."""
+    store = Store(tmp_path)
+    store.workers.mkdir(parents=True)
+    (store.workers / f".0.probe.{'0' * 32}.partial").touch()
+    (store.workers / "0.json").touch()
+    store.sweep([])
+    assert list(store.workers.iterdir()) == [store.workers / "0.json"]
+
+
+def test_one_that_is_disturbed_tries_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def linked(source: Path, target: Path) -> None:
+        link(source, target)
+        for path in tmp_path.iterdir():
+            path.unlink()
+        monkeypatch.setattr(os, "link", link)
+
+    monkeypatch.setattr(os, "link", linked)
     probe(tmp_path / "it")
-    assert list(tmp_path.iterdir()) == [other]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_at_once_under_one_name(tmp_path: Path) -> None:
+    """As workers do that are started by hand without an index: all are worker 0."""
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: probe(tmp_path / "it"), range(400)))
+    assert list(tmp_path.iterdir()) == []
 
 
 REFUSED = [

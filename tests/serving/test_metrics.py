@@ -204,6 +204,8 @@ def test_what_is_no_file_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "folder.json").mkdir()
     os.mkfifo(tmp_path / "pipe.json")
     (tmp_path / "link.json").symlink_to("nowhere")
+    (tmp_path / "huge.json").touch()
+    os.truncate(tmp_path / "huge.json", 1 << 42)  # of which most is a hole
     assert parsed(prometheus_text(tmp_path, tmp_path), tmp_path) == {}
 
 

@@ -6,16 +6,10 @@ ModelError with one line. Tensors keep the file's dtype and may be mapped from i
 stay as long as they are used.
 """
 
-import io
 import json
-import mmap
-import pickletools
 import re
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -23,7 +17,8 @@ from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from virnuc_rules.errors import EnvironmentProblem, ModelError, VirnucError, one_line
+from virnuc_rules.bundles.pickles import Inert, fields, read_pickle
+from virnuc_rules.errors import EnvironmentProblem, ModelError, one_line
 from virnuc_rules.files.environment import environment_named, open_regular, read_small
 from virnuc_rules.models.card import ClassifierShape, DnabertConfig, Esm2Config
 from virnuc_rules.models.classifier import MLPClassifier
@@ -54,12 +49,6 @@ _FAIR_ESM_LAYER = {
 }
 _LAYERS = ("linear.Linear", "batchnorm.BatchNorm1d", "dropout.Dropout")
 _CLASSIFIER_CLASSES = ("__main__.MLPClassifier", *(f"torch.nn.modules.{name}" for name in _LAYERS))
-_NEEDED = re.compile(  # by tensors of all kinds and their containers
-    r"collections\.OrderedDict|(__builtin__|builtins)\.set|torch\.(\w+Storage|b?float\d+|Size)"
-    r"|torch\._utils\._rebuild_(parameter|tensor_v2|sparse_tensor|meta_tensor_no_storage)"
-    r"|torch\.serialization\._get_layout"
-)
-_LEGACY_PARTS = 4  # magic number, version, machine, content
 _Shape = TypeVar("_Shape", bound=BaseModel)
 
 
@@ -84,7 +73,7 @@ def read_esm2(path: Path) -> tuple[Esm2Config, dict[str, Tensor]]:
 def read_classifier(path: Path) -> tuple[ClassifierShape, dict[str, Tensor]]:
     """Read the classifier from a pickled `__main__.MLPClassifier` or a plain state dict."""
     content = read_pickle(path, _CLASSIFIER_CLASSES)
-    tensors = _tensors_of_module(content, path) if isinstance(content, _Inert) else content
+    tensors = _tensors_of_module(content, path) if isinstance(content, Inert) else content
     tensors = _named(tensors, path)
     classes, _ = _matrix(tensors, "output_layer.weight", path)
     hidden, features = _matrix(tensors, "hidden_layer.weight", path)
@@ -105,9 +94,9 @@ def _read_esm2_folder(path: Path) -> tuple[Esm2Config, dict[str, Any]]:
 
 
 def _read_fair_esm(path: Path) -> tuple[Esm2Config, dict[str, Any]]:
-    parts = _fields(read_pickle(path, ("argparse.Namespace",)))
-    given = _fields(parts["cfg"] if "cfg" in parts else parts.get("args"))
-    given = _fields(given.get("model")) or given  # cfg["model"] as released; args is flat
+    parts = fields(read_pickle(path, ("argparse.Namespace",)))
+    given = fields(parts["cfg"] if "cfg" in parts else parts.get("args"))
+    given = fields(given.get("model")) or given  # cfg["model"] as released; args is flat
     if not given or "model" not in parts:
         raise ModelError(f"{path}: not a fair-esm checkpoint (no model, or no cfg or args)")
     if given.get("token_dropout", True) is not True:
@@ -151,29 +140,19 @@ def _renamed(key: str) -> str:
     return key
 
 
-def _tensors_of_module(module: "_Inert", path: Path) -> dict[str, Any]:
+def _tensors_of_module(module: Inert, path: Path) -> dict[str, Any]:
     """Return parameters and buffers of the classifier's layers, without calling anything."""
-    layers = _fields(_fields(module).get("_modules"))
-    if _fields(layers.get("bn1")).get("eps") != 1e-5:
+    layers = fields(fields(module).get("_modules"))
+    if fields(layers.get("bn1")).get("eps") != 1e-5:
         raise ModelError(f"{path}: not VirNucPro's classifier (it has a bn1 with eps 1e-5)")
     return {
         f"{layer}.{name}": tensor
         for layer, content in layers.items()
-        for group in (
-            "_parameters",
-            "_buffers",
-            "_modules",
-        )  # a layer within a layer is reported as unexpected
-        for name, tensor in _fields(_fields(content).get(group)).items()
+        # A layer within a layer is reported as unexpected.
+        for group in ("_parameters", "_buffers", "_modules")
+        for name, tensor in fields(fields(content).get(group)).items()
         if tensor is not None
     }
-
-
-def _fields(value: Any) -> Mapping[Any, Any]:
-    """Return the content of a stand-in or a dict; an empty one for anything else."""
-    if isinstance(value, _Inert):
-        return value.fields
-    return value if isinstance(value, dict) else {}
 
 
 def _shape(kind: type[_Shape], path: Path, settings: Mapping[str, Any]) -> _Shape:
@@ -299,76 +278,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         reason = one_line(error)[:200]
     raise ModelError(f"{path}: cannot be used ({reason})")
-
-
-class _Inert:
-    """Stands in for an allowed class: holds the fields of the pickle, and runs no code."""
-
-    fields: Mapping[Any, Any] = MappingProxyType({})
-
-    def __setstate__(self, state: Mapping[Any, Any] | None) -> None:
-        self.fields = dict(state or {})
-
-
-def read_pickle(path: Path, classes: tuple[str, ...] = ()) -> Any:
-    """Unpickle what `torch.save` wrote: tensors, containers, and an `_Inert` for each of `classes`.
-
-    Raises ModelError for any other class or function in the file, before it could run.
-    """
-    before = torch.serialization.get_safe_globals()  # allowed by other code in this process
-    try:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals([(_Inert, name) for name in classes])
-        with environment_named(path), warnings.catch_warnings(action="ignore"):
-            mapped = _check_file(path, classes)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except VirnucError:
-        raise
-    except Exception as error:  # a damaged file can raise anything
-        text = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
-        reason = one_line(text)[:200] or type(error).__name__
-        raise ModelError(f"{path}: cannot be read as a checkpoint ({reason})") from None
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
-
-
-def _check_file(path: Path, classes: tuple[str, ...]) -> bool:
-    """Raise ModelError where torch would allocate more than the file has, or run something.
-
-    Tell whether the file is a zip archive: torch then maps tensors, and allocates none.
-    """
-    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
-        size = len(content)
-        if not zipfile.is_zipfile(path):  # torch wrote none before 1.6
-            largest = [_check_pickle(content, path, classes) for _ in range(_LEGACY_PARTS)][-1]
-            if largest > size:
-                raise ModelError(f"{path}: tensors of {largest:,} numbers in {size:,} bytes")
-            return False
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if (unpacked := sum(entry.file_size for entry in entries)) > size:
-                what = f"{unpacked:,} bytes in {size:,}, which torch.save never does"
-                raise ModelError(f"{path}: compressed: {what}; save it again with torch.save")
-            name = f"{entries[0].filename.partition('/')[0]}/data.pkl"
-            _check_pickle(io.BytesIO(archive.read(name)), path, classes)
-        return True
-
-
-def _check_pickle(pickled: Any, path: Path, classes: tuple[str, ...]) -> int:
-    """Raise ModelError if a pickle asks for more than tensors need; return its largest number.
-
-    torch itself allows more, such as `bytearray(10**12)`.
-    """
-    strings, largest = [""], 0
-    for operation, argument, _ in pickletools.genops(pickled):
-        if isinstance(argument, int):
-            largest = max(largest, argument)
-        if isinstance(argument, str):
-            strings = [strings[-1], argument]
-        if operation.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
-            asked = ".".join(strings) if argument is None else str(argument).replace(" ", ".")
-            if asked not in classes and not _NEEDED.fullmatch(asked):
-                what = f"it asks for {one_line(asked)[:200]}, which no checkpoint needs"
-                raise ModelError(f"{path}: refused: {what}")
-    return largest

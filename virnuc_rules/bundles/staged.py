@@ -20,7 +20,7 @@ from virnuc_rules.models.card import DNABERT_S, ESM2
 
 logger = logging.getLogger(__name__)
 
-COPIES = "virnuc_bundles"  # the folder in `stage_bundle`
+COPIES = f"virnuc_bundles_{os.geteuid()}"  # the folder in `stage_bundle`, of each user
 _NETWORKS = (DNABERT_S, ESM2)  # the other files are small
 
 
@@ -63,9 +63,14 @@ def stage(bundle: Bundle, directory: str) -> Path:
     folder = Path(os.path.expandvars(directory)) / COPIES
     if "$" in str(folder) or not folder.is_absolute():
         raise EnvironmentProblem(f"{directory}: this job has no such variable")
-    folder.mkdir(parents=True, exist_ok=True)
-    copy, lock = folder / bundle.card.fingerprint, os.open(folder, os.O_RDONLY)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    copy = folder / bundle.card.fingerprint
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
+        # In a folder for all users, another one may have put it there, and change files when their
+        # hashes have been compared, or keep the lock.
+        if os.fstat(lock).st_uid != os.geteuid():
+            raise EnvironmentProblem(f"{folder}: belongs to another user")
         fcntl.flock(lock, fcntl.LOCK_EX)  # the end of a process, however it comes, gives it back
         if not copy.exists():
             remove_partials(copy)  # of one that was killed, since nobody else is at work

@@ -76,7 +76,7 @@ def _genetic_code(number: int) -> int:
 
 
 def _node_folder(text: str) -> str:
-    if text and (text[0] not in "/$" or set("{}") & set(text)):
+    if text and (text[0] not in "/$" or set("{}") & set(text) or not text.isprintable()):
         raise ValueError("a path that begins with / or a variable, without braces: $TMPDIR/virnuc")
     return text
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from virnuc_rules.errors import EnvironmentProblem, VirnucError, one_line
-from virnuc_rules.files.atomic import partial_path, remove_partials, sync_directory
+from virnuc_rules.files.atomic import partial_path, sync_directory
 from virnuc_rules.files.environment import cause
 
 _REMEDY = "put `results` on a filesystem with hard links: NFS, Lustre, GPFS, BeeGFS, ext4, XFS"
@@ -20,25 +20,28 @@ _CANNOT = {
 def probe(path: Path) -> None:
     """Try hard links, their count, renames and fsync in the folder of `path`, in milliseconds.
 
-    The files have partial names of `path`: none is left, and what a killed process left is removed.
-    Raises VirnucError where the filesystem cannot do one of these, EnvironmentProblem where it
-    cannot now: no space, no permission, a server that is away.
+    The files have partial names of `path`, and none is left; what a killed process left is for the
+    caller to remove. Raises VirnucError where the filesystem cannot do one of these,
+    EnvironmentProblem where it cannot now: no space, no permission, a server that is away.
     """
-    files = [partial_path(path) for _ in range(3)]
-    try:
-        lacking = _lacking(*files)
-    except OSError as error:
-        why = cause(error) or one_line(error)
-        raise EnvironmentProblem(
-            f"{path.parent}: files cannot be made, linked, renamed and flushed here: {why}"
-        ) from error
-    finally:
-        for file in files:
-            with suppress(OSError):
-                file.unlink()
-    remove_partials(path)
-    if lacking:
-        raise VirnucError(f"{path.parent}: {lacking}; {_REMEDY}")
+    for is_last in (False, True):  # files may be removed, once, that seem to be of a killed one
+        files = [partial_path(path) for _ in range(3)]
+        try:
+            lacking = _lacking(*files)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not is_last:
+                continue
+            why = cause(error) or one_line(error)
+            raise EnvironmentProblem(
+                f"{path.parent}: files cannot be made, linked, renamed and flushed here: {why}"
+            ) from error
+        finally:
+            for file in files:
+                with suppress(OSError):
+                    file.unlink()
+        if not lacking:
+            return
+    raise VirnucError(f"{path.parent}: {lacking}; {_REMEDY}")
 
 
 def _lacking(one: Path, link: Path, other: Path) -> str:

@@ -13,9 +13,9 @@ import torch
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 from torch import Tensor
 
-from virnuc_rules.bundles.checkpoints import read_pickle
 from virnuc_rules.bundles.definition import Definition
 from virnuc_rules.bundles.fetch import Fetched
+from virnuc_rules.bundles.pickles import read_pickle
 from virnuc_rules.bundles.verified import EXACT
 from virnuc_rules.chunking.format import CHUNK_SCHEMA, Chunk
 from virnuc_rules.config.model import Embedding

@@ -107,12 +107,12 @@ class Queue:
 
     def _heartbeat(self) -> None:
         while not self._closed.wait(self.lease_seconds / BEATS_PER_LEASE):
-            self._beating = time.monotonic()
+            self._beating = begun = time.monotonic()
             with self._lock:
                 for claim in self.held.values():
                     claim.beat(self.pace)
-            blocked, self._beating = time.monotonic() - self._beating, None
-            self.pace.forgive(blocked)
+            self.pace.forgive(time.monotonic() - begun)  # before `hangs` forgives it no more
+            self._beating = None
             self._retry_releases()
 
     def hangs(self, away: float = 0.0) -> str:

@@ -172,6 +172,8 @@ class Store:
         folders, wanted = (self.claims, self.failures, self.lost), set(keys)
         left = {_key(name) for folder in folders for name in listing(folder)} & wanted
         self._remove(folders, {key for key in left if self.is_done(key)})
+        for path in self.workers.glob(".*.probe.*.partial"):  # who is at it tries again
+            path.unlink(missing_ok=True)
 
     def _remove(self, folders: Iterable[Path], keys: set[str] | None) -> None:
         """Remove files of tasks, or of all; also partial results of the workers of those done."""

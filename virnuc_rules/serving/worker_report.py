@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError
 
-from virnuc_rules.files.environment import read_regular
+from virnuc_rules.files.environment import SMALL, read_regular
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -72,5 +72,7 @@ def read_reports(folder: Path) -> list[WorkerReport]:
     reports = []
     for path in sorted(folder.glob("*.json")):
         with suppress(OSError, ValidationError):
+            if path.stat().st_size > SMALL:
+                continue
             reports.append(WorkerReport.model_validate_json(read_regular(path)))
     return reports
