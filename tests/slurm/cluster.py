@@ -169,8 +169,11 @@ class Cluster:
             )  # fmt: skip
 
     def _supervise(self) -> None:
-        """Start daemons again that ended by themselves."""
+        """Start daemons again that ended by themselves: the controller crashes at times."""
+        crashed = False
         while not self._closed.wait(0.5):
+            if crashed:
+                self._mend()
             with self._lock:
                 ended = {name: d for name, d in self.daemons.items() if d.poll() is not None}
             for name, daemon in ended.items():
@@ -181,6 +184,16 @@ class Cluster:
                     stacklevel=1,
                 )
                 self._spawn(name, *daemon.args)
+                crashed |= name == "slurmctld"
+
+    def _mend(self) -> None:
+        """Let a controller that crashed use all nodes and jobs again: it finds them in disorder."""
+        drained = self.ask("sinfo", "--Node", "--noheader", "--states=drain", "--format=%N")
+        for node in set(drained.decode().split()):
+            self.ask("scontrol", "update", f"nodename={node}", "state=resume")
+        for line in self.ask("squeue", "--noheader", "--format=%i %r").splitlines():
+            if b"requeued held" in line:
+                self.ask("scontrol", "release", line.split()[0].decode())
 
     def stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
         """Stop a daemon; with SIGKILL, as when its host dies."""
