@@ -29,6 +29,7 @@ read = tasks.Task.read
 def read_slowly(task):
     time.sleep(0.3)
     while os.path.exists("hold"):
+        open(f"holding.{os.getpid()}", "w").close()
         time.sleep(0.02)
     return read(task)
 
@@ -79,11 +80,10 @@ class Site:
 
     @contextmanager
     def held(self, *workers: int) -> Iterator[None]:
-        """No worker goes on with a chunk in the block, which begins when all have their models."""
+        """No worker goes on with a chunk in the block, which begins when each has claimed one."""
         hold = self.folder / "hold"
         hold.touch()
-        for worker in workers:
-            self.says(worker, "loaded both models")
+        wait_until(lambda: len(list(self.folder.glob("holding.*"))) == len(workers))
         yield
         hold.unlink()
 
