@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from browser import BROWSER, DRIVER, start_browser
 from harness import REPO, wait_until
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 SOURCES = REPO / "site"
 OWN = {Path("assets")}  # the rest of site/ are links
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 def build(folder: Path, source: Path = REPO) -> subprocess.CompletedProcess[str]:
@@ -79,14 +78,7 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
 
 @pytest.mark.skipif(not (BROWSER and DRIVER), reason="no Chromium: apt-get install chromium-driver")
 def test_search_without_a_server(site: Path) -> None:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER or ""
-    for argument in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1300,1000",
-        "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND",
-    ):  # fmt: skip
-        options.add_argument(argument)
-    browser = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    browser = start_browser(1300, 1000)
     try:
         browser.get((site / "index.html").as_uri())
         browser.find_element(By.CSS_SELECTOR, "label.md-header__button[for=__search]")

@@ -1,13 +1,13 @@
 """The report in a real Chromium, from a file, without a network."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from browser import BROWSER, DRIVER, start_browser
 from harness import BUNDLE
 from reporting import HOSTILE, make_results
 from scipy.special import expit
@@ -22,7 +22,6 @@ from virnuc_rules.config.model import Config
 from virnuc_rules.config.run_folder import RunFolder
 from virnuc_rules.report.page import write_report
 
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     not (BROWSER and DRIVER), reason="no Chromium: apt-get install chromium chromium-driver"
 )
@@ -30,15 +29,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER or ""
-    for argument in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,1600",
-        "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND",
-    ):  # fmt: skip
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    driver = start_browser(1200, 1600)
     yield driver
     driver.quit()
 
