@@ -260,6 +260,10 @@ def test_where_settings_are_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for options in ({}, {"results": Path("out")}):
         config, source = load_config(None, options)
         assert (config.calling.min_score, source) == (0.7, "out/config.yaml")
+    config, source = load_config(None, {}, next_run=True)
+    assert (config.calling.min_score, source) == (0.6, "config/config.yaml")
+    config, source = load_config(None, {"results": Path("out")}, next_run=True)
+    assert (config.calling.min_score, source) == (0.7, "out/config.yaml")
     config, source = load_config(None, {"results": Path("elsewhere")})
     assert (config.calling.min_score, source) == (0.6, "config/config.yaml")
     mine = write_yaml(tmp_path / "mine.yaml", min_score=0.8)

@@ -1,5 +1,6 @@
 """The commands that inspect a run: report, estimate, status, doctor."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -53,7 +54,7 @@ def report(
 
 
 @app.command("estimate")
-@with_settings
+@partial(with_settings, next_run=True)
 def estimate_run(
     config: Config,
     fraction: Annotated[
@@ -77,7 +78,7 @@ def estimate_run(
 
 
 @app.command()
-@with_settings
+@partial(with_settings, next_run="plan")
 def status(
     config: Config,
     watch: Annotated[
@@ -137,7 +138,7 @@ def explain_call(
 
 
 @app.command()
-@with_settings
+@partial(with_settings, next_run=True)
 def doctor(
     config: Config,
     profile: Annotated[

@@ -24,18 +24,22 @@ _CONFIGFILE = Annotated[
     Path | None,
     typer.Option(
         help="YAML file of settings; options win \\[default: config.yaml in the results, else "
-        "config/config.yaml]"
+        "config/config.yaml; about the next run in reverse]"
     ),
 ]
 _KEYWORD = Parameter.KEYWORD_ONLY
 SECTIONS_OF: dict[str, list[type[Section]]] = {}  # by command
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+def with_settings(
+    command: Callable[..., None], *, next_run: str | bool = False
+) -> Callable[..., None]:
     """Add the keys of a command's sections, and `--configfile`, to its options.
 
     The command is called with a checked section, or group of sections such as `Config`, for each
     parameter with this annotation. Type and help text of an option are those of the key.
+    `next_run`: the command asks about the next run, always or with the flag of this name; then
+    `config/config.yaml` comes before the settings of the last run.
     """
     parameters = signature(command).parameters
     kinds = {name: p.annotation for name, p in parameters.items() if _sections(p.annotation)}
@@ -49,7 +53,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         if "log" in values:
             values["log"] = log
         given = {key: values.pop(key) for key in keys}
-        config = _load(configfile, {k: v for k, v in given.items() if v is not None}, sections)
+        asks_next = values[next_run] if isinstance(next_run, str) else next_run
+        options = {key: value for key, value in given.items() if value is not None}
+        config = _load(configfile, options, sections, asks_next)
         if Chunking in kinds.values() and not config.chunking.window:
             from virnuc_rules.bundles.definition import with_window
 
@@ -59,9 +65,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         command(**values)
 
     own = [p.replace(kind=_KEYWORD) for name, p in parameters.items() if name not in kinds]
-    options = [_option(key, kind) for kind in sections for key in kind.model_fields]
+    of_keys = [_option(key, kind) for kind in sections for key in kind.model_fields]
     file = Parameter("configfile", _KEYWORD, default=None, annotation=_CONFIGFILE)
-    shown = [*own, *options, file]
+    shown = [*own, *of_keys, file]
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     run.__signature__ = Signature(shown)  # type: ignore[attr-defined]
@@ -88,11 +94,11 @@ def _option(key: str, kind: type[Section]) -> Parameter:
 
 
 def _load(
-    configfile: Path | None, options: dict[str, Any], sections: list[type[Section]]
+    configfile: Path | None, options: dict[str, Any], sections: list[type[Section]], next_run: bool
 ) -> Config:
     """Load the settings; log their source unless all keys are options."""
     if configfile is None and all(key in options for kind in sections for key in kind.model_fields):
         return check_config(options)  # as in jobs: no file matters
-    config, source = load_config(configfile, options)
+    config, source = load_config(configfile, options, next_run=next_run)
     logger.info("settings: %s", source)
     return config

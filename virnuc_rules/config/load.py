@@ -1,7 +1,8 @@
 """Load the settings of a command from a file and its options; write the settings of a run.
 
 Without `--configfile` a command reads the settings that the last run wrote below `results`, else
-`config/config.yaml` in the working folder, else it has the defaults.
+`config/config.yaml` in the working folder, else it has the defaults. A command that asks about the
+next run reads `config/config.yaml` first, as that run will, unless it names `results`.
 """
 
 from collections.abc import Mapping
@@ -19,17 +20,21 @@ from virnuc_rules.files.environment import YAML, environment_problem, read_small
 _DEFAULT_FILE = Path("config/config.yaml")
 
 
-def load_config(configfile: Path | None, options: Mapping[str, Any]) -> tuple[Config, str]:
+def load_config(
+    configfile: Path | None, options: Mapping[str, Any], *, next_run: bool = False
+) -> tuple[Config, str]:
     """Return the settings, and their source for messages; `options` (flat keys) win.
 
     Raises VirnucError for a file that cannot be read or has a wrong key, and for wrong options.
     """
-    settings, source = _settings(configfile, options)
+    settings, source = _settings(configfile, options, next_run)
     check_config(settings, source)
     return check_config({**settings, **options}), source
 
 
-def _settings(configfile: Path | None, options: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def _settings(
+    configfile: Path | None, options: Mapping[str, Any], next_run: bool
+) -> tuple[dict[str, Any], str]:
     if configfile is not None:
         return _read(configfile), str(configfile)
     if "results" in options and (of_last_run := _of_last_run(check_config(options))):
@@ -37,6 +42,8 @@ def _settings(configfile: Path | None, options: Mapping[str, Any]) -> tuple[dict
     settings, source = {}, "defaults"
     if _DEFAULT_FILE.is_file():
         settings, source = _read(_DEFAULT_FILE), str(_DEFAULT_FILE)
+        if next_run and "results" not in options:
+            return settings, source
     own = check_config(settings, source)
     return ("results" not in options and _of_last_run(own)) or (settings, source)
 
