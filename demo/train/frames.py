@@ -14,7 +14,7 @@ from virnuc_rules.chunking.open_frames import OpenFrames, open_frames
 from virnuc_rules.chunking.windows import count, cut
 from virnuc_rules.config.sheet import read_pairs
 from virnuc_rules.models import esm2
-from virnuc_rules.training.split import Part, part_of
+from virnuc_rules.training.split import Part, hash_fraction, part_of
 from virnuc_rules.vocabulary import Label
 
 WINDOW = 500
@@ -49,8 +49,11 @@ class Frames:
         return len(self.window)
 
 
-def read_part(sheet: Path, part: Part) -> Labelled:
-    """Read all sequences of one part, as `virnuc-rules train` splits them."""
+def read_part(sheet: Path, part: Part, fraction: float = 1) -> Labelled:
+    """Read all sequences of one part, as `virnuc-rules train` splits them.
+
+    With a `fraction`, only those of so many of the groups, chosen by their hash.
+    """
     bases, length, label, source, sources = [], [], [], [], []
     with sheet.open(newline="") as handle:
         rows = list(csv.DictReader(handle, delimiter="\t"))
@@ -66,7 +69,8 @@ def read_part(sheet: Path, part: Part) -> Labelled:
             sources.append(row["sample"])
         for name, sequence in read_file(Path(row["path"])):
             group = groups_of[name]
-            if (given.get(group) or part_of(group, SEED)) == part:
+            of_part = (given.get(group) or part_of(group, SEED)) == part
+            if of_part and hash_fraction(group, SEED + 1) < fraction:
                 bases.append(sequence)
                 length.append(len(sequence))
                 label.append(Label(row["label"]).code)

@@ -1,7 +1,9 @@
 """What the scripts in demo/train leave out, link and name."""
 
 import hashlib
+import itertools
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +114,19 @@ def test_a_group_has_the_part_that_the_sheet_gives_it(tmp_path: Path) -> None:
     assert not [*read_records(sheet, "validation")]
     assert len(read_part(sheet, "test").length) == 2
     assert not len(read_part(sheet, "validation").length)
+
+
+def test_a_fraction_of_the_groups(tmp_path: Path) -> None:
+    """Half of them is in all of them, and no group is read in part."""
+    records = [Record(f"{n}", b"ACGT" * (n // 2 + 1), f"{n // 2}", "test") for n in range(80)]
+    write_all({"eukaryotes": records}, tmp_path)
+    lengths = [
+        read_part(tmp_path / "training.tsv", "test", fraction).length.tolist()
+        for fraction in (0.1, 0.5, 1)
+    ]
+    for fewer, more in itertools.pairwise(map(Counter, lengths)):
+        assert fewer and fewer < more and set(fewer.values()) == {2}
+    assert sum(map(len, lengths[-1:])) == len(records)
 
 
 def test_a_sheet_that_would_split_otherwise_is_not_written(tmp_path: Path) -> None:
