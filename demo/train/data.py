@@ -7,9 +7,9 @@ each kind of sequences, and `training.tsv`, the sheet for `virnuc-rules train` a
 
 Left out are, in this order: what in cells is like viruses (`prophages.py`); of each genome all but
 GENOME bases, in pieces; every sequence that shares a 31-mer, on either strand, with a sequence of
-the demo; of training and validation, also those that share one with the test part; of training,
-also those that share one with the validation part. Genes are left out as a whole, of genomes only
-the shared bases.
+the demo; of training and validation, also those that share one with the test part or with any base
+of its genomes of cells; of training, the same with the validation part. Genes are left out as a
+whole, of genomes only the shared bases.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from kmers import Known
 from numpy.typing import NDArray
 from prophages import like_viruses, viral_words, without_prophages
 from sequences import SEED, Record, SourceFile, genes, genomes, read_sources
+from species import with_species
 
 from virnuc_rules.reading.fastx import Sequences
 from virnuc_rules.training.split import Part, part_of
@@ -47,8 +48,11 @@ SAMPLE = {  # of each kind of genome
 Samples = dict[str, list[Record]]
 
 
-def read_all(sources: list[SourceFile]) -> Samples:
-    """Read all sequences, without what in cells is like viruses."""
+def read_all(sources: list[SourceFile]) -> tuple[Samples, list[Record]]:
+    """Read all sequences, without what in cells is like viruses.
+
+    Also return the whole genomes of cells that are not for training.
+    """
     (markers,) = (source for source in sources if source.kind == "genes")
     viral, cellular = genes(markers)
     samples: Samples = {"viral_genes": viral, "cellular_genes": cellular, "viral_genomes": []}
@@ -57,6 +61,8 @@ def read_all(sources: list[SourceFile]) -> Samples:
     for source in sources:
         if source is not markers:
             samples[SAMPLE[source.kind]] += genomes([source])
+    whole = samples["prokaryotes"] + samples["eukaryotes"]
+    cellular = with_species(cellular, [r for r in whole if not r.group.startswith("plasmids")])
     samples["viral_genomes"], samples["viral_genes"] = clustered(samples["viral_genomes"], viral)
     words = viral_words([*viral, *samples["viral_genomes"]])
     print("like viruses:")
@@ -67,7 +73,7 @@ def read_all(sources: list[SourceFile]) -> Samples:
     samples["prokaryotes"] = told("prokaryotes", bacteria, [*without_prophages(bacteria, words)])
     for name in SAMPLE.values():
         samples[name] = [*cut(samples[name])] if name != "organelles" else samples[name]
-    return samples
+    return samples, [record for record in whole if record.part != "train"]
 
 
 def told(name: str, before: list[Record], after: list[Record]) -> list[Record]:
@@ -123,8 +129,8 @@ def _pieces(record: Record, covered: NDArray[np.bool_]) -> Iterator[Record]:
             )
 
 
-def separate(samples: Samples) -> None:
-    """Leave out sequences of the demo, and sequences that two parts share."""
+def separate(samples: Samples, whole: list[Record]) -> None:
+    """Leave out sequences of the demo, and what another part has, or a whole genome of it."""
 
     def leave_out(known: Known, parts: tuple[Part, ...]) -> None:
         for name, records in samples.items():
@@ -134,7 +140,8 @@ def separate(samples: Samples) -> None:
             samples[name] = outside + without(inside, known, f"{name}, {'+'.join(parts)}", cut=cut)
 
     def part(name: Part) -> Known:
-        return Known.of(r.bases for records in samples.values() for r in records if r.part == name)
+        used = (record for records in samples.values() for record in records)
+        return Known.of(record.bases for record in [*used, *whole] if record.part == name)
 
     print("shared with the demo:")
     demo = [Sequences([path], path.name).contigs() for path in sorted(DEMO.glob("*.fa.gz"))]
@@ -202,8 +209,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     begin = time.monotonic()
-    samples = read_all(read_sources(args.source))
-    separate(samples)
+    samples, whole = read_all(read_sources(args.source))
+    separate(samples, whole)
     sheet = write_all(samples, args.out)
     print(f"{sheet} written in {time.monotonic() - begin:.0f} s")
 

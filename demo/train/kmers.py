@@ -71,5 +71,10 @@ class Known:
         return np.cumsum(change)[:-1] > 0
 
 
+def sampled(keys: Keys) -> Keys:
+    """Return an eighth of the K-mers, by their hash; none with an ambiguous base."""
+    return keys[(keys != _AMBIGUOUS) & (_hash(keys) % np.uint64(8) == 0)]
+
+
 def _hash(keys: Keys) -> Keys:
     return keys * FACTOR >> np.uint64(64 - _HASH_BITS)

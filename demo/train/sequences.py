@@ -53,7 +53,7 @@ class SourceFile:
     part: Part | None  # None: by the hash of the group
     path: Path
     sha256: str
-    only: str  # records whose id matches this expression; empty: all
+    only: str  # records whose title matches this expression; empty: all
 
     def records(self) -> Iterator[Record]:
         """Read the sequences; an id that the file has again gets a number.
@@ -63,26 +63,32 @@ class SourceFile:
         if (found := file_sha256(self.path)) != self.sha256:
             raise SystemExit(f"{self.path}: has sha256 {found}, not {self.sha256}")
         times: Counter[str] = Counter()
-        for name, bases in read_file(self.path):
+        for title, bases in read_titled(self.path):
+            name = title.split()[0]
             times[name] += 1
-            if re.search(self.only, name):
+            if re.search(self.only, title):
                 yield Record(name if times[name] == 1 else f"{name}_{times[name]}", bases)
 
 
 def read_file(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Read FASTA, GenBank, EMBL, or the FASTA part of GFF; also compressed."""
+    """Read ids and sequences, as `read_titled`."""
+    return ((title.split()[0], bases) for title, bases in read_titled(path))
+
+
+def read_titled(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Read titles and sequences of FASTA, GenBank, EMBL, or the FASTA part of GFF."""
     opened = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
     kinds = set(path.suffixes)
     with opened(path, "rt") as handle:
         if annotated := kinds & set(ANNOTATED):
             for record in SeqIO.parse(handle, ANNOTATED[annotated.pop()]):
-                yield record.id, bytes(record.seq).upper()
+                yield f"{record.id} {record.description}", bytes(record.seq).upper()
             return
         if ".gff" in kinds:
             while not next(handle).startswith("##FASTA"):
                 pass
         for title, bases in SimpleFastaParser(handle):
-            yield title.split()[0], bases.upper().encode()
+            yield title, bases.upper().encode()
 
 
 def read_sources(folder: Path) -> list[SourceFile]:
