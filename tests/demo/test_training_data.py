@@ -14,13 +14,15 @@ from labelled import coding
 
 sys.path += [str(REPO / "demo/train"), str(REPO / "benchmarks")]
 from clusters import clustered
-from data import LENGTHS, cut, write, write_all
+from data import LENGTHS, cut, separate, write, write_all
 from frames import read_part
 from kmers import K, Known
 from peers_tasks import read_records
 from prophages import like_viruses, viral_words, without_prophages
 from sequences import SEED, Record, SourceFile
+from species import with_species
 
+from virnuc_rules.files.atomic import file_sha256
 from virnuc_rules.training.split import part_of
 
 COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
@@ -114,6 +116,53 @@ def test_a_group_has_the_part_that_the_sheet_gives_it(tmp_path: Path) -> None:
     assert not [*read_records(sheet, "validation")]
     assert len(read_part(sheet, "test").length) == 2
     assert not len(read_part(sheet, "validation").length)
+
+
+def changed(bases: bytes, fraction: float) -> bytes:
+    draw = np.random.default_rng(5)
+    letters = np.frombuffer(bases, np.uint8).copy()
+    at = np.flatnonzero(draw.random(len(letters)) < fraction)
+    letters[at] = np.frombuffer(bases.translate(COMPLEMENT), np.uint8)[at]
+    return letters.tobytes()
+
+
+def test_genes_of_the_species_of_a_genome(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of one strain, and the rest of their group; not those of another species."""
+    genomes = [Record(name, dna(20_000, seed), name, "test") for seed, name in enumerate("ab")]
+    strain = genomes[1].bases[2_000:4_000].translate(COMPLEMENT)[::-1]
+    genes = [
+        Record("same", changed(strain, 0.02), "group"),
+        Record("its", dna(2_000, 7), "group"),
+        Record("related", changed(genomes[0].bases[:2_000], 0.1), "related"),
+        Record("short", genomes[0].bases[:32], "short"),
+    ]
+    found = [(gene.group, gene.part) for gene in with_species(genes, genomes)]
+    assert found == [("b", "test")] * 2 + [("related", "train"), ("short", "train")]
+    assert "2 cellular genes of 1 groups:\n  b 2" in capsys.readouterr().out
+
+
+def test_no_base_of_a_test_genome_is_trained_on() -> None:
+    """Also where only a part of the genome is in the test part."""
+    whole = Record("whole", dna(20_000, 1), "it", "test")
+    inside = Record("gene", whole.bases[9_000:9_500], "other")
+    samples = {
+        "cellular_genes": [inside, Record("free", dna(500, 2), "other")],
+        "prokaryotes": [
+            replace(whole, bases=whole.bases[:2_000]),
+            Record("train", dna(400, 3) + whole.bases[15_000:15_100] + dna(400, 4), "else"),
+        ],
+    }
+    separate(samples, [whole])
+    assert [record.id for record in samples["cellular_genes"]] == ["free"]
+    left = [(record.id, record.part) for record in samples["prokaryotes"]]
+    assert left == [("whole", "test"), ("train:1-400", "train"), ("train:501-900", "train")]
+
+
+def test_records_by_their_titles(tmp_path: Path) -> None:
+    path = tmp_path / "plasmids.fa"
+    path.write_text(">a Escherichia coli plasmid\nACGT\n>b Salmonella plasmid\nacgt\n")
+    source = SourceFile("bacteria", "", None, path, file_sha256(path), "^(?!.*Escherichia)")
+    assert [(record.id, record.bases) for record in source.records()] == [("b", b"ACGT")]
 
 
 def test_a_fraction_of_the_groups(tmp_path: Path) -> None:
