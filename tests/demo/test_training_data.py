@@ -1,6 +1,5 @@
 """What the scripts in demo/train leave out, link and name."""
 
-import hashlib
 import itertools
 import sys
 from collections import Counter
@@ -95,7 +94,7 @@ def test_an_id_that_a_file_has_twice_gets_a_number(tmp_path: Path) -> None:
     """A package's plasmids have some, and `snakemake train` refuses them."""
     path = tmp_path / "it.fa"
     path.write_text(">a x\nACGT\n>b\nAC\n>a y\nGG\n>a\nTT\n")
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    sha256 = file_sha256(path)
     file = SourceFile("bacteria", "it", "train", path, sha256, "")
     assert [record.id for record in file.records()] == ["a", "b", "a_2", "a_3"]
     with pytest.raises(SystemExit, match="has sha256"):
