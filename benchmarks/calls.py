@@ -6,7 +6,7 @@ The labelled samples are embedded already (`snakemake evaluate`). Viral contigs,
 out at random until 50, 20, 5 or 1 % of all windows (contigs) with a call are viral; the viral
 fraction is then estimated from the mixture, and the false calls that are expected are compared with
 the labels. Rows: the calls of windows (VirNucPro's rule), and of contigs by each cutoff; means of
-20 mixtures.
+20 mixtures. `--without GROUP` leaves a group out, to see how much is due to it.
 """
 
 import argparse
@@ -63,18 +63,21 @@ def main() -> None:
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--part", default="test", choices=[*PARTS, "all"])
     parser.add_argument("--min-length", type=int, default=0, help="bases of contigs")
+    parser.add_argument("--without", action="append", default=[], help="group that is left out")
     args = parser.parse_args()
     settings = Config.of(samples=args.samples, results=args.results, bundle=args.bundle)
     bundle = Bundle(args.bundle)
     labelled = read_labelled(settings.part(LabelledSettings))
     scores = score_labelled(settings.part(LabelledSettings), bundle, labelled, args.part)
+    left_out = [labelled.groups.index(group) for group in args.without]
     if bundle.card.calibration is None:
         raise SystemExit(f"{args.bundle}: not calibrated")
     print(f"{'':24}{'viral':>8}{'estimated':>11}{'recall':>9}{'calls':>9}{'expected':>10}"
           f"{'true':>8}{'points':>9}")  # fmt: skip
-    windows = log_odds(bundle.card.calibration, scores.windows.score)
+    kept = scores.windows.where(~np.isin(scores.windows.group, left_out))
+    windows = log_odds(bundle.card.calibration, kept.score)
     for fraction in SHOWN:
-        print(row("windows", windows, scores.windows.virus, None, fraction))
+        print(row("windows", windows, kept.virus, None, fraction))
     model = bundle.card.contig_model
     if model is None:
         print("the bundle has no model of contigs")
@@ -82,7 +85,7 @@ def main() -> None:
     print(f"log loss of contigs on held-out groups: {model.log_loss}")
     odds, virus = [], []
     for sample, called in zip(labelled.samples, scores.called, strict=True):
-        chosen = sample.length >= args.min_length
+        chosen = (sample.length >= args.min_length) & ~np.isin(sample.group, left_out)
         if args.part != "all":
             chosen &= sample.part == PARTS.index(args.part)
         odds.append(contig_log_odds(called, model)[chosen])

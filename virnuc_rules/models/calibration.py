@@ -17,12 +17,15 @@ from virnuc_rules.arrays import Bool, Double, Float
 from virnuc_rules.models.card import Calibration, CalibrationCurve
 from virnuc_rules.vocabulary import Label
 
-# That of the shipped bundle is 1.87: a classifier is too sure of what it was not fitted to.
+# That of version 0.1's demo bundle was 1.87: a classifier is too sure of what it was not fitted to.
 ASSUMED_TEMPERATURE = 2.0  # of a bundle without calibration, for regions only
 _ASSUMED = CalibrationCurve(method="temperature", temperature=ASSUMED_TEMPERATURE)
 # Fractions of windows of 500 bp without an open frame, where the calibration does not have them:
-# 6,176 of 17,538 and 6,325 of 15,106 in the test part of the shipped bundle's data.
+# 6,176 of 17,538 and 6,325 of 15,106 in the test part of the data of version 0.1's demo bundle.
 _NO_OPEN_FRAME = {Label.VIRUS: 0.352, Label.NON_VIRAL: 0.419}
+# Such a window counts at least so much against a virus, whatever the labelled windows say: many in
+# a row are of cells (introns, between genes), which a fraction of single windows does not show.
+_SILENT = float(np.log(_NO_OPEN_FRAME[Label.VIRUS] / _NO_OPEN_FRAME[Label.NON_VIRAL]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +49,13 @@ class Odds:
     def evidence(self, margin: Float, no_open_frame: Bool) -> Double:
         """Return log(P(window | viral) / P(window | not)) of each window [W]; 0: it says nothing.
 
-        That of a window without an open frame is how often these are in both classes.
+        That of a window without an open frame is how often these are in both classes, or `_SILENT`.
         """
         without = self.no_open_frame or _NO_OPEN_FRAME
         viral, other = without[Label.VIRUS], without[Label.NON_VIRAL]
         odds = log_odds(self.curve or _ASSUMED, margin)
         called = np.nan_to_num(odds) + np.log((1 - viral) / (1 - other))
-        silent: Double = np.where(no_open_frame, np.log(viral / other), 0.0)
+        silent: Double = np.where(no_open_frame, min(np.log(viral / other), _SILENT), 0.0)
         return np.where(np.isnan(margin), silent, called)
 
 
