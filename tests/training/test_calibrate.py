@@ -1,5 +1,7 @@
 """Calibration: probabilities that are what they say, whatever the classifier's scores were."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,7 @@ from scipy.special import expit, logit
 
 from virnuc_rules.arrays import Bool, Float
 from virnuc_rules.errors import VirnucError
-from virnuc_rules.models.calibration import log_odds
+from virnuc_rules.models.calibration import Odds, log_odds
 from virnuc_rules.models.card import Calibration, CalibrationCurve
 from virnuc_rules.models.prevalence import EVEN, at_prevalence, expected_fdr
 from virnuc_rules.training import calibrate
@@ -196,3 +198,13 @@ def test_the_target_of_a_label_is_that_of_its_own_number() -> None:
         for odds, target in ((1.0, 16 / 17), (-3.0, 1 / 3002))
     )
     assert found == pytest.approx(grid[loss.argmin()], rel=2e-3)
+
+
+@pytest.mark.parametrize(("viral", "other"), [(0.6, 0.4), (0.4, 0.4), (0.1, 0.4)])
+def test_a_window_without_an_open_frame_counts_against_a_virus(viral: float, other: float) -> None:
+    """At least as much as by the fractions of version 0.1, also if they are viral more often."""
+    odds = Odds(None, {Label.VIRUS: viral, Label.NON_VIRAL: other})
+    nan = np.full(2, np.nan, np.float32)
+    found = odds.evidence(nan, np.array([True, False]))
+    expected = min(math.log(viral / other), math.log(0.352 / 0.419))
+    assert found.tolist() == [pytest.approx(expected), 0.0]
