@@ -11,7 +11,7 @@ from virnuc_rules.models.card import CalibrationCurve, ContigModel
 from virnuc_rules.models.prevalence import at_prevalence, estimate_prevalence, expected_fdr
 from virnuc_rules.prediction.called_windows import WindowCalls
 from virnuc_rules.prediction.contig_calls import CUTOFFS, ContigRule, contig_calls
-from virnuc_rules.prediction.contig_model import ANY_SIGN, FEATURES, contig_log_odds, features
+from virnuc_rules.prediction.contig_model import BOUNDS, FEATURES, contig_log_odds, features
 from virnuc_rules.training.contig_fit import SIZES, Pieces, cut_pieces, fit_contig_model
 from virnuc_rules.vocabulary import NO_REASON, Label, Reason
 
@@ -106,7 +106,10 @@ def test_too_little_makes_no_model() -> None:
 
 def test_it_is_better_than_the_mean_and_never_falls(model: ContigModel) -> None:
     assert list(model.coefficients) == list(FEATURES)
-    assert min(value for name, value in model.coefficients.items() if name not in ANY_SIGN) >= 0
+    for name, value in model.coefficients.items():
+        low, high = BOUNDS[name]
+        assert low - 1e-9 <= value <= high + 1e-9, name
+    assert model.coefficients["log_open_fraction"] > 0.99 and model.coefficients["log_length"] <= 0
     assert model.log_loss["all"] < model.log_loss["evidence"] < np.log(2)
     assert model.longest == WINDOW * SIZES[-1]
     more = windows_with("VNNON", "VNNOV", "VNNVV", "VVVVV", "VVVVVVVVV")

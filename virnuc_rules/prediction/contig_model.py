@@ -21,7 +21,11 @@ FEATURES = (
     "longest_run",  # bases of the longest run of viral windows, the same
     "log_length",  # log10(bases / UNIT), not below 0
 )
-ANY_SIGN = ("log_length",)
+# Lowest and highest coefficients. Labelled data may not show what is right: as most are genes, few
+# contigs have next to no open frame, and the lengths of viral and of other ones differ.
+BOUNDS = dict.fromkeys(FEATURES, (0.0, np.inf))
+BOUNDS["log_open_fraction"] = (1.0, np.inf)  # a tenth of the open frames: the odds divided by e
+BOUNDS["log_length"] = (-np.inf, 0.0)  # nothing is a virus because it is long
 # Bases, about a window. The fractions of a contig of one window, which has a call, say nothing:
 # so many bases more make them alike to those of longer ones.
 UNIT = 500

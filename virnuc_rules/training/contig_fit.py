@@ -14,7 +14,7 @@ from virnuc_rules.models.card import ContigModel, Reached
 from virnuc_rules.models.prevalence import SHOWN, at_prevalence
 from virnuc_rules.prediction.called_windows import WindowCalls
 from virnuc_rules.prediction.contig_calls import CUTOFFS, ContigRule, contig_calls
-from virnuc_rules.prediction.contig_model import ANY_SIGN, FEATURES, contig_log_odds, features
+from virnuc_rules.prediction.contig_model import BOUNDS, FEATURES, contig_log_odds, features
 from virnuc_rules.vocabulary import Call, Label, Reason
 
 SIZES = (1, 2, 4, 10, 20, 40)  # windows of a piece
@@ -116,7 +116,7 @@ def _with(odds: Odds, windows: WindowCalls) -> WindowCalls:
 
 
 def _fit(pieces: Pieces, odds: Odds, names: Sequence[str] = FEATURES) -> ContigModel:
-    """Minimise the weighted log loss, with no negative coefficient and a small penalty."""
+    """Minimise the weighted log loss, with coefficients in BOUNDS and a small penalty."""
     span = np.bincount(pieces.windows.index, pieces.windows.end - pieces.windows.start)
     longest = int(span.max())
     rows = features(_with(odds, pieces.windows), longest)
@@ -131,7 +131,8 @@ def _fit(pieces: Pieces, odds: Odds, names: Sequence[str] = FEATURES) -> ContigM
         slope = (weight * expit(wrong) * sign) @ scaled
         return float(value), slope + 2 * _PENALTY * np.r_[0, values[1:]]
 
-    bounds = [(None, None)] + [(None if name in ANY_SIGN else 0, None) for name in FEATURES]
+    limits = scale[:, None] * [BOUNDS[name] for name in FEATURES]
+    bounds = [(None, None), *limits.tolist()]
     found = minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds).x
     counts = np.bincount(pieces.virus, minlength=2).tolist()
     return ContigModel(
